@@ -1,0 +1,423 @@
+//! What is to be started: the plan that an agent makes and a monitor carries out.
+//!
+//! A plan is plain data. It travels as JSON in a sealed memfd, and the file descriptors that
+//! it speaks of travel beside it, in one list; a plan names them by their place in that list
+//! ([`Fd`]). Everything in it was validated by the agent and is checked again where it is used.
+
+use serde::{Deserialize, Serialize};
+
+/// The place of a file descriptor in the list that travels with a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fd(pub u32);
+
+/// One session that is to be started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The session's id, for the monitor's name in the process list and its records.
+    pub session_id: String,
+    /// Where the process lives.
+    pub place: Place,
+    /// What is run, as whom, and how confined.
+    pub process: Process,
+    /// How its stdin, stdout and stderr are made.
+    pub stdio: Stdio,
+    /// Whether init stops just before the command until the monitor is told to go on.
+    pub paused: bool,
+    /// How long the session may take, in milliseconds. `None`: for ever.
+    pub deadline_ms: Option<u64>,
+    /// How long output is read on, in milliseconds, after the process has ended while others still
+    /// hold its stdout or stderr.
+    pub drain_ms: u64,
+    /// The cgroup v2 directory that the process is born in (CLONE_INTO_CGROUP).
+    pub cgroup: Option<Fd>,
+}
+
+/// Where the process of a session lives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Place {
+    /// In a new container.
+    Container(Box<ContainerPlan>),
+    /// In the namespaces of a process that exists.
+    Join(JoinPlan),
+}
+
+/// A container that is to be assembled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    /// The namespaces.
+    pub namespaces: Namespaces,
+    /// The id maps of a new user namespace; empty without one.
+    pub uid_maps: Vec<IdMap>,
+    /// As `uid_maps`, for groups.
+    pub gid_maps: Vec<IdMap>,
+    /// Mount fds that get the id map of the new user namespace before they are used.
+    pub idmapped: Vec<Fd>,
+    /// The host name; only with a new uts namespace.
+    pub hostname: Option<String>,
+    /// The NIS domain name; only with a new uts namespace.
+    pub domainname: Option<String>,
+    /// What becomes `/`.
+    pub root: Root,
+    /// Whether `/` is made read-only when all is in place.
+    pub read_only_root: bool,
+    /// Everything that is mounted below `/`, in this order.
+    pub mounts: Vec<Mount>,
+    /// Absolute paths that are hidden: a directory behind an empty read-only tmpfs, a file behind
+    /// `/dev/null`. What is missing is skipped.
+    pub masked_paths: Vec<String>,
+    /// Absolute paths that are made read-only, recursively. What is missing is skipped.
+    pub read_only_paths: Vec<String>,
+    /// Kernel parameters of the container's own namespaces: dotted name and value.
+    pub sysctls: Vec<(String, String)>,
+    /// Whether a reaper stays as PID 1 in front of the command.
+    pub init: bool,
+}
+
+/// What becomes the root of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Root {
+    /// A detached mount.
+    Mount(Fd),
+    /// An overlay that init makes itself, because its layers get the id map of the container's user
+    /// namespace first.
+    Overlay(Overlay),
+}
+
+/// The layers of an overlay, as fds (fsconfig(2) FSCONFIG_SET_FD, Linux 6.13).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// The read-only layer: a detached mount.
+    pub lower: Fd,
+    /// The directory that takes what is written.
+    pub upper: Fd,
+    /// An empty directory on the same filesystem as `upper`.
+    pub work: Fd,
+    /// Whether writes need not survive a crash (`volatile`).
+    pub volatile: bool,
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mount {
+    /// What is mounted.
+    pub what: MountWhat,
+    /// Where: an absolute path inside the container. Missing parts are created; links are followed
+    /// inside the container's root only.
+    pub target: String,
+    /// Attributes that are laid on this mount.
+    pub attrs: MountAttrs,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum MountWhat {
+    /// A detached mount tree that the agent prepared. `dir` tells whether its root is a directory,
+    /// and so what is created at a missing target.
+    Detached {
+        /// The mount.
+        fd: Fd,
+        /// Whether its root is a directory.
+        dir: bool,
+    },
+    /// An overlay that init makes itself, see [`Root::Overlay`].
+    Overlay(Overlay),
+    /// A new instance of a filesystem that belongs to a namespace of the one who opens it:
+    /// `proc` (pid), `sysfs` (net), `mqueue` (ipc), `cgroup2` (cgroup).
+    Fresh {
+        /// The filesystem's name.
+        fs: String,
+    },
+    /// The launcher's sysfs, bound recursively: for a user namespace that has the host's network
+    /// and so may not make its own.
+    HostSysfs,
+    /// The terminal of the process, bound to this path; only with a terminal.
+    Console,
+}
+
+/// Attributes of a mount (mount_setattr(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountAttrs {
+    /// Read-only.
+    pub read_only: bool,
+    /// Set-user-id bits have no effect.
+    pub nosuid: bool,
+    /// Device nodes cannot be opened.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+    /// Whether the attributes hold for the mounts below it as well.
+    pub recursive: bool,
+}
+
+/// Which namespaces a container gets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: NsSource,
+    /// Host name and domain name.
+    pub uts: NsSource,
+    /// System V IPC and POSIX message queues.
+    pub ipc: NsSource,
+    /// Network.
+    pub net: NsSource,
+    /// The view of the cgroup tree.
+    pub cgroup: NsSource,
+    /// Ids and capabilities.
+    pub user: NsSource,
+    /// Clocks.
+    pub time: NsSource,
+}
+
+/// Where one namespace of a container comes from. The mount namespace is always new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NsSource {
+    /// A new one.
+    New,
+    /// The host's: the launcher's own.
+    Host,
+    /// One that exists: an fd of /proc/PID/ns/TYPE.
+    Join(Fd),
+}
+
+/// A range of ids of a user namespace (user_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// First id inside.
+    pub inside: u32,
+    /// First id outside.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// A process whose namespaces are joined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JoinPlan {
+    /// A pidfd of the process.
+    pub pidfd: Fd,
+    /// Which of its namespaces are joined; such as are the launcher's own are left out already.
+    pub namespaces: Vec<NsType>,
+    /// The mount namespace to go to where `namespaces` has no `Mount`: the host's, an fd of
+    /// /proc/PID/ns/mnt. The launcher's own is no place for a command.
+    pub host_mount_ns: Option<Fd>,
+    /// An O_PATH fd of the directory that becomes `/` (chroot(2)). `None`: the root of the
+    /// mount namespace.
+    pub root: Option<Fd>,
+    /// An O_PATH fd of the working directory. `None`: `process.cwd`.
+    pub cwd: Option<Fd>,
+}
+
+/// A type of namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum NsType {
+    Mount,
+    Uts,
+    Ipc,
+    Net,
+    Pid,
+    Cgroup,
+    User,
+    Time,
+}
+
+impl NsType {
+    /// All types, in the order of setns(2)'s manual page.
+    pub const ALL: [NsType; 8] = [
+        NsType::User,
+        NsType::Cgroup,
+        NsType::Ipc,
+        NsType::Uts,
+        NsType::Net,
+        NsType::Pid,
+        NsType::Mount,
+        NsType::Time,
+    ];
+
+    /// Its file below /proc/PID/ns.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            NsType::Mount => "mnt",
+            NsType::Uts => "uts",
+            NsType::Ipc => "ipc",
+            NsType::Net => "net",
+            NsType::Pid => "pid",
+            NsType::Cgroup => "cgroup",
+            NsType::User => "user",
+            NsType::Time => "time",
+        }
+    }
+
+    /// Its CLONE_NEW* flag, as clone3(2), unshare(2) and setns(2) take it.
+    pub fn clone_flag(self) -> u64 {
+        match self {
+            NsType::Time => 0x0000_0080,
+            NsType::Mount => 0x0002_0000,
+            NsType::Cgroup => 0x0200_0000,
+            NsType::Uts => 0x0400_0000,
+            NsType::Ipc => 0x0800_0000,
+            NsType::User => 0x1000_0000,
+            NsType::Pid => 0x2000_0000,
+            NsType::Net => 0x4000_0000,
+        }
+    }
+}
+
+/// A command and its confinement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// The command and its arguments; not empty, no NUL.
+    pub argv: Vec<String>,
+    /// The environment, each `NAME=VALUE`. PATH is among them where the command has no slash. Where
+    /// HOME is missing, init adds the user's home directory.
+    pub env: Vec<String>,
+    /// The working directory: absolute, seen from the process.
+    pub cwd: String,
+    /// Whether a missing `cwd` is created (a container's main process).
+    pub create_cwd: bool,
+    /// Who it runs as.
+    pub identity: Identity,
+    /// Resource limits.
+    pub rlimits: Vec<Rlimit>,
+    /// The confinement.
+    pub confinement: Confinement,
+    /// What the out-of-memory killer adds, -1000..=1000.
+    pub oom_score_adj: Option<i32>,
+    /// The file mode creation mask.
+    pub umask: u32,
+}
+
+/// Who a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Identity {
+    /// Read from the root filesystem's own /etc/passwd and /etc/group.
+    Lookup {
+        /// A name or a decimal id. Empty: id 0.
+        user: String,
+        /// A name or a decimal id. Empty: the user's group in /etc/passwd, or else 0.
+        group: String,
+        /// More groups, names or decimal ids.
+        additional_groups: Vec<String>,
+    },
+    /// Exactly these ids, seen from the user namespace of the process.
+    Ids {
+        /// User id.
+        uid: u32,
+        /// Group id.
+        gid: u32,
+        /// Supplementary groups.
+        groups: Vec<u32>,
+    },
+}
+
+/// One resource limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The RLIMIT_* number.
+    pub resource: u32,
+    /// Soft limit; `u64::MAX` stands for none.
+    pub soft: u64,
+    /// Hard limit; `u64::MAX` stands for none.
+    pub hard: u64,
+}
+
+/// How far a process is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Bounding, permitted and effective set: bit N stands for capability N. Cut down to what the
+    /// launcher has. Inheritable and ambient are empty.
+    pub capabilities: u64,
+    /// Whether no_new_privs is set.
+    pub no_new_privs: bool,
+    /// Whether the default system call filter is loaded.
+    pub seccomp: bool,
+    /// Whether it was asked to be privileged. The fields above say already what follows of it.
+    pub privileged: bool,
+}
+
+impl Confinement {
+    /// The capabilities that docker, podman and containerd grant by default: CHOWN, DAC_OVERRIDE,
+    /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT,
+    /// MKNOD, AUDIT_WRITE, SETFCAP.
+    pub const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+}
+
+impl Default for Confinement {
+    fn default() -> Self {
+        Confinement {
+            capabilities: Self::DEFAULT_CAPABILITIES,
+            no_new_privs: true,
+            seccomp: true,
+            privileged: false,
+        }
+    }
+}
+
+/// How stdin, stdout and stderr are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Pipes. Without `stdin` the process reads /dev/null.
+    Pipes {
+        /// Whether stdin is a pipe that can be written to.
+        stdin: bool,
+    },
+    /// A terminal of its own, made from `devpts`: the root of a devpts instance.
+    Terminal {
+        /// An fd of the root directory of a devpts instance; its `ptmx` is opened.
+        devpts: Fd,
+        /// Columns at the start.
+        columns: u16,
+        /// Rows at the start.
+        rows: u16,
+    },
+}
+
+/// A step of the set-up. Its name is part of the API (`StartFailedEnd.step`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u32)]
+#[allow(missing_docs)]
+pub enum Step {
+    Plan = 1,
+    Stdio,
+    Clone,
+    IdMap,
+    JoinNamespace,
+    Keyring,
+    Session,
+    Hostname,
+    Domainname,
+    Loopback,
+    Propagation,
+    Root,
+    Mount,
+    PivotRoot,
+    MaskPath,
+    ReadOnlyPath,
+    Sysctl,
+    User,
+    Group,
+    Cwd,
+    Umask,
+    Rlimit,
+    OomScoreAdj,
+    Terminal,
+    Capabilities,
+    Credentials,
+    NoNewPrivs,
+    Seccomp,
+    CloseFds,
+    Init,
+    Exec,
+}
+
+/// Why a set-up failed: the step, which of its items, and the kernel's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupFailure {
+    /// The step.
+    pub step: Step,
+    /// What it was tried on: a path, a name, a value. May be empty.
+    pub argument: String,
+    /// The errno. 0 where the kernel was not asked, as for an unknown user.
+    pub errno: i32,
+}

@@ -1,0 +1,86 @@
+//! Loop devices (loop(4)), as far as mounting an image file needs them.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd},
+        unix::fs::OpenOptionsExt as _,
+    },
+};
+
+// linux/loop.h
+const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LO_FLAGS_READ_ONLY: u32 = 1;
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+/// struct loop_config of linux/loop.h.
+#[repr(C)]
+struct LoopConfig {
+    fd: u32,
+    block_size: u32,
+    info: LoopInfo64,
+    reserved: [u64; 8],
+}
+
+/// struct loop_info64 of linux/loop.h.
+#[repr(C)]
+struct LoopInfo64 {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    sizelimit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+/// A loop device that stands for an image. It goes by itself when its last user is gone
+/// (LO_FLAGS_AUTOCLEAR): hold `file` until it is mounted.
+#[derive(Debug)]
+pub struct LoopDevice {
+    /// The open device.
+    pub file: File,
+    /// Its number: /dev/loopN.
+    pub number: u32,
+}
+
+/// Attaches an image to a free loop device.
+pub fn attach(image: BorrowedFd<'_>, read_only: bool) -> io::Result<LoopDevice> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+    // Others take free devices too: the number may be gone when we come to use it.
+    for _ in 0..64 {
+        // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number or an error.
+        let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
+        if number < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!read_only)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(format!("/dev/loop{number}"))?;
+        let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
+        // SAFETY: all fields are integers and arrays of integers, for which zero is a value.
+        let mut config: LoopConfig = unsafe { std::mem::zeroed() };
+        config.fd = image.as_raw_fd() as u32;
+        config.info.flags = flags;
+        // SAFETY: `config` is a struct loop_config that outlives the call; the kernel only reads it.
+        let rc = unsafe { libc::ioctl(file.as_raw_fd(), LOOP_CONFIGURE, &raw const config) };
+        if rc == 0 {
+            return Ok(LoopDevice { file, number: number as u32 });
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EBUSY) {
+            return Err(error);
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EBUSY))
+}
