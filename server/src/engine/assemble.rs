@@ -1,0 +1,386 @@
+//! From a container's specification to the plan of its main process: every source opened, every
+//! mount in its order, every default laid down.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    sync::Arc,
+};
+
+use conti_runtime::{
+    plan::{
+        ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan, Process, Stdio,
+    },
+    protocol::ProcessId,
+};
+use rustix::mount::MountAttrFlags;
+
+use super::{
+    cgroup::devices::{self, Rule},
+    error::{Error, Result},
+    facts::CgroupVersion,
+    process,
+    sources::{
+        FdList, bind, dev, filesystem,
+        host_view::HostView,
+        rootfs::{self, Idmap},
+    },
+    spec::{ContainerSpec, MountSource, Namespace, SessionIo},
+};
+
+/// Hidden in every container that is not privileged, as the major runtimes do it.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+
+/// Read-only in every container that is not privileged.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// What a container is assembled for.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The container's specification.
+    pub spec: &'a ContainerSpec,
+    /// The session's id.
+    pub session_id: &'a str,
+    /// The container's directory.
+    pub dir: &'a Path,
+    /// Whether init stops before the command.
+    pub paused: bool,
+    /// The processes of the containers whose namespaces are joined, with the id maps of their
+    /// user namespace.
+    pub joined: &'a Joined,
+    /// The host's programs.
+    pub view: &'a HostView,
+    /// The layout of the cgroup filesystem.
+    pub cgroup_version: CgroupVersion,
+    /// Whether access to devices can be denied.
+    pub enforces_devices: bool,
+}
+
+/// Containers whose namespaces are joined: for each type, the main process.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// The processes.
+    pub processes: Vec<(NsType, ProcessId)>,
+    /// The host's ids of user 0 in a joined user namespace.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// A plan with all that travels with it.
+#[derive(Debug)]
+pub struct Assembled {
+    /// The plan, without its cgroup.
+    pub plan: Plan,
+    /// Its fds.
+    pub fds: FdList,
+    /// The device policy where it is not the standard one: some rules, or everything.
+    pub devices: Option<Option<Vec<Rule>>>,
+    /// The root of the container's devpts.
+    pub devpts: Arc<OwnedFd>,
+    /// What is done otherwise than asked.
+    pub warnings: Vec<String>,
+}
+
+/// Assembles. Calls into the kernel all along, for some tenths of a millisecond, and longer where
+/// a device is mounted.
+pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
+    let spec = request.spec;
+    let privileged = spec.process.confinement.privileged;
+    let mut fds = FdList::default();
+    let mut idmapped = Vec::new();
+
+    let namespaces = namespaces(request, &mut fds)?;
+    let joined_user = match namespaces.user {
+        NsSource::Join(_) => Some(namespace_of(request.joined, NsType::User)?),
+        _ => None,
+    };
+    let (idmap, owner) = match (&namespaces.user, &joined_user) {
+        (NsSource::New, _) => (Idmap::Later, root_owner(spec)?),
+        (NsSource::Join(_), Some(namespace)) => (Idmap::Now(namespace.as_fd()), request.joined.owner.unwrap_or((0, 0))),
+        _ => (Idmap::None, (0, 0)),
+    };
+
+    let etc = etc_files(spec);
+    let root = rootfs::prepare(
+        &rootfs::Request {
+            rootfs: &spec.rootfs,
+            layers: &request.dir.join("layers"),
+            owner,
+            idmap,
+            volatile: spec.auto_remove,
+            etc: &etc,
+        },
+        request.view,
+        &mut fds,
+        &mut idmapped,
+    )?;
+
+    let mut mounts = root.mounts;
+    let (nodes, policy) = devices(spec)?;
+    let devpts = Arc::new(filesystem::devpts(tty_group(spec, owner))?);
+    standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
+    if !root.etc_written {
+        bind_etc(&request.dir.join("etc"), &etc, &mut fds, &mut mounts)?;
+    }
+    for mount in &spec.mounts {
+        mounts.push(requested_mount(mount, owner, !request.enforces_devices, &mut fds)?);
+    }
+
+    let terminal = fds.add(duplicate(&devpts)?);
+    let mut process = spec.process.clone();
+    process::complete(&mut process, &spec.io);
+    process.create_cwd = true;
+    if !request.enforces_devices && !privileged {
+        process.confinement.capabilities &= !process::CAP_MKNOD;
+    }
+    let container = ContainerPlan {
+        hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),
+        domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
+        namespaces,
+        uid_maps: spec.namespaces.uid_maps.clone(),
+        gid_maps: spec.namespaces.gid_maps.clone(),
+        idmapped,
+        root: root.root,
+        read_only_root: spec.read_only_root,
+        mounts,
+        masked_paths: if privileged { Vec::new() } else { MASKED.map(str::to_owned).to_vec() },
+        read_only_paths: if privileged { Vec::new() } else { READ_ONLY.map(str::to_owned).to_vec() },
+        sysctls: spec.sysctls.clone().into_iter().collect(),
+        init: spec.init,
+    };
+    let plan = plan(request.session_id, Place::Container(Box::new(container)), process, &spec.io, terminal, request.paused);
+    Ok(Assembled { plan, fds, devices: policy, devpts, warnings: root.warnings })
+}
+
+/// Puts a plan together.
+pub fn plan(
+    session_id: &str,
+    place: Place,
+    process: Process,
+    io: &SessionIo,
+    devpts: conti_runtime::plan::Fd,
+    paused: bool,
+) -> Plan {
+    let stdio = match io.terminal {
+        Some(size) => Stdio::Terminal { devpts, columns: size.columns, rows: size.rows },
+        None => Stdio::Pipes { stdin: io.stdin },
+    };
+    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Plan {
+        session_id: session_id.to_owned(),
+        place,
+        process,
+        stdio,
+        paused,
+        deadline_ms: io.policy.deadline.map(millis),
+        drain_ms: millis(io.policy.drain),
+        cgroup: None,
+    }
+}
+
+fn duplicate(fd: &OwnedFd) -> Result<OwnedFd> {
+    fd.try_clone().map_err(|error| Error::Exhausted {
+        what: "cannot duplicate a file descriptor".into(),
+        errno: error.raw_os_error().unwrap_or(libc::EMFILE),
+    })
+}
+
+fn namespaces(request: &Request<'_>, fds: &mut FdList) -> Result<Namespaces> {
+    let wanted = &request.spec.namespaces;
+    let mut source = |namespace: &Namespace, kind: NsType| -> Result<NsSource> {
+        Ok(match namespace {
+            Namespace::Private => NsSource::New,
+            Namespace::Host => NsSource::Host,
+            Namespace::Container(_) => NsSource::Join(fds.add(namespace_of(request.joined, kind)?)),
+        })
+    };
+    Ok(Namespaces {
+        pid: source(&wanted.pid, NsType::Pid)?,
+        uts: source(&wanted.uts, NsType::Uts)?,
+        ipc: source(&wanted.ipc, NsType::Ipc)?,
+        net: source(&wanted.net, NsType::Net)?,
+        cgroup: source(&wanted.cgroup, NsType::Cgroup)?,
+        user: source(&wanted.user, NsType::User)?,
+        time: source(&wanted.time, NsType::Time)?,
+    })
+}
+
+/// Opens a namespace of a joined container.
+fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
+    let process = joined.processes.iter().find(|(have, _)| *have == kind).map(|(_, process)| *process);
+    let process = process.ok_or_else(|| Error::Internal(format!("no process to join for {kind:?}")))?;
+    let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
+    let namespace = fs::File::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
+        .map_err(|error| process::gone(process.pid, &error))?;
+    pinned.still_there()?;
+    Ok(namespace.into())
+}
+
+/// The host's ids of user and group 0 of a new user namespace.
+fn root_owner(spec: &ContainerSpec) -> Result<(u32, u32)> {
+    owner_of(&spec.namespaces).ok_or_else(|| Error::Invalid {
+        field: "spec.namespaces.uid_mappings".into(),
+        problem: "user 0 and group 0 of the container must be mapped: its root filesystem belongs to them".into(),
+    })
+}
+
+/// The host's ids that stand for user and group 0.
+pub fn owner_of(namespaces: &super::spec::Namespaces) -> Option<(u32, u32)> {
+    let zero = |maps: &[conti_runtime::plan::IdMap]| maps.iter().find(|m| m.inside == 0).map(|m| m.outside);
+    Some((zero(&namespaces.uid_maps)?, zero(&namespaces.gid_maps)?))
+}
+
+/// The host's id of the group that owns terminals.
+fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> u32 {
+    let maps = &spec.namespaces.gid_maps;
+    let mapped = maps.iter().find(|m| m.inside <= dev::TTY_GROUP && dev::TTY_GROUP - m.inside < m.count);
+    match mapped {
+        Some(map) => map.outside + (dev::TTY_GROUP - map.inside),
+        None if owner == (0, 0) => dev::TTY_GROUP,
+        None => owner.1,
+    }
+}
+
+/// The nodes besides the standard ones, and the policy where it is not the standard one.
+type Devices = (Vec<dev::Node>, Option<Option<Vec<Rule>>>);
+
+fn devices(spec: &ContainerSpec) -> Result<Devices> {
+    let (mut nodes, mut rules) = (Vec::new(), Vec::new());
+    for device in &spec.devices {
+        let (node, rule) = dev::allow(device)?;
+        nodes.push(node);
+        rules.push(rule);
+    }
+    if spec.process.confinement.privileged {
+        nodes.extend(dev::all_of_host());
+        return Ok((nodes, Some(None)));
+    }
+    if rules.is_empty() {
+        return Ok((nodes, None));
+    }
+    rules.extend(devices::STANDARD);
+    Ok((nodes, Some(Some(rules))))
+}
+
+fn standard_mounts(
+    request: &Request<'_>,
+    namespaces: &Namespaces,
+    owner: (u32, u32),
+    nodes: &[dev::Node],
+    devpts: &OwnedFd,
+    fds: &mut FdList,
+    mounts: &mut Vec<Mount>,
+) -> Result<()> {
+    let spec = request.spec;
+    let privileged = spec.process.confinement.privileged;
+    let closed = MountAttrs { nosuid: true, nodev: true, noexec: true, ..MountAttrs::default() };
+    let fresh = |fs: &str, target: &str, attrs| Mount {
+        what: MountWhat::Fresh { fs: fs.to_owned() },
+        target: target.to_owned(),
+        attrs,
+    };
+    let mut detached = |fd: OwnedFd, target: &str| Mount {
+        what: MountWhat::Detached { fd: fds.add(fd), dir: true },
+        target: target.to_owned(),
+        attrs: MountAttrs::default(),
+    };
+    mounts.push(fresh("proc", "/proc", closed));
+    mounts.push(detached(dev::make(owner, nodes, spec.io.terminal.is_some())?, "/dev"));
+    mounts.push(detached(duplicate(devpts)?, "/dev/pts"));
+    let all = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    mounts.push(detached(filesystem::tmpfs(64 << 20, 0o1777, owner, all)?, "/dev/shm"));
+    mounts.push(fresh("mqueue", "/dev/mqueue", closed));
+    if spec.io.terminal.is_some() {
+        let attrs = MountAttrs::default();
+        mounts.push(Mount { what: MountWhat::Console, target: "/dev/console".into(), attrs });
+    }
+    let sys = MountAttrs { read_only: !privileged, ..closed };
+    if namespaces.user != NsSource::Host && namespaces.net != NsSource::New {
+        // sysfs shows a network namespace: one that is not the user namespace's own cannot be shown anew.
+        let attrs = MountAttrs { read_only: true, recursive: true, ..closed };
+        mounts.push(Mount { what: MountWhat::HostSysfs, target: "/sys".into(), attrs });
+    } else {
+        mounts.push(fresh("sysfs", "/sys", sys));
+        if request.cgroup_version == CgroupVersion::V2 {
+            mounts.push(fresh("cgroup2", "/sys/fs/cgroup", sys));
+        }
+    }
+    Ok(())
+}
+
+/// The files of /etc that are a container's own.
+fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
+    let hostname = match spec.namespaces.uts {
+        Namespace::Private => spec.hostname.clone(),
+        _ => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
+    );
+    // Names of resolvers only; without a network they are no use, and no harm.
+    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
+}
+
+/// Binds the files over those of a root that is not written to.
+fn bind_etc(dir: &Path, etc: &[(&'static str, String)], fds: &mut FdList, mounts: &mut Vec<Mount>) -> Result<()> {
+    let write = || {
+        fs::create_dir_all(dir)?;
+        etc.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
+    };
+    write().map_err(|error: std::io::Error| Error::Exhausted {
+        what: format!("cannot write {}", dir.display()),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    for (name, _) in etc {
+        let options = bind::Options { read_only: false, recursive: false, ..bind::Options::VIEW };
+        let bound = bind::clone(&dir.join(name), options)?;
+        let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: false };
+        mounts.push(Mount { what, target: format!("/etc/{name}"), attrs: MountAttrs::default() });
+    }
+    Ok(())
+}
+
+fn requested_mount(
+    mount: &super::spec::Mount,
+    owner: (u32, u32),
+    nodev: bool,
+    fds: &mut FdList,
+) -> Result<Mount> {
+    let (fd, dir) = match &mount.source {
+        MountSource::Bind { source, recursive, recursive_read_only, propagation } => {
+            let options = bind::Options {
+                recursive: *recursive,
+                read_only: mount.read_only,
+                recursive_read_only: *recursive_read_only,
+                nodev,
+                propagation: *propagation,
+            };
+            let bound = bind::clone(source, options)?;
+            (bound.fd, bound.dir)
+        }
+        MountSource::Tmpfs { size_bytes, mode } => {
+            let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
+            (filesystem::tmpfs(*size_bytes, *mode, owner, attributes)?, true)
+        }
+        MountSource::Device { source, fs_type, options } => {
+            (filesystem::device(source, fs_type, options, mount.read_only)?, true)
+        }
+    };
+    let what = MountWhat::Detached { fd: fds.add(fd), dir };
+    Ok(Mount { what, target: mount.target.clone(), attrs: MountAttrs::default() })
+}

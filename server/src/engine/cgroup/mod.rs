@@ -1,0 +1,363 @@
+//! The cgroups of containers.
+//!
+//! The agent makes one directory of its own below the cgroup that it was started in, in every
+//! hierarchy that it uses, and in it one cgroup for each container. So containers, agent and
+//! monitors are siblings, and several agents do not meet.
+//!
+//! - the unified hierarchy, wherever it is mounted (on hybrid hosts too): processes are born in it
+//!   (CLONE_INTO_CGROUP), the device policy hangs on it, `cgroup.kill` ends all of it at once;
+//! - version 1 hierarchies with the controllers that limits and accounts need: attaching waits for
+//!   an RCU grace period, so it is done ahead of time by a forker (see `slots`).
+
+pub mod devices;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use devices::Rule;
+
+use super::facts::CgroupVersion;
+
+/// The version 1 controllers that containers are placed under, where they exist.
+const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"];
+
+/// The cgroup hierarchies of the host, as far as the agent uses them.
+#[derive(Debug)]
+pub struct Cgroups {
+    /// The agent's directory in the unified hierarchy.
+    unified: Option<PathBuf>,
+    /// The agent's directories in version 1 hierarchies, with the controller each is used for.
+    v1: Vec<(&'static str, PathBuf)>,
+    /// The standard device policy, loaded once. `None`: no unified hierarchy, or no BPF.
+    standard_devices: Option<OwnedFd>,
+    version: CgroupVersion,
+    /// Where the hierarchies are mounted, for the cgroups of other processes.
+    mounted: Vec<Mounted>,
+}
+
+/// A mounted hierarchy.
+#[derive(Debug)]
+struct Mounted {
+    /// The controller that it is used for. `None`: the unified hierarchy.
+    controller: Option<&'static str>,
+    point: PathBuf,
+    /// Which directory of the hierarchy is seen at `point`.
+    root: String,
+}
+
+/// The cgroups of one container.
+#[derive(Debug)]
+pub struct Cgroup {
+    /// Its name in every hierarchy.
+    pub name: String,
+    unified: Option<PathBuf>,
+    v1: Vec<(&'static str, PathBuf)>,
+}
+
+impl Cgroups {
+    /// Finds the hierarchies and makes the agent's directories, named after `tag`.
+    pub fn detect(tag: &str) -> Cgroups {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let dir_name = format!("conti-{tag}");
+        let mut unified = None;
+        let mut v1: Vec<(&'static str, PathBuf)> = Vec::new();
+        let mut mounted = Vec::new();
+        for line in mounts.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let fields: Vec<&str> = left.split(' ').collect();
+            let fs: Vec<&str> = right.split(' ').collect();
+            let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else { continue };
+            match fs.first() {
+                Some(&"cgroup2") if unified.is_none() => {
+                    unified = place(Path::new(point), root, &own_path(&own, None), &dir_name);
+                    mounted.push(Mounted { controller: None, point: point.into(), root: (*root).to_owned() });
+                }
+                Some(&"cgroup") => {
+                    let options: Vec<&str> = fs.get(2).map(|o| o.split(',').collect()).unwrap_or_default();
+                    for controller in V1_CONTROLLERS {
+                        // One hierarchy may hold several controllers (cpu,cpuacct): enter it once.
+                        let seen = v1.iter().any(|(c, p)| *c == controller || p.starts_with(point));
+                        if options.contains(&controller) && !seen {
+                            let own = own_path(&own, Some(controller));
+                            if let Some(dir) = place(Path::new(point), root, &own, &dir_name) {
+                                v1.push((controller, dir));
+                                let controller = Some(controller);
+                                mounted.push(Mounted { controller, point: point.into(), root: (*root).to_owned() });
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        let version = match (&unified, v1.is_empty()) {
+            (Some(_), true) => CgroupVersion::V2,
+            (Some(_), false) => CgroupVersion::Hybrid,
+            (None, false) => CgroupVersion::V1,
+            (None, true) => CgroupVersion::None,
+        };
+        let standard_devices = unified.as_ref().and_then(|_| devices::load(&devices::STANDARD).ok());
+        if let (CgroupVersion::V2, Some(dir)) = (version, &unified) {
+            enable_controllers(dir);
+        }
+        Cgroups { unified, v1, standard_devices, version, mounted }
+    }
+
+    /// Which layout was found.
+    pub fn version(&self) -> CgroupVersion {
+        self.version
+    }
+
+    /// The controllers that containers are placed under.
+    pub fn controllers(&self) -> Vec<String> {
+        if self.v1.is_empty() {
+            let file = self.unified.as_ref().map(|dir| dir.join("cgroup.controllers"));
+            let text = file.and_then(|f| fs::read_to_string(f).ok()).unwrap_or_default();
+            return text.split_whitespace().map(str::to_owned).collect();
+        }
+        self.v1.iter().map(|(controller, _)| (*controller).to_owned()).collect()
+    }
+
+    /// Whether access to devices can be denied.
+    pub fn enforces_devices(&self) -> bool {
+        self.standard_devices.is_some()
+    }
+
+    /// Whether a process must be attached by writing to version 1 files.
+    pub fn needs_forker(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Makes the cgroups of a container, with the standard device policy.
+    pub fn create(&self, name: &str) -> io::Result<Cgroup> {
+        let cgroup = self.open(name);
+        for dir in cgroup.dirs() {
+            if let Err(error) = fs::create_dir(dir) {
+                cgroup.remove();
+                return Err(error);
+            }
+        }
+        if let (Some(dir), Some(program)) = (&cgroup.unified, &self.standard_devices) {
+            let attached = File::open(dir)
+                .and_then(|dir| conti_runtime::sys::bpf::attach_cgroup_device(dir.as_fd(), program.as_fd()));
+            if let Err(error) = attached {
+                cgroup.remove();
+                return Err(error);
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Names the cgroups of a container that were made before.
+    pub fn open(&self, name: &str) -> Cgroup {
+        Cgroup {
+            name: name.to_owned(),
+            unified: self.unified.as_ref().map(|dir| dir.join(name)),
+            v1: self.v1.iter().map(|(c, dir)| (*c, dir.join(name))).collect(),
+        }
+    }
+
+    /// The cgroups of a process of the host: the directory in the unified hierarchy, and the
+    /// `cgroup.procs` files of the others.
+    pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let (mut unified, mut procs) = (None, Vec::new());
+        for Mounted { controller, point, root } in &self.mounted {
+            let path = own_path(&text, *controller);
+            let below = Path::new(&path).strip_prefix(root).unwrap_or(Path::new(&path));
+            let dir = point.join(below.strip_prefix("/").unwrap_or(below));
+            match controller {
+                None => unified = Some(File::open(dir)?.into()),
+                Some(_) => procs.push(OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into()),
+            }
+        }
+        Ok((unified, procs))
+    }
+
+    /// The names of all cgroups that are there, in any hierarchy.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .unified
+            .iter()
+            .chain(self.v1.iter().map(|(_, dir)| dir))
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Removes the agent's own directories, where no container is left in them.
+    pub fn remove_if_empty(&self) {
+        for dir in self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir)) {
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+impl Cgroup {
+    fn dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir))
+    }
+
+    /// The directory in the unified hierarchy, for CLONE_INTO_CGROUP.
+    pub fn unified_fd(&self) -> io::Result<Option<OwnedFd>> {
+        self.unified.as_ref().map(|dir| File::open(dir).map(OwnedFd::from)).transpose()
+    }
+
+    /// The `cgroup.procs` files of the version 1 hierarchies, for a forker.
+    pub fn procs_files(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |dir: &PathBuf| OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+        self.v1.iter().map(|(_, dir)| open(dir).map(OwnedFd::from)).collect()
+    }
+
+    /// Replaces the device policy: `rules`, or everything where `None`.
+    pub fn set_devices(&self, rules: Option<&[Rule]>) -> io::Result<()> {
+        let Some(dir) = &self.unified else { return Ok(()) };
+        let any = |block| Rule { block, major: None, minor: None, read: true, write: true, mknod: true };
+        let all = [any(false), any(true)];
+        let program = devices::load(rules.unwrap_or(&all))?;
+        conti_runtime::sys::bpf::attach_cgroup_device(File::open(dir)?.as_fd(), program.as_fd())
+    }
+
+    /// How many processes of it the out-of-memory killer has ended.
+    pub fn oom_kills(&self) -> u64 {
+        let file = match (&self.unified, self.v1.iter().find(|(c, _)| *c == "memory")) {
+            (_, Some((_, dir))) => dir.join("memory.oom_control"),
+            (Some(dir), None) => dir.join("memory.events"),
+            (None, None) => return 0,
+        };
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// Sends SIGKILL to everything in it.
+    pub fn kill(&self) {
+        if let Some(dir) = &self.unified
+            && write_to(&dir.join("cgroup.kill"), "1").is_ok()
+        {
+            return;
+        }
+        // Version 1 alone: freeze, so that a fork bomb cannot outrun us, then kill and thaw.
+        let freezer = self.v1.iter().find(|(c, _)| *c == "freezer").map(|(_, dir)| dir.join("freezer.state"));
+        if let Some(file) = &freezer {
+            let _ = write_to(file, "FROZEN");
+        }
+        if let Some((_, dir)) = self.v1.first() {
+            for pid in pids_in(dir) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        if let Some(file) = &freezer {
+            let _ = write_to(file, "THAWED");
+        }
+    }
+
+    /// Removes the cgroups where they are empty.
+    pub fn remove_now(&self) -> bool {
+        self.dirs().fold(true, |all, dir| remove_tree(dir) && all)
+    }
+
+    /// Removes the cgroups, with those that were made below them. What is busy is tried again for
+    /// a short while: a killed process leaves its cgroup only when it is reaped.
+    pub fn remove(&self) -> bool {
+        let mut all = true;
+        for dir in self.dirs() {
+            let mut removed = false;
+            for attempt in 0..12 {
+                removed = remove_tree(dir);
+                if removed {
+                    break;
+                }
+                thread::sleep(Duration::from_micros(200 << attempt.min(8)));
+            }
+            all &= removed;
+        }
+        all
+    }
+}
+
+/// The path of the agent in a hierarchy, from /proc/self/cgroup. `None`: the unified one.
+fn own_path(text: &str, controller: Option<&str>) -> String {
+    let found = text.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':');
+        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+        let fits = match controller {
+            None => controllers.is_empty(),
+            Some(c) => controllers.split(',').any(|have| have == c),
+        };
+        fits.then(|| path.to_owned())
+    });
+    found.unwrap_or_else(|| "/".to_owned())
+}
+
+/// Makes the agent's directory below its own cgroup, as seen through a mount of the hierarchy.
+fn place(mount: &Path, root: &str, own: &str, name: &str) -> Option<PathBuf> {
+    let below = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
+    let below = below.strip_prefix("/").unwrap_or(below);
+    let mut base = mount.join(below);
+    // systemd delegates a unit's cgroup; an agent that moved itself to a leaf stays beside it.
+    if base.file_name().is_some_and(|leaf| leaf == "conti-agent") {
+        base.pop();
+    }
+    let dir = base.join(name);
+    match fs::create_dir(&dir) {
+        Ok(()) => Some(dir),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(dir),
+        Err(_) => None,
+    }
+}
+
+/// Version 2 alone: passes the controllers down to the containers. A cgroup with processes of its
+/// own may not do so (except for the root), so the agent first moves to a leaf beside them.
+fn enable_controllers(dir: &Path) {
+    let Some(parent) = dir.parent() else { return };
+    let enable = |dir: &Path| {
+        for controller in ["cpu", "memory", "pids", "io"] {
+            let _ = write_to(&dir.join("cgroup.subtree_control"), &format!("+{controller}"));
+        }
+    };
+    if parent.join("cgroup.type").exists() {
+        let leaf = parent.join("conti-agent");
+        if fs::create_dir(&leaf).is_ok() || leaf.is_dir() {
+            let _ = write_to(&leaf.join("cgroup.procs"), "0");
+        }
+    }
+    enable(parent);
+    enable(dir);
+}
+
+fn write_to(file: &Path, text: &str) -> io::Result<()> {
+    OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
+}
+
+fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|l| l.parse().ok()).filter_map(rustix::process::Pid::from_raw).collect()
+}
+
+/// Removes a cgroup with the cgroups below it. True where it is gone.
+fn remove_tree(dir: &Path) -> bool {
+    match fs::remove_dir(dir) {
+        Ok(()) => return true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
+        Err(_) => {}
+    }
+    let below = fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
+        remove_tree(&entry.path());
+    }
+    fs::remove_dir(dir).is_ok()
+}

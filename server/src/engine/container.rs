@@ -1,0 +1,241 @@
+//! A container: what it was made from, where it stands, and its record on disk.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+    time::SystemTime,
+};
+
+use conti_runtime::protocol::ProcessId;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    cgroup::Cgroup,
+    error::{Error, Result},
+    info::{ContainerInfo, ContainerState, SessionEnd},
+    monitor::Monitor,
+    session::{Session, State, store::ContainerRef},
+    spec::ContainerSpec,
+    store::{self, Durability},
+};
+
+/// The file of a container's record, in its directory.
+pub const RECORD: &str = "container.json";
+
+/// The version of records. One that is newer is not touched.
+const VERSION: u32 = 1;
+
+/// A container.
+#[derive(Debug)]
+pub struct Container {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// What it was made from, with name and host name filled in.
+    pub spec: ContainerSpec,
+    /// When it was created.
+    pub create_time: SystemTime,
+    /// Its directory: record and private layers.
+    pub dir: PathBuf,
+    /// The id of the request that made it.
+    pub request_id: Option<String>,
+    /// Held while it is started, stopped or deleted: one at a time.
+    pub turn: tokio::sync::Mutex<()>,
+    /// What changes.
+    now: Mutex<Now>,
+}
+
+/// What changes in a container's life.
+#[derive(Debug, Default)]
+pub struct Now {
+    /// The main session: the present one, or the last.
+    pub session: Option<Arc<Session>>,
+    /// Its id, also where the session itself is not known any more.
+    pub session_id: String,
+    /// When the main process was last started.
+    pub start_time: Option<SystemTime>,
+    /// How it last ended.
+    pub end: Option<SessionEnd>,
+    /// The cgroups, while there is a main process.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// A monitor that waits for the next exec.
+    pub spare: Option<Monitor>,
+    /// The root of its devpts instance, for the terminals of execs.
+    pub devpts: Option<Arc<OwnedFd>>,
+    /// What was done otherwise than asked.
+    pub warnings: Vec<String>,
+    /// Why it can only be deleted.
+    pub quarantined: Option<String>,
+    /// Whether it is being deleted.
+    pub deleted: bool,
+}
+
+/// The record of a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The boot in which `session_id` and `cgroup` mean something.
+    pub boot_id: String,
+    /// Its id.
+    pub id: String,
+    /// What it was made from.
+    pub spec: ContainerSpec,
+    /// When it was created.
+    pub create_time: SystemTime,
+    /// When its main process was last started.
+    pub start_time: Option<SystemTime>,
+    /// How it last ended. `None` while it is created or running.
+    pub end: Option<SessionEnd>,
+    /// The main session.
+    pub session_id: String,
+    /// The name of its cgroups.
+    pub cgroup: Option<String>,
+    /// What was done otherwise than asked.
+    pub warnings: Vec<String>,
+    /// The id of the request that made it.
+    pub request_id: Option<String>,
+}
+
+impl Container {
+    /// A container that has nothing yet.
+    pub fn new(id: String, spec: ContainerSpec, containers: &Path, request_id: Option<String>) -> Container {
+        Container {
+            dir: containers.join(&id),
+            id,
+            spec,
+            create_time: SystemTime::now(),
+            request_id,
+            turn: tokio::sync::Mutex::default(),
+            now: Mutex::default(),
+        }
+    }
+
+    /// A container as its record tells of it.
+    pub fn from_record(record: Record, containers: &Path) -> Container {
+        Container {
+            dir: containers.join(&record.id),
+            id: record.id,
+            spec: record.spec,
+            create_time: record.create_time,
+            request_id: record.request_id,
+            turn: tokio::sync::Mutex::default(),
+            now: Mutex::new(Now {
+                session_id: record.session_id,
+                start_time: record.start_time,
+                end: record.end,
+                warnings: record.warnings,
+                ..Now::default()
+            }),
+        }
+    }
+
+    /// What changes; held for short sections only.
+    pub fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Reads a record.
+    pub fn read_record(dir: &Path) -> io::Result<Record> {
+        let record: Record = store::read(&dir.join(RECORD))?;
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        if record.version > VERSION {
+            return Err(wrong(format!("the record has version {}, this agent knows {VERSION}", record.version)));
+        }
+        if dir.file_name().is_none_or(|name| name != record.id.as_str()) {
+            return Err(wrong(format!("the record is that of container {:?}", record.id)));
+        }
+        Ok(record)
+    }
+
+    /// Writes the record. One that removes itself is not flushed: after a crash of the host it would only
+    /// be deleted.
+    pub fn save(&self, boot_id: &str) -> Result<()> {
+        let record = {
+            let now = self.now();
+            Record {
+                version: VERSION,
+                boot_id: boot_id.to_owned(),
+                id: self.id.clone(),
+                spec: self.spec.clone(),
+                create_time: self.create_time,
+                start_time: now.start_time,
+                end: now.end.clone(),
+                session_id: now.session_id.clone(),
+                cgroup: now.cgroup.as_ref().map(|cgroup| cgroup.name.clone()),
+                warnings: now.warnings.clone(),
+                request_id: self.request_id.clone(),
+            }
+        };
+        let durability = if self.spec.auto_remove { Durability::Boot } else { Durability::Durable };
+        store::write(&self.dir, RECORD, &record, durability).map_err(|error| Error::Exhausted {
+            what: format!("cannot write the record of container {} in {}", self.id, self.dir.display()),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> ContainerState {
+        let now = self.now();
+        if now.quarantined.is_some() {
+            return ContainerState::Quarantined;
+        }
+        // Told by `end`, and not by the session, so that a restart is seen at once.
+        match (&now.session, &now.end) {
+            (_, Some(_)) | (None, None) => ContainerState::Stopped,
+            (Some(session), None) => match session.state() {
+                State::Assembling | State::Created(_) => ContainerState::Created,
+                State::Running(_) => ContainerState::Running,
+                State::Ended(..) => ContainerState::Stopped,
+            },
+        }
+    }
+
+    /// Its main process, where there is one.
+    pub fn process(&self) -> Option<ProcessId> {
+        match self.now().session.as_ref()?.state() {
+            State::Created(process) | State::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// Its main process, which must run for `action`.
+    pub fn running_process(&self, action: &'static str) -> Result<ProcessId> {
+        match (self.state(), self.process()) {
+            (ContainerState::Running, Some(process)) => Ok(process),
+            _ => Err(self.wrong_state(action, "running")),
+        }
+    }
+
+    /// An error that says that it must be in another state.
+    pub fn wrong_state(&self, action: &'static str, wanted: &'static str) -> Error {
+        Error::WrongState { container: self.spec.name.clone(), action, state: self.state().as_str(), wanted }
+    }
+
+    /// Its id and name.
+    pub fn reference(&self) -> ContainerRef {
+        ContainerRef { id: self.id.clone(), name: self.spec.name.clone() }
+    }
+
+    /// What is known of it.
+    pub fn info(&self) -> ContainerInfo {
+        let state = self.state();
+        let pid = self.process().map_or(0, |process| process.pid);
+        let now = self.now();
+        let mut warnings = now.warnings.clone();
+        warnings.extend(now.quarantined.clone());
+        ContainerInfo {
+            id: self.id.clone(),
+            spec: self.spec.clone(),
+            state,
+            create_time: self.create_time,
+            start_time: now.start_time,
+            end_time: now.end.as_ref().map(|end| end.time),
+            end: now.end.clone(),
+            pid,
+            session_id: now.session_id.clone(),
+            cgroup: now.cgroup.as_ref().map(|cgroup| cgroup.name.clone()).unwrap_or_default(),
+            warnings,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Sessions in what exists: a container, or the namespaces of any process of the host.
+
+use std::{
+    fs::{self, File},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use conti_runtime::plan::{Confinement, Identity, JoinPlan, NsType, Place, Process};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::{
+    Engine, assemble,
+    container::Container,
+    error::{Error, Result},
+    id, io_error,
+    monitor::Monitor,
+    process::{self, Pinned},
+    registry::Made,
+    session::{
+        Session, State,
+        store::{ContainerRef, Record},
+        supervise::{self, Outcome},
+    },
+    sources::FdList,
+    spec::{ProcessTarget, SessionSpec, Target},
+};
+
+/// A session that is ready to be handed to its monitor.
+struct Prepared {
+    plan: JoinPlan,
+    process: Process,
+    fds: FdList,
+    monitor: Monitor,
+    /// The unified cgroup that it is born in.
+    cgroup: Option<OwnedFd>,
+    devpts: OwnedFd,
+    container: Option<Arc<Container>>,
+}
+
+impl Engine {
+    /// Starts a session that is to be driven, once for each request id.
+    pub async fn start_session(
+        self: &Arc<Self>,
+        spec: SessionSpec,
+        request_id: Option<String>,
+        streamed: bool,
+    ) -> Result<Arc<Session>> {
+        let engine = self.clone();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let made = request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
+            let start = || async { engine.start_now_in(spec, request_id, streamed).await.map(|s| s.id.clone()) };
+            let result = match made.get_or_try_init(start).await {
+                Ok(id) => engine.registry.session(id),
+                Err(error) => Err(error),
+            };
+            if let Err(Ok(session)) = answer.send(result)
+                && streamed
+            {
+                // Its client went away before it had it.
+                drop(session.drive(None));
+            }
+        });
+        answered.await.unwrap_or(Err(Error::Stopping))
+    }
+
+    async fn start_now_in(
+        self: &Arc<Self>,
+        spec: SessionSpec,
+        request_id: Option<String>,
+        streamed: bool,
+    ) -> Result<Arc<Session>> {
+        let Prepared { plan, mut process, mut fds, monitor, cgroup, devpts, container } = match &spec.target {
+            Target::Container(key) => self.in_container(key, &spec).await?,
+            Target::Process(target) => self.in_process(target, &spec).await?,
+        };
+        process::complete(&mut process, &spec.io);
+        let session_id = id::new();
+        let devpts = fds.add(devpts);
+        let mut plan = assemble::plan(&session_id, Place::Join(plan), process, &spec.io, devpts, false);
+        plan.cgroup = cgroup.map(|fd| fds.add(fd));
+        let record = Record {
+            id: session_id,
+            container: container.as_ref().map(|c| ContainerRef { id: c.id.clone(), name: c.spec.name.clone() }),
+            main: false,
+            argv: spec.process.argv.clone(),
+            io: spec.io.clone(),
+            start_time: SystemTime::now(),
+            request_id,
+            streamed,
+        };
+        let opened = self.open_session(record, monitor, &plan, fds.into_inner(), |_| Ok(()))?;
+        let session = opened.session.clone();
+        self.registry.add_session(session.clone());
+        let engine = self.clone();
+        let of = container.clone();
+        let followed = session.clone();
+        tokio::spawn(async move {
+            let outcome = supervise::follow(&followed, &opened.monitor, opened.to_agent).await;
+            drop(opened.monitor);
+            engine.exec_ended(of.as_ref(), &followed, outcome).await;
+        });
+        if let Some(container) = &container {
+            self.refill_spare(container);
+        }
+        match session.started().await {
+            State::Ended(_, Some(failure)) => {
+                self.registry.remove_session(&session.id);
+                super::session::store::remove(&session.dir);
+                // Where the container ended meanwhile, that is the reason, and not the step that met it.
+                match &container {
+                    Some(container) if container.process().is_none() => {
+                        Err(container.wrong_state("run a command in", "running"))
+                    }
+                    _ => Err(Error::Setup(failure)),
+                }
+            }
+            _ => Ok(session),
+        }
+    }
+
+    /// Tells the end of a session that is no main session.
+    pub(super) async fn exec_ended(
+        self: &Arc<Self>,
+        container: Option<&Arc<Container>>,
+        session: &Arc<Session>,
+        mut outcome: Outcome,
+    ) {
+        use super::info::EndReason;
+
+        let killed = matches!(outcome.end.reason, EndReason::Signal { number: libc::SIGKILL, .. });
+        if let (Some(container), true) = (container, killed) {
+            // The kernel kills what is in a pid namespace just before its init is reaped: that end
+            // arrives a moment later.
+            let main = container.now().session.clone();
+            let gone = match main {
+                Some(main) => {
+                    tokio::time::timeout(std::time::Duration::from_millis(200), container_ended(container, &main)).await
+                }
+                None => Ok(()),
+            };
+            if gone.is_ok() {
+                outcome.end.reason = EndReason::ContainerGone;
+            } else if container.now().cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0) {
+                outcome.end.reason = EndReason::OutOfMemory;
+            }
+        }
+        supervise::finish(session, outcome);
+        self.registry.keep_ended(&session.id);
+    }
+
+    async fn in_container(self: &Arc<Self>, key: &str, spec: &SessionSpec) -> Result<Prepared> {
+        let container = self.registry.container(key)?;
+        let main = container.running_process("run a command in")?;
+        let pinned = Pinned::open(main.pid, Some(main.start_ticks))?;
+        let namespaces = foreign_namespaces(main.pid, &NsType::ALL)?;
+        pinned.still_there()?;
+        let (spare, cgroup, devpts) = {
+            let mut now = container.now();
+            (now.spare.take(), now.cgroup.clone(), now.devpts.clone())
+        };
+        let born_in = match &cgroup {
+            Some(cgroup) => cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?,
+            None => None,
+        };
+        let monitor = match spare {
+            Some(monitor) => monitor,
+            None => self.slots.monitor_in(cgroup.as_deref()).await.map_err(io_error("cannot make a monitor"))?,
+        };
+        let devpts = match devpts {
+            Some(devpts) => devpts.try_clone(),
+            None => self.host_devpts.try_clone(),
+        };
+        let mut fds = FdList::default();
+        let plan = JoinPlan {
+            pidfd: fds.add(pinned.into_fd()),
+            namespaces,
+            host_mount_ns: None,
+            root: None,
+            cwd: None,
+        };
+        Ok(Prepared {
+            plan,
+            process: like_main(&spec.process, &container.spec.process),
+            fds,
+            monitor,
+            cgroup: born_in,
+            devpts: devpts.map_err(io_error("cannot duplicate a file descriptor"))?,
+            container: Some(container),
+        })
+    }
+
+    async fn in_process(self: &Arc<Self>, target: &ProcessTarget, spec: &SessionSpec) -> Result<Prepared> {
+        let pid = target.pid;
+        let pinned = Pinned::open(pid, target.start_ticks)?;
+        let at = |error| process::gone(pid, &error);
+        let mut fds = FdList::default();
+        let namespaces = foreign_namespaces(pid, &target.namespaces)?;
+        let host_mount_ns = match namespaces.contains(&NsType::Mount) {
+            true => None,
+            false => {
+                let own = self.host_mount_ns.try_clone();
+                Some(fds.add(own.map_err(io_error("cannot duplicate a file descriptor"))?))
+            }
+        };
+        let root = target.root.then(|| open_dir(pid, "root")).transpose()?.map(|fd| fds.add(fd));
+        let cwd = target.cwd.then(|| open_dir(pid, "cwd")).transpose()?.map(|fd| fds.add(fd));
+        let mut process = spec.process.clone();
+        if target.env {
+            process.env = process::overlay_env(&environment(pid).map_err(at)?, &process.env);
+        }
+        if target.credentials {
+            let mapped = namespaces.contains(&NsType::User);
+            process.identity = credentials(pid, mapped).map_err(at)?;
+        }
+        let (born_in, procs) = match target.cgroup {
+            true => self.cgroups.of_process(pid).map_err(at)?,
+            false => (None, Vec::new()),
+        };
+        // All of the above was read of this very process.
+        pinned.still_there()?;
+        let pidfd = fds.add(pinned.into_fd());
+        let monitor = self.slots.monitor_with(&procs).await.map_err(io_error("cannot make a monitor"))?;
+        let devpts = self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
+        let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd };
+        Ok(Prepared { plan, process, fds, monitor, cgroup: born_in, devpts, container: None })
+    }
+}
+
+/// Waits until a container's main session is over, as far as this container knows.
+async fn container_ended(container: &Container, main: &Session) {
+    if container.now().end.is_none() {
+        main.wait().await;
+    }
+}
+
+/// What a command in a container takes over from its main process where nothing else was said.
+fn like_main(wanted: &Process, main: &Process) -> Process {
+    let mut process = wanted.clone();
+    process.env = process::overlay_env(&main.env, &wanted.env);
+    if process.confinement == Confinement::default() {
+        process.confinement = main.confinement;
+    }
+    if let Identity::Lookup { user, group, additional_groups } = &process.identity
+        && user.is_empty()
+        && group.is_empty()
+        && additional_groups.is_empty()
+    {
+        process.identity = main.identity.clone();
+    }
+    process
+}
+
+/// Those of the wanted namespaces that are not the agent's own: joining one's own is not needed,
+/// and for the user namespace not possible (setns(2), EINVAL).
+fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
+    let mut foreign = Vec::new();
+    for kind in wanted {
+        let file = kind.file_name();
+        let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}")).map_err(|error| process::gone(pid, &error));
+        let ours = fs::read_link(format!("/proc/self/ns/{file}")).ok();
+        match (theirs, ours) {
+            // A type that this kernel does not have.
+            (Err(_), None) => {}
+            (Err(error), Some(_)) => return Err(error),
+            // The launcher has left the agent's mount namespace: that one must always be joined.
+            (Ok(theirs), ours) if Some(&theirs) != ours.as_ref() || *kind == NsType::Mount => foreign.push(*kind),
+            _ => {}
+        }
+    }
+    Ok(foreign)
+}
+
+fn open_dir(pid: i32, link: &str) -> Result<OwnedFd> {
+    let path = PathBuf::from(format!("/proc/{pid}/{link}"));
+    openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| process::gone(pid, &errno.into()))
+}
+
+/// The environment of a process. What is not UTF-8 or has no name is left out.
+fn environment(pid: i32) -> std::io::Result<Vec<String>> {
+    use std::io::Read as _;
+    const LIMIT: u64 = 4 << 20;
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    let entries = bytes.split(|b| *b == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
+    Ok(entries.filter(|entry| entry.find('=').is_some_and(|at| at > 0)).map(str::to_owned).collect())
+}
+
+/// The effective ids of a process; `mapped`: as its own user namespace has them.
+fn credentials(pid: i32, mapped: bool) -> std::io::Result<Identity> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Vec<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect()
+    };
+    let maps = |file: &str| -> std::io::Result<Vec<[u32; 3]>> {
+        let text = if mapped { fs::read_to_string(format!("/proc/{pid}/{file}"))? } else { String::new() };
+        let numbers = |line: &str| line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>();
+        Ok(text.lines().filter_map(numbers).filter_map(|n| n.try_into().ok()).collect())
+    };
+    let (users, groups) = (maps("uid_map")?, maps("gid_map")?);
+    let inside = |id: u32, maps: &[[u32; 3]]| {
+        let map = maps.iter().find(|[_, outside, count]| id >= *outside && id - outside < *count);
+        if mapped { map.map(|[inside, outside, _]| inside + (id - outside)) } else { Some(id) }
+    };
+    let missing = || std::io::Error::new(std::io::ErrorKind::InvalidData, "its ids are not mapped in its user namespace");
+    let effective = |name: &str| field(name).get(1).copied();
+    Ok(Identity::Ids {
+        uid: effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?,
+        gid: effective("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?,
+        groups: field("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect(),
+    })
+}

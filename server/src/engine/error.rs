@@ -1,0 +1,181 @@
+//! What can go wrong in the engine. `service::status` maps each variant to a gRPC status, in one
+//! place; `reason` is the machine-readable name that it carries.
+
+use conti_runtime::plan::{SetupFailure, Step};
+use conti_shared::reason::Reason;
+
+/// The engine's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the engine did not do what it was asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// There is no such container.
+    #[error("there is no container {0:?}; `contictl ps -a` lists those that are there")]
+    NoSuchContainer(String),
+    /// A prefix that fits several containers.
+    #[error("{0:?} fits more than one container; give more characters of the id")]
+    AmbiguousContainer(String),
+    /// There is no such session.
+    #[error("there is no session {0:?}; `contictl sessions` lists those that are there")]
+    NoSuchSession(String),
+    /// The name is taken.
+    #[error("the name {name:?} is taken by container {id}; choose another or remove that one")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The id of the container that has it.
+        id: String,
+    },
+    /// The container is in a state that does not allow it.
+    #[error("container {container:?} is {state}; to {action} it, it must be {wanted}")]
+    WrongState {
+        /// The container.
+        container: String,
+        /// What was to be done, e.g. `start`.
+        action: &'static str,
+        /// Its state.
+        state: &'static str,
+        /// The states in which it can be done.
+        wanted: &'static str,
+    },
+    /// The session has ended, or its input is closed, or it has no terminal.
+    #[error("session {session}: {problem}")]
+    WrongSessionState {
+        /// The session.
+        session: String,
+        /// What is in the way, e.g. `its input is closed`.
+        problem: &'static str,
+    },
+    /// The process to be entered is not there, or is not the one that was meant.
+    #[error("process {pid}: {problem}")]
+    TargetGone {
+        /// Its pid.
+        pid: i32,
+        /// What was found, e.g. `there is no such process`.
+        problem: String,
+    },
+    /// A step of the set-up failed.
+    #[error("{}", setup_sentence(.0))]
+    Setup(SetupFailure),
+    /// A source on the host could not be opened or mounted.
+    #[error("{what} {argument:?}: {}; {hint}", errno_text(*.errno))]
+    Source {
+        /// The step's name, part of the API, e.g. `mount` or `rootfs`.
+        step: &'static str,
+        /// What was tried, e.g. `cannot open the source of a mount`.
+        what: &'static str,
+        /// On what.
+        argument: String,
+        /// The kernel's answer.
+        errno: i32,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A field of the request makes no sense together with what the host or the container offers.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field's path in the request, e.g. `spec.namespaces.net`.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The offset of a write lies past what was taken.
+    #[error("input offset {offset} lies past {taken}, up to where input was taken")]
+    InputOffset {
+        /// The offset of the request.
+        offset: u64,
+        /// Up to where input was taken.
+        taken: u64,
+    },
+    /// The host is out of something.
+    #[error("{what}: {}", errno_text(*.errno))]
+    Exhausted {
+        /// What was tried.
+        what: String,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping")]
+    Stopping,
+    /// What should not happen: it is logged where it is made, with its context.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Error {
+    /// The machine-readable reason, part of the API.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Error::NoSuchContainer(_) => Reason::ContainerNotFound,
+            Error::AmbiguousContainer(_) => Reason::ContainerAmbiguous,
+            Error::NoSuchSession(_) => Reason::SessionNotFound,
+            Error::NameTaken { .. } => Reason::NameTaken,
+            Error::WrongState { .. } => Reason::ContainerWrongState,
+            Error::WrongSessionState { .. } => Reason::SessionWrongState,
+            Error::TargetGone { .. } => Reason::ProcessGone,
+            Error::Setup(f) => match (f.step, f.errno) {
+                (Step::Exec, libc::ENOENT) => Reason::CommandNotFound,
+                (Step::Exec, _) => Reason::CommandNotExecutable,
+                _ => Reason::SetupFailed,
+            },
+            Error::Source { .. } => Reason::SetupFailed,
+            Error::Invalid { .. } => Reason::InvalidField,
+            Error::InputOffset { .. } => Reason::InputOffset,
+            Error::Exhausted { .. } => Reason::ResourceExhausted,
+            Error::Stopping => Reason::AgentStopping,
+            Error::Internal(_) => Reason::Internal,
+        }
+    }
+}
+
+/// The kernel's words for an errno, with its number.
+pub fn errno_text(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+/// A failed set-up as one sentence that a user can act on.
+pub fn setup_sentence(failure: &SetupFailure) -> String {
+    let SetupFailure { step, argument, errno } = failure;
+    let (tried, hint) = match step {
+        Step::Plan => ("could not read the plan", ""),
+        Step::Stdio => ("could not make stdin, stdout and stderr", ""),
+        Step::Clone => ("could not make the namespaces", ""),
+        Step::IdMap => ("could not set the id map", "; check that its ranges do not overlap"),
+        Step::JoinNamespace => ("could not join the namespace", "; is its process still there?"),
+        Step::Keyring => ("could not make a session keyring", ""),
+        Step::Session => ("could not make a session (setsid)", ""),
+        Step::Hostname => ("could not set the host name", ""),
+        Step::Domainname => ("could not set the domain name", ""),
+        Step::Loopback => ("could not bring the loopback interface up", ""),
+        Step::Propagation => ("could not make the mounts private", ""),
+        Step::Root => ("could not attach the root filesystem", ""),
+        Step::Mount => ("could not mount on", "; check the target's path and type in the root filesystem"),
+        Step::PivotRoot => ("could not pivot to the root filesystem", ""),
+        Step::MaskPath => ("could not hide", ""),
+        Step::ReadOnlyPath => ("could not make read-only", ""),
+        Step::Sysctl => ("could not set the kernel parameter", "; check its name and value"),
+        Step::User => ("could not find the user", "; it must be in the container's /etc/passwd or a number"),
+        Step::Group => ("could not find the group", "; it must be in the container's /etc/group or a number"),
+        Step::Cwd => ("could not enter the working directory", ""),
+        Step::Umask => ("could not set the umask", ""),
+        Step::Rlimit => ("could not set the limit", "; the agent may lack the right to raise it"),
+        Step::OomScoreAdj => ("could not set oom_score_adj", ""),
+        Step::Terminal => ("could not make the terminal", ""),
+        Step::Capabilities => ("could not set the capabilities", ""),
+        Step::Credentials => ("could not become the user", "; is the id mapped in the user namespace?"),
+        Step::NoNewPrivs => ("could not set no_new_privs", ""),
+        Step::Seccomp => ("could not load the system call filter", ""),
+        Step::CloseFds => ("could not close inherited files", ""),
+        Step::Init => ("could not start the init process", ""),
+        Step::Exec => match *errno {
+            libc::ENOENT => ("could not find the command", "; is it in the root filesystem and in PATH?"),
+            libc::EACCES => ("may not execute the command", "; is it executable?"),
+            _ => ("could not execute the command", ""),
+        },
+    };
+    let argument = if argument.is_empty() { String::new() } else { format!(" {argument:?}") };
+    let reason = if *errno == 0 { String::new() } else { format!(": {}", errno_text(*errno)) };
+    format!("{tried}{argument}{reason}{hint}")
+}

@@ -1,0 +1,134 @@
+//! What the agent's host is, and what its kernel offers: found once, at the start.
+
+use std::{fs, os::fd::AsFd as _, path::Path};
+
+use rustix::mount::{FsOpenFlags, fsopen};
+
+use super::{Config, cgroup::Cgroups};
+
+/// The host of an agent.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Made anew at each start of the agent.
+    pub instance_id: String,
+    /// As uname(2) has it.
+    pub hostname: String,
+    /// As uname(2) has it.
+    pub kernel_release: String,
+    /// As uname(2) has it.
+    pub architecture: String,
+    /// The layout of the cgroup filesystem.
+    pub cgroup_version: CgroupVersion,
+    /// The controllers that containers are placed under.
+    pub cgroup_controllers: Vec<String>,
+    /// The id of this boot.
+    pub boot_id: String,
+    /// CPUs that are online.
+    pub cpu_count: u32,
+    /// Usable memory in bytes.
+    pub memory_bytes: u64,
+    /// Kernel features.
+    pub features: Vec<Feature>,
+    /// Where runtime state is.
+    pub state_dir: std::path::PathBuf,
+    /// Where records and layers are.
+    pub data_dir: std::path::PathBuf,
+}
+
+/// The layout of the cgroup filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// One hierarchy for each controller.
+    V1,
+    /// The unified hierarchy.
+    V2,
+    /// Controllers in version 1, with a unified hierarchy beside them.
+    Hybrid,
+    /// None that can be used.
+    None,
+}
+
+/// A kernel feature.
+#[derive(Debug, Clone)]
+pub struct Feature {
+    /// Its name, part of the API.
+    pub name: &'static str,
+    /// Whether it is there.
+    pub available: bool,
+    /// What is done without it.
+    pub detail: String,
+}
+
+impl Facts {
+    /// Looks at the host.
+    pub fn gather(config: &Config, cgroups: &Cgroups, instance_id: String) -> Facts {
+        let uname = rustix::system::uname();
+        let text = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
+        Facts {
+            instance_id,
+            hostname: text(uname.nodename()),
+            kernel_release: text(uname.release()),
+            architecture: text(uname.machine()),
+            cgroup_version: cgroups.version(),
+            cgroup_controllers: cgroups.controllers(),
+            boot_id: boot_id(),
+            cpu_count: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+            memory_bytes: memory_bytes(),
+            features: features(cgroups),
+            state_dir: config.state_dir.clone(),
+            data_dir: config.data_dir.clone(),
+        }
+    }
+}
+
+/// The id of this boot.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+fn memory_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+fn features(cgroups: &Cgroups) -> Vec<Feature> {
+    let feature = |name, available, without: &str| Feature {
+        name,
+        available,
+        detail: if available { String::new() } else { without.to_owned() },
+    };
+    vec![
+        feature("overlayfs", filesystem("overlay"), "the `host` rootfs and overlay layers cannot be had"),
+        feature(
+            "overlay_layer_fds",
+            overlay_layer_fds(),
+            "an overlay in a user namespace cannot be had (Linux 6.13)",
+        ),
+        feature(
+            "device_policy",
+            cgroups.enforces_devices(),
+            "CAP_MKNOD is not granted, and everything but /dev is mounted nodev",
+        ),
+        feature(
+            "prepared_slots",
+            cgroups.needs_forker(),
+            "not needed: processes are born in their cgroup (CLONE_INTO_CGROUP)",
+        ),
+        feature("time_namespace", Path::new("/proc/self/ns/time").exists(), "time namespaces are refused"),
+    ]
+}
+
+fn filesystem(name: &str) -> bool {
+    let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    // A module that is not loaded yet is loaded by the first fsopen.
+    text.lines().any(|l| l.split('\t').nth(1) == Some(name)) || fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+}
+
+/// Whether overlayfs takes its layers as fds: tried on a context that is never created.
+fn overlay_layer_fds() -> bool {
+    let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
+    let Ok(dir) = fs::File::open("/") else { return false };
+    rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", dir.as_fd()).is_ok()
+}

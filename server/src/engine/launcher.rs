@@ -1,0 +1,102 @@
+//! The agent's side of the launcher: starts it, asks it for monitors, starts it again when it died.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use conti_runtime::{
+    launcher,
+    protocol::{LauncherReply, LauncherRequest, MAX_PACKET},
+    sys::{
+        memfd,
+        socket::{self, Wait},
+    },
+};
+use tokio::{io::unix::AsyncFd, sync::Mutex};
+use tracing::{info, warn};
+
+use super::{monitor::Monitor, watched::watched};
+
+/// The launcher of this agent.
+#[derive(Debug)]
+pub struct Launcher {
+    /// Its program, sealed in memory: nothing on disk can change what is started later.
+    image: OwnedFd,
+    /// What it is called in the process list.
+    tag: String,
+    /// The socket to the one that runs. Held over a request and its reply.
+    socket: Mutex<Option<AsyncFd<OwnedFd>>>,
+}
+
+impl Launcher {
+    /// Takes the program at `path`. Nothing is started yet.
+    pub fn new(path: &Path, tag: &str) -> io::Result<Launcher> {
+        let mut file = std::fs::File::open(path)?;
+        let image = memfd::executable("conti-runtime", &mut file)?;
+        Ok(Launcher { image, tag: tag.to_owned(), socket: Mutex::new(None) })
+    }
+
+    /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
+    /// forker attaches itself to.
+    pub async fn spawn_monitor(&self, procs: &[OwnedFd]) -> io::Result<Monitor> {
+        let (ours, theirs) = socket::pair()?;
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend(procs.iter().map(|fd| fd.as_fd()));
+        let mut socket = self.socket.lock().await;
+        // A launcher that died (or was killed) is found out by the first request after it.
+        for attempt in 0..2 {
+            let current = match socket.take() {
+                Some(current) => current,
+                None => self.start()?,
+            };
+            match request(&current, &fds).await {
+                Ok(LauncherReply::Spawned { .. }) => {
+                    *socket = Some(current);
+                    return Monitor::new(ours);
+                }
+                Ok(LauncherReply::Failed { errno }) => {
+                    *socket = Some(current);
+                    return Err(io::Error::from_raw_os_error(errno));
+                }
+                Err(error) if attempt == 0 => warn!(%error, "the launcher is gone; starting another"),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("the launcher cannot be started"))
+    }
+
+    fn start(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        let (pid, socket) = launcher::spawn(self.image.as_fd(), &self.tag)?;
+        info!(pid, "launcher started");
+        watched(socket)
+    }
+
+    /// Lets the launcher go. Monitors and what they run stay.
+    pub async fn stop(&self) {
+        self.socket.lock().await.take();
+    }
+}
+
+async fn request(socket: &AsyncFd<OwnedFd>, fds: &[BorrowedFd<'_>]) -> io::Result<LauncherReply> {
+    let packet = serde_json::to_vec(&LauncherRequest::Spawn)?;
+    loop {
+        let mut ready = socket.writable().await?;
+        if let Ok(sent) = ready.try_io(|fd| socket::send_packet(fd, &packet, fds, Wait::No)) {
+            sent?;
+            break;
+        }
+    }
+    loop {
+        let mut ready = socket.readable().await?;
+        let mut buffer = vec![0; MAX_PACKET];
+        if let Ok(received) = ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
+            let len = received?.len;
+            if len == 0 {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            return Ok(serde_json::from_slice(&buffer[..len])?);
+        }
+    }
+}

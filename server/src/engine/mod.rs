@@ -1,0 +1,223 @@
+//! The engine: containers and sessions, without gRPC and without generated messages.
+//!
+//! Read in this order:
+//!
+//! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
+//! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
+//! - [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
+//! - [`enter`]: sessions in containers and in processes of the host;
+//! - [`session`]: streams, ends, and the task that follows a monitor;
+//! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
+//! - [`cgroup`]: cgroups and device policies;
+//! - [`recover`]: what an agent that was started again finds;
+//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
+
+pub mod assemble;
+pub mod cgroup;
+pub mod container;
+pub mod enter;
+pub mod error;
+pub mod facts;
+pub mod id;
+pub mod info;
+pub mod launcher;
+pub mod lifecycle;
+pub mod monitor;
+pub mod name;
+pub mod process;
+pub mod recover;
+pub mod registry;
+pub mod session;
+pub mod slots;
+pub mod sources;
+pub mod spec;
+pub mod store;
+pub mod watched;
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use cgroup::Cgroups;
+use error::{Error, Result};
+pub use facts::Facts;
+use info::{ContainerInfo, SessionEnd, SessionInfo};
+use launcher::Launcher;
+use registry::Registry;
+use session::Session;
+use slots::Slots;
+use sources::host_view::HostView;
+
+/// Where an engine keeps what it has.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Runtime state: sessions, sockets. Goes with the boot.
+    pub state_dir: PathBuf,
+    /// Container records and private layers.
+    pub data_dir: PathBuf,
+    /// The program of the launcher.
+    pub runtime: PathBuf,
+}
+
+/// The engine of one agent.
+#[derive(Debug)]
+pub struct Engine {
+    facts: Facts,
+    registry: Registry,
+    launcher: Arc<Launcher>,
+    cgroups: Arc<Cgroups>,
+    slots: Arc<Slots>,
+    view: HostView,
+    /// `DATA/containers`
+    containers_dir: PathBuf,
+    /// `STATE/sessions`
+    sessions_dir: PathBuf,
+    /// The agent's own mount namespace: the host's.
+    host_mount_ns: OwnedFd,
+    /// The agent's own devpts, for terminals in processes of the host.
+    host_devpts: OwnedFd,
+    /// Hold the locks of both directories.
+    _locks: [File; 2],
+}
+
+impl Engine {
+    /// Starts an engine: takes its directories, finds what an earlier one left, and makes ready.
+    pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        // Modes that are given are meant as they are.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
+        let containers_dir = sub_dir(&config.data_dir, "containers")?;
+        let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
+        let tag = config.state_dir.to_string_lossy().into_owned();
+        let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
+        let launcher = Launcher::new(&config.runtime, &tag).map_err(|error| {
+            let what = format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
+            Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+        })?;
+        let launcher = Arc::new(launcher);
+        let view = HostView::make(config.state_dir.join("host-view")).map_err(io_error("cannot make the host view"))?;
+        let open = |path: &str| File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"));
+        let engine = Arc::new(Engine {
+            facts: Facts::gather(&config, &cgroups, id::new()),
+            registry: Registry::default(),
+            slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
+            launcher,
+            cgroups,
+            view,
+            containers_dir,
+            sessions_dir,
+            host_mount_ns: open("/proc/self/ns/mnt")?,
+            host_devpts: open("/dev/pts")?,
+            _locks: locks,
+        });
+        engine.recover().await;
+        let slots = engine.slots.clone();
+        tokio::spawn(async move { slots.keep_filled().await });
+        Ok(engine)
+    }
+
+    /// Lets go of what only a running agent needs. Containers and sessions stay.
+    pub async fn shutdown(&self) {
+        self.slots.clear().await;
+        for container in self.registry.containers() {
+            container.now().spare.take();
+        }
+        self.launcher.stop().await;
+        if self.registry.containers().is_empty() {
+            self.cgroups.remove_if_empty();
+        }
+    }
+
+    /// What the host is.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Describes a container.
+    pub fn container(&self, container: &str) -> Result<ContainerInfo> {
+        Ok(self.registry.container(container)?.info())
+    }
+
+    /// Describes all containers, the oldest first.
+    pub fn containers(&self) -> Vec<ContainerInfo> {
+        let mut all: Vec<ContainerInfo> = self.registry.containers().iter().map(|c| c.info()).collect();
+        all.sort_by(|a, b| (a.create_time, &a.id).cmp(&(b.create_time, &b.id)));
+        all
+    }
+
+    /// Waits until the main process of a container has ended.
+    pub async fn wait(&self, container: &str) -> Result<SessionEnd> {
+        let container = self.registry.container(container)?;
+        let (session, end) = {
+            let now = container.now();
+            (now.session.clone(), now.end.clone())
+        };
+        match (session, end) {
+            (_, Some(end)) => Ok(end),
+            (Some(session), None) => Ok(session.wait().await),
+            (None, None) => Err(container.wrong_state("wait for", "created or running")),
+        }
+    }
+
+    /// Finds a session.
+    pub fn session(&self, id: &str) -> Result<Arc<Session>> {
+        self.registry.session(id)
+    }
+
+    /// Finds the main session of a container.
+    pub fn main_session(&self, container: &str) -> Result<Arc<Session>> {
+        let container = self.registry.container(container)?;
+        let session = container.now().session.clone();
+        session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
+    }
+
+    /// Describes sessions, the oldest first.
+    pub fn sessions(&self, container: Option<&str>) -> Result<Vec<SessionInfo>> {
+        let id = container.map(|key| self.registry.container(key)).transpose()?.map(|c| c.id.clone());
+        let mut all: Vec<SessionInfo> = self.registry.sessions(id.as_deref()).iter().map(|s| s.info()).collect();
+        all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
+        Ok(all)
+    }
+}
+
+/// An error of the host, with what was tried.
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Exhausted { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+/// Makes a directory that only root may enter, and takes its lock: one agent for one directory.
+fn take_dir(dir: &Path) -> Result<File> {
+    let at = |error: io::Error| Error::Exhausted {
+        what: format!("cannot use the directory {}", dir.display()),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
+    let lock = File::create(dir.join("lock")).map_err(at)?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::AGAIN) => Err(Error::Exhausted {
+            what: format!(
+                "another agent uses the directory {}; stop it, or choose others with --state-dir and --data-dir",
+                dir.display()
+            ),
+            errno: libc::EBUSY,
+        }),
+        Err(errno) => Err(at(errno.into())),
+    }
+}
+
+fn sub_dir(dir: &Path, name: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("cannot make a directory")(error)),
+        _ => Ok(path),
+    }
+}

@@ -1,0 +1,84 @@
+//! The agent's side of a monitor: packets to and from it.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use conti_runtime::{
+    plan::Plan,
+    protocol::{FromMonitor, MAX_PACKET, MAX_PACKET_FDS, ToMonitor},
+    sys::{
+        memfd,
+        socket::{self, Packet, Wait},
+    },
+};
+use tokio::io::unix::AsyncFd;
+
+use super::watched::watched;
+
+/// A connection to a monitor.
+#[derive(Debug)]
+pub struct Monitor {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// The fds that every plan travels with, in the order of `ToMonitor::Run`.
+#[derive(Debug)]
+pub struct RunFds<'a> {
+    /// The journal's memfd.
+    pub journal: BorrowedFd<'a>,
+    /// Tells the agent of output, and of room for input.
+    pub to_agent: BorrowedFd<'a>,
+    /// Tells the monitor of input, and of room for output.
+    pub to_monitor: BorrowedFd<'a>,
+    /// Where an agent that was started again connects.
+    pub listener: BorrowedFd<'a>,
+    /// The session's directory.
+    pub directory: BorrowedFd<'a>,
+}
+
+impl Monitor {
+    /// Takes over one end of a socket pair, or a connected socket.
+    pub fn new(socket: OwnedFd) -> io::Result<Monitor> {
+        Ok(Monitor { socket: watched(socket)? })
+    }
+
+    /// Hands over a plan.
+    pub fn run(&self, plan: &Plan, run: &RunFds<'_>, plan_fds: &[OwnedFd]) -> io::Result<()> {
+        let sealed = memfd::sealed("conti-plan", &serde_json::to_vec(plan)?)?;
+        let mut fds = vec![sealed.as_fd(), run.journal, run.to_agent, run.to_monitor, run.listener, run.directory];
+        fds.extend(plan_fds.iter().map(|fd| fd.as_fd()));
+        let mut parts = fds.chunks(MAX_PACKET_FDS);
+        let count = u32::try_from(plan_fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.send_with(&ToMonitor::Run { plan_fds: count }, parts.next().unwrap_or_default())?;
+        for part in parts {
+            self.send_with(&ToMonitor::MoreFds, part)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a packet. A monitor always reads: where its queue is full it hangs, and that is an error.
+    pub fn send(&self, message: &ToMonitor) -> io::Result<()> {
+        self.send_with(message, &[])
+    }
+
+    fn send_with(&self, message: &ToMonitor, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        socket::send_packet(&self.socket, &serde_json::to_vec(message)?, fds, Wait::No)
+    }
+
+    /// Waits for the next packet. `None`: the monitor is gone. Cancel-safe.
+    pub async fn receive(&self) -> io::Result<Option<(FromMonitor, Vec<OwnedFd>)>> {
+        let mut buffer = [0; MAX_PACKET];
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
+                Ok(Ok(Packet { len: 0, .. })) => return Ok(None),
+                Ok(Ok(Packet { len, fds })) => return Ok(Some((serde_json::from_slice(&buffer[..len])?, fds))),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Err(error)) => return Err(error),
+                Err(_would_block) => {}
+            }
+        }
+    }
+}

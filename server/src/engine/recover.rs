@@ -1,0 +1,283 @@
+//! What an agent that was started again finds: records of containers, directories of sessions, and
+//! monitors that went on without it.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use conti_runtime::{
+    journal::{Reader, Totals},
+    protocol::{FromMonitor, MonitorState, VERSION},
+    sys::socket,
+};
+use tracing::{info, warn};
+
+use super::{
+    Engine,
+    container::Container,
+    info::EndReason,
+    monitor::Monitor,
+    session::{
+        Journal, Session, State,
+        store::{self, Record},
+        supervise::{self, Outcome},
+    },
+    spec::{ContainerSpec, OnDisconnect},
+};
+
+/// How long a monitor may take to say where it stands. It does nothing else meanwhile that takes long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A session whose monitor lives.
+struct Alive {
+    session: Arc<Session>,
+    monitor: Arc<Monitor>,
+    to_agent: OwnedFd,
+    devpts: Option<OwnedFd>,
+    outcome: Option<Outcome>,
+}
+
+enum Found {
+    Alive(Alive),
+    Ended(Arc<Session>, Outcome),
+}
+
+impl Engine {
+    /// Rebuilds the registry. Never fails: what cannot be understood is set aside and told.
+    pub(super) async fn recover(self: &Arc<Self>) {
+        let mut found = Vec::new();
+        for dir in directories(&self.sessions_dir) {
+            match self.find(&dir).await {
+                Ok(session) => found.push(session),
+                Err(error) => {
+                    warn!(dir = %dir.display(), %error, "a session's directory tells nothing and is removed");
+                    store::remove(&dir);
+                }
+            }
+        }
+        for dir in directories(&self.containers_dir) {
+            let container = self.container_from(&dir);
+            if let Some(id) = &container.request_id {
+                self.registry.remember_request(id, container.id.clone());
+            }
+            if let Err(error) = self.registry.add_container(container) {
+                warn!(dir = %dir.display(), %error, "a container cannot be taken over");
+            }
+        }
+        let mut keep = Vec::new();
+        let (main, others): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| f.session().record.main);
+        for session in main.into_iter().chain(others) {
+            self.take_over(session, &mut keep).await;
+        }
+        for container in self.registry.containers() {
+            self.settle(&container).await;
+        }
+        // Slots of the agent before, and what a crash left.
+        for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
+            let cgroup = self.cgroups.open(&name);
+            cgroup.kill();
+            if !cgroup.remove() {
+                warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
+            }
+        }
+    }
+
+    fn container_from(&self, dir: &Path) -> Arc<Container> {
+        match Container::read_record(dir) {
+            Ok(record) => {
+                let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
+                let container = Container::from_record(record, &self.containers_dir);
+                if boot_id != self.facts.boot_id && !ended {
+                    container.now().end = Some(supervise::lost("the host was started again", Totals::default()));
+                }
+                Arc::new(container)
+            }
+            Err(error) => {
+                let problem = format!("its record {} is damaged: {error}; it can only be deleted", dir.display());
+                warn!(problem, "a container is set aside");
+                let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
+                let container = Container::new(id, spec, &self.containers_dir, None);
+                container.now().quarantined = Some(problem);
+                Arc::new(container)
+            }
+        }
+    }
+
+    /// Looks at one session's directory.
+    async fn find(&self, dir: &Path) -> io::Result<Found> {
+        let record = store::read(dir)?;
+        match socket::connect_path(&dir.join(store::SOCKET)) {
+            Ok(socket) => match tokio::time::timeout(PATIENCE, self.connect(&record, dir, socket)).await {
+                Ok(Ok(alive)) => return Ok(Found::Alive(alive)),
+                Ok(Err(error)) => warn!(session = record.id, %error, "its monitor does not answer as it should"),
+                Err(_) => warn!(session = record.id, "its monitor does not answer"),
+            },
+            // Nobody listens: the monitor has gone, with or without an end.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(session = record.id, %error, "its monitor cannot be reached"),
+        }
+        let journal = store::read_journal(dir).map_or(Journal::Lost, Journal::Saved);
+        let outcome = match store::read_end(dir) {
+            Ok(end) => Outcome { end: supervise::translate(&end), failure: None },
+            Err(_) => Outcome {
+                end: supervise::lost("its monitor died while the agent was away", Totals::default()),
+                failure: None,
+            },
+        };
+        let session = Session::new(record, dir.to_owned(), journal, None, None, State::Assembling);
+        Ok(Found::Ended(Arc::new(session), outcome))
+    }
+
+    async fn connect(&self, record: &Record, dir: &Path, socket: OwnedFd) -> io::Result<Alive> {
+        let monitor = Arc::new(Monitor::new(socket)?);
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        let Some((FromMonitor::State { version, state }, fds)) = monitor.receive().await? else {
+            return Err(invalid("it does not say where it stands"));
+        };
+        if version > VERSION {
+            return Err(invalid("it speaks a newer protocol than this agent"));
+        }
+        let mut fds = fds.into_iter();
+        let (Some(journal), Some(to_agent), Some(to_monitor)) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(invalid("it did not send the journal"));
+        };
+        let journal = Journal::Live(Reader::map(journal)?);
+        let session =
+            Session::new(record.clone(), dir.to_owned(), journal, Some(monitor.clone()), Some(to_monitor), State::Assembling);
+        let session = Arc::new(session);
+        let known = matches!(state, MonitorState::Created(_) | MonitorState::Running(_));
+        let outcome = supervise::adopt(&session, state);
+        if !known && outcome.is_none() {
+            return Err(invalid("it was still assembling"));
+        }
+        Ok(Alive { session, monitor, to_agent, devpts: fds.next(), outcome })
+    }
+
+    async fn take_over(self: &Arc<Self>, found: Found, keep: &mut Vec<String>) {
+        let session = found.session().clone();
+        let container = session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
+        if let (Some(id), false) = (&session.record.request_id, session.record.main) {
+            self.registry.remember_request(id, session.id.clone());
+        }
+        self.registry.add_session(session.clone());
+        match (found, container) {
+            (found, Some(container)) if session.record.main => {
+                {
+                    let mut now = container.now();
+                    now.session = Some(session.clone());
+                    now.session_id.clone_from(&session.id);
+                }
+                let cgroup = Container::read_record(&container.dir).ok().and_then(|record| record.cgroup);
+                if let Some(name) = cgroup {
+                    container.now().cgroup = Some(Arc::new(self.cgroups.open(&name)));
+                    keep.push(name);
+                }
+                match found {
+                    Found::Alive(mut alive) => {
+                        info!(container = %container.id, "goes on");
+                        container.now().devpts = alive.devpts.take().map(Arc::new);
+                        self.resume_policy(&session);
+                        self.refill_spare(&container);
+                        let engine = self.clone();
+                        tokio::spawn(async move {
+                            let outcome = follow(&mut alive).await;
+                            engine.main_ended(&container, &alive.session, outcome).await;
+                        });
+                    }
+                    Found::Ended(session, outcome) => {
+                        // The state is rebuilt before the registry is served to anybody.
+                        if container.now().end.is_some() {
+                            supervise::finish(&session, outcome);
+                        } else {
+                            self.main_ended(&container, &session, outcome).await;
+                        }
+                    }
+                }
+            }
+            (Found::Alive(mut alive), container) => {
+                self.resume_policy(&session);
+                let engine = self.clone();
+                tokio::spawn(async move {
+                    let outcome = follow(&mut alive).await;
+                    engine.exec_ended(container.as_ref(), &alive.session, outcome).await;
+                });
+            }
+            (Found::Ended(session, outcome), _) => {
+                supervise::finish(&session, outcome);
+                self.registry.keep_ended(&session.id);
+            }
+        }
+    }
+
+    /// The clients of the agent before are gone: the policies begin, with time to come back.
+    fn resume_policy(&self, session: &Arc<Session>) {
+        const TIME_TO_COME_BACK: Duration = Duration::from_secs(60);
+        if !session.record.streamed || session.ended() {
+            return;
+        }
+        match session.record.io.policy.on_disconnect {
+            OnDisconnect::Detach => {}
+            OnDisconnect::Keep(time) => session.keep_for(time, 0),
+            // It was no client's doing that the stream broke off.
+            OnDisconnect::Kill | OnDisconnect::HangUp => session.keep_for(TIME_TO_COME_BACK, 0),
+        }
+    }
+
+    /// A container of which no session was found.
+    async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
+        let lost = {
+            let now = container.now();
+            now.quarantined.is_none() && now.session.is_none()
+        };
+        if !lost {
+            return;
+        }
+        if container.spec.auto_remove {
+            info!(container = %container.id, "was to remove itself, and is removed");
+            self.forget(container).await;
+            return;
+        }
+        if container.now().end.is_none() {
+            container.now().end = Some(supervise::lost("its session's records are gone", Totals::default()));
+        }
+        if let Err(error) = container.save(&self.facts.boot_id) {
+            warn!(container = %container.id, %error, "its state could not be recorded");
+        }
+    }
+}
+
+impl Found {
+    fn session(&self) -> &Arc<Session> {
+        match self {
+            Found::Alive(alive) => &alive.session,
+            Found::Ended(session, _) => session,
+        }
+    }
+}
+
+async fn follow(alive: &mut Alive) -> Outcome {
+    if let Some(outcome) = alive.outcome.take() {
+        return outcome;
+    }
+    let to_agent = match alive.to_agent.try_clone() {
+        Ok(fd) => fd,
+        Err(error) => {
+            let reason = EndReason::Lost(format!("its streams cannot be followed: {error}"));
+            let mut end = supervise::lost("", Totals::default());
+            end.reason = reason;
+            return Outcome { end, failure: None };
+        }
+    };
+    supervise::follow(&alive.session, &alive.monitor, to_agent).await
+}
+
+fn directories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
+}

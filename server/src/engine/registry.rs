@@ -1,0 +1,166 @@
+//! What there is: containers by id and name, sessions by id, and what repeated requests made.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::OnceCell;
+
+use super::{
+    container::Container,
+    error::{Error, Result},
+    session::{Session, store},
+};
+
+/// How many ended sessions are kept besides the main sessions of containers.
+const ENDED_KEPT: usize = 100;
+
+/// How many request ids are remembered.
+const REQUESTS_KEPT: usize = 4096;
+
+/// What a request made: the id of a container or a session.
+pub type Made = Arc<OnceCell<String>>;
+
+/// Everything that the engine knows of.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    containers: BTreeMap<String, Arc<Container>>,
+    names: HashMap<String, String>,
+    sessions: HashMap<String, Arc<Session>>,
+    /// Ended sessions that no container keeps, the oldest first.
+    ended: VecDeque<String>,
+    requests: HashMap<String, Made>,
+    request_order: VecDeque<String>,
+}
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing below panics half way through a change.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds a container; its name becomes taken.
+    pub fn add_container(&self, container: Arc<Container>) -> Result<()> {
+        let mut inner = self.lock();
+        let name = &container.spec.name;
+        if let Some(id) = inner.names.get(name) {
+            return Err(Error::NameTaken { name: name.clone(), id: id.clone() });
+        }
+        // A container is not named like the id of another, so that neither hides the other.
+        if inner.containers.contains_key(name) {
+            return Err(Error::NameTaken { name: name.clone(), id: name.clone() });
+        }
+        inner.names.insert(name.clone(), container.id.clone());
+        inner.containers.insert(container.id.clone(), container);
+        Ok(())
+    }
+
+    /// Removes a container. Its name is free again.
+    pub fn remove_container(&self, container: &Container) {
+        let mut inner = self.lock();
+        inner.containers.remove(&container.id);
+        if inner.names.get(&container.spec.name) == Some(&container.id) {
+            inner.names.remove(&container.spec.name);
+        }
+    }
+
+    /// Whether a name is free.
+    pub fn name_is_free(&self, name: &str) -> bool {
+        let inner = self.lock();
+        !inner.names.contains_key(name) && !inner.containers.contains_key(name)
+    }
+
+    /// Finds a container by id, name, or a prefix of its id of at least four characters.
+    pub fn container(&self, key: &str) -> Result<Arc<Container>> {
+        let inner = self.lock();
+        let id = inner.names.get(key).map_or(key, String::as_str);
+        if let Some(container) = inner.containers.get(id) {
+            return Ok(container.clone());
+        }
+        if key.len() < 4 {
+            return Err(Error::NoSuchContainer(key.to_owned()));
+        }
+        let mut fits = inner.containers.range(key.to_owned()..).take_while(|(id, _)| id.starts_with(key));
+        match (fits.next(), fits.next()) {
+            (Some((_, container)), None) => Ok(container.clone()),
+            (Some(_), Some(_)) => Err(Error::AmbiguousContainer(key.to_owned())),
+            (None, _) => Err(Error::NoSuchContainer(key.to_owned())),
+        }
+    }
+
+    /// All containers, in no order.
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.lock().containers.values().cloned().collect()
+    }
+
+    /// Adds a session.
+    pub fn add_session(&self, session: Arc<Session>) {
+        self.lock().sessions.insert(session.id.clone(), session);
+    }
+
+    /// Finds a session.
+    pub fn session(&self, id: &str) -> Result<Arc<Session>> {
+        self.lock().sessions.get(id).cloned().ok_or_else(|| Error::NoSuchSession(id.to_owned()))
+    }
+
+    /// All sessions, or those in a container, in no order.
+    pub fn sessions(&self, container: Option<&str>) -> Vec<Arc<Session>> {
+        let inner = self.lock();
+        let fits = |session: &&Arc<Session>| match container {
+            None => true,
+            Some(id) => session.record.container.as_ref().is_some_and(|c| c.id == id),
+        };
+        inner.sessions.values().filter(fits).cloned().collect()
+    }
+
+    /// Keeps an ended session for a while; the oldest of those that are kept so makes room.
+    pub fn keep_ended(&self, id: &str) {
+        let forgotten = {
+            let mut inner = self.lock();
+            inner.ended.push_back(id.to_owned());
+            if inner.ended.len() > ENDED_KEPT {
+                inner.ended.pop_front().and_then(|oldest| inner.sessions.remove(&oldest))
+            } else {
+                None
+            }
+        };
+        if let Some(session) = forgotten {
+            store::remove(&session.dir);
+        }
+    }
+
+    /// Forgets a session.
+    pub fn remove_session(&self, id: &str) {
+        let mut inner = self.lock();
+        inner.sessions.remove(id);
+        inner.ended.retain(|kept| kept != id);
+    }
+
+    /// The place for what the request `id` makes: the same for the same id.
+    pub fn request(&self, id: &str) -> Made {
+        let mut inner = self.lock();
+        if let Some(made) = inner.requests.get(id) {
+            return made.clone();
+        }
+        if inner.request_order.len() >= REQUESTS_KEPT
+            && let Some(oldest) = inner.request_order.pop_front()
+        {
+            inner.requests.remove(&oldest);
+        }
+        let made = Made::default();
+        inner.requests.insert(id.to_owned(), made.clone());
+        inner.request_order.push_back(id.to_owned());
+        made
+    }
+
+    /// Remembers what a request made before the agent was started.
+    pub fn remember_request(&self, id: &str, made: String) {
+        let _ = self.request(id).set(made);
+    }
+}

@@ -1,0 +1,370 @@
+//! Sessions: processes with their stdio, their journal and their end.
+//!
+//! - [`Session`]: what is known of one, and what can be asked of its process;
+//! - [`stream`]: those who read the journal: one driver, any number of viewers;
+//! - [`supervise`]: the task that follows one monitor until the end;
+//! - [`store`]: its directory, from which an agent that was started again finds it.
+
+pub mod store;
+pub mod stream;
+pub mod supervise;
+
+use std::{
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+use conti_runtime::{
+    journal::{Mode, ReadResult, Reader, Saved, Totals},
+    plan::SetupFailure,
+    protocol::{self, ProcessId, ToMonitor},
+};
+use tokio::sync::watch;
+
+use super::{
+    error::{Error, Result},
+    info::{SessionEnd, SessionInfo, SessionState},
+    monitor::Monitor,
+    spec::{OnDisconnect, SessionIo, TerminalSize},
+};
+
+pub use stream::{Driver, Event, Viewer};
+
+/// One process that Conti started, with all that belongs to it.
+#[derive(Debug)]
+pub struct Session {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// What it was started as.
+    pub record: store::Record,
+    /// Its directory.
+    pub dir: PathBuf,
+    journal: Journal,
+    /// The monitor, as long as there is one.
+    monitor: Mutex<Option<Arc<Monitor>>>,
+    /// Wakes the monitor when there is room for output, or input.
+    to_monitor: Option<OwnedFd>,
+    /// Where it stands.
+    state: watch::Sender<State>,
+    /// Changes whenever the journal has: new output, or new room for input.
+    activity: watch::Sender<()>,
+    /// Counts those who drove it: the last one is its driver.
+    drivers: watch::Sender<u64>,
+    /// The one who drives it now; 0: nobody.
+    driver: AtomicU64,
+    /// Held while input is written, so that two writers do not mix.
+    input: tokio::sync::Mutex<()>,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// Its plan is being carried out.
+    Assembling,
+    /// Paused before its command.
+    Created(ProcessId),
+    /// Its command runs.
+    Running(ProcessId),
+    /// It has ended. With the failure where its set-up failed.
+    Ended(SessionEnd, Option<SetupFailure>),
+}
+
+/// What a session wrote.
+#[derive(Debug)]
+pub enum Journal {
+    /// Shared with the monitor, or kept after it.
+    Live(Reader),
+    /// Read back from the file that the monitor left.
+    Saved(Saved),
+    /// Nothing is left of it.
+    Lost,
+}
+
+impl Journal {
+    fn read(&self, offset: u64, max: usize) -> ReadResult {
+        match self {
+            Journal::Live(reader) => reader.read(offset, max),
+            Journal::Saved(saved) => saved.read(offset, max),
+            Journal::Lost => ReadResult::Empty,
+        }
+    }
+
+    fn head(&self) -> u64 {
+        match self {
+            Journal::Live(reader) => reader.head(),
+            Journal::Saved(saved) => saved.head(),
+            Journal::Lost => 0,
+        }
+    }
+
+    fn tail(&self) -> u64 {
+        match self {
+            Journal::Live(reader) => reader.tail(),
+            Journal::Saved(saved) => saved.tail(),
+            Journal::Lost => 0,
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        match self {
+            Journal::Live(reader) => reader.totals(),
+            Journal::Saved(saved) => saved.totals(),
+            Journal::Lost => Totals::default(),
+        }
+    }
+
+    fn live(&self) -> Option<&Reader> {
+        match self {
+            Journal::Live(reader) => Some(reader),
+            _ => None,
+        }
+    }
+}
+
+impl Session {
+    /// Puts a session together. `monitor` and `to_monitor` are missing where it has ended already.
+    pub fn new(
+        record: store::Record,
+        dir: PathBuf,
+        journal: Journal,
+        monitor: Option<Arc<Monitor>>,
+        to_monitor: Option<OwnedFd>,
+        state: State,
+    ) -> Session {
+        Session {
+            id: record.id.clone(),
+            record,
+            dir,
+            journal,
+            monitor: Mutex::new(monitor),
+            to_monitor,
+            state: watch::Sender::new(state),
+            activity: watch::Sender::new(()),
+            drivers: watch::Sender::new(0),
+            driver: AtomicU64::new(0),
+            input: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// What is known of it.
+    pub fn info(&self) -> SessionInfo {
+        let (state, pid, end) = match &*self.state.borrow() {
+            State::Assembling => (SessionState::Created, 0, None),
+            State::Created(process) => (SessionState::Created, process.pid, None),
+            State::Running(process) => (SessionState::Running, process.pid, None),
+            State::Ended(end, _) => (SessionState::Ended, 0, Some(end.clone())),
+        };
+        let container = self.record.container.as_ref();
+        SessionInfo {
+            id: self.id.clone(),
+            container_id: container.map(|c| c.id.clone()),
+            container_name: container.map(|c| c.name.clone()),
+            main: self.record.main,
+            state,
+            argv: self.record.argv.clone(),
+            terminal: self.io().terminal.is_some(),
+            pid,
+            start_time: self.record.start_time,
+            end,
+            output_offset: self.journal.head(),
+            retained_offset: self.journal.tail(),
+            input_offset: self.journal.live().map_or(0, Reader::input_head),
+            attached: self.driver.load(Ordering::Acquire) != 0,
+        }
+    }
+
+    /// Waits until it has ended.
+    pub async fn wait(&self) -> SessionEnd {
+        let mut states = self.state.subscribe();
+        loop {
+            if let State::Ended(end, _) = &*states.borrow_and_update() {
+                return end.clone();
+            }
+            if states.changed().await.is_err() {
+                // Cannot be: `self` holds the sender. A session that nobody follows is lost.
+                return supervise::lost("nobody follows this session any more", Totals::default());
+            }
+        }
+    }
+
+    /// Waits until its set-up is past `Assembling`: what it has come to.
+    pub async fn assembled(&self) -> State {
+        self.until(|state| !matches!(state, State::Assembling)).await
+    }
+
+    /// Waits until its command runs, or has ended, or never will.
+    pub async fn started(&self) -> State {
+        self.until(|state| matches!(state, State::Running(_) | State::Ended(..))).await
+    }
+
+    async fn until(&self, reached: impl Fn(&State) -> bool) -> State {
+        let mut states = self.state.subscribe();
+        match states.wait_for(|state| reached(state)).await {
+            Ok(state) => state.clone(),
+            Err(_) => self.state.borrow().clone(),
+        }
+    }
+
+    /// Where it stands now.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        matches!(&*self.state.borrow(), State::Ended(..))
+    }
+
+    /// Takes over the streams: the one who drove them before only looks from now on. Output is sent
+    /// from `from` on, or else from the oldest byte that is retained.
+    pub fn drive(self: &Arc<Self>, from: Option<u64>) -> Driver {
+        Driver::new(self.clone(), from)
+    }
+
+    /// Looks at the output without any effect on the session.
+    pub fn view(self: &Arc<Self>, from: Option<u64>) -> Viewer {
+        Viewer::new(self.clone(), from)
+    }
+
+    /// Writes input at `offset`, or else where input stands, and returns up to where it was taken
+    /// then: all of it. What was taken before is skipped.
+    pub async fn write(&self, offset: Option<u64>, data: Bytes) -> Result<u64> {
+        let _turn = self.input.lock().await;
+        let reader = self.input_end()?;
+        let taken = reader.input_head();
+        let offset = offset.unwrap_or(taken);
+        if offset > taken {
+            return Err(Error::InputOffset { offset, taken });
+        }
+        let known = usize::try_from(taken - offset).unwrap_or(usize::MAX).min(data.len());
+        let mut rest = &data[known..];
+        let mut activity = self.activity.subscribe();
+        while !rest.is_empty() {
+            activity.mark_unchanged();
+            self.input_end()?;
+            let pushed = reader.push_input(rest);
+            rest = &rest[pushed..];
+            if pushed > 0 {
+                self.wake_monitor();
+            } else if activity.changed().await.is_err() {
+                break;
+            }
+        }
+        Ok(reader.input_head())
+    }
+
+    /// The input ring, while it can be written to.
+    fn input_end(&self) -> Result<&Reader> {
+        let reader = self.journal.live().filter(|_| !self.ended());
+        let reader = reader.ok_or_else(|| self.wrong_state("it has ended"))?;
+        if reader.input_closed() || !self.io().takes_input() {
+            return Err(self.wrong_state("its input is closed"));
+        }
+        if reader.input_broken() {
+            return Err(self.wrong_state("its process has closed its input"));
+        }
+        Ok(reader)
+    }
+
+    /// Up to where input was taken, and whether no more will be.
+    pub fn input(&self) -> (u64, bool) {
+        match self.journal.live() {
+            Some(reader) => (reader.input_head(), self.input_end().is_err()),
+            None => (0, true),
+        }
+    }
+
+    /// Closes the input: the process reads end-of-file once it has read what was written.
+    pub fn close_input(&self) -> Result<()> {
+        if let Some(reader) = self.journal.live()
+            && !self.ended()
+            && !reader.input_closed()
+        {
+            reader.close_input();
+            self.wake_monitor();
+        }
+        Ok(())
+    }
+
+    /// Changes the terminal's size.
+    pub fn resize(&self, size: TerminalSize) -> Result<()> {
+        if self.io().terminal.is_none() {
+            return Err(self.wrong_state("it has no terminal"));
+        }
+        self.tell(&ToMonitor::Resize { columns: size.columns, rows: size.rows })
+    }
+
+    /// Sends a signal to the process on a client's behalf.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let cause = (signal == libc::SIGKILL).then_some(protocol::KillCause::Client);
+        self.tell(&ToMonitor::Signal { signal, cause })
+    }
+
+    /// Kills the process, for a cause that becomes its end.
+    pub fn kill(&self, cause: protocol::KillCause) -> Result<()> {
+        self.tell(&ToMonitor::Signal { signal: libc::SIGKILL, cause: Some(cause) })
+    }
+
+    /// Sends a signal that is meant to end the session.
+    pub fn end_with(&self, signal: i32, cause: protocol::KillCause) -> Result<()> {
+        self.tell(&ToMonitor::Signal { signal, cause: Some(cause) })
+    }
+
+    /// Lets a paused init go on.
+    pub fn go(&self) -> Result<()> {
+        self.tell(&ToMonitor::Start)
+    }
+
+    /// Sends a packet to the monitor.
+    fn tell(&self, message: &ToMonitor) -> Result<()> {
+        if self.ended() {
+            return Err(self.wrong_state("it has ended"));
+        }
+        let monitor = self.monitor.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let monitor = monitor.ok_or_else(|| self.wrong_state("it has ended"))?;
+        match monitor.send(message) {
+            Ok(()) => Ok(()),
+            // The monitor has gone a moment ago: its end is on its way.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(self.wrong_state("it has ended")),
+            Err(error) => Err(Error::Internal(format!("session {}: its monitor cannot be reached: {error}", self.id))),
+        }
+    }
+
+    /// Says that nobody will drive it: what it writes is kept as far as the journal goes.
+    pub fn let_run(&self) {
+        if let Some(reader) = self.journal.live() {
+            reader.set_mode(Mode::Drop);
+            self.wake_monitor();
+        }
+    }
+
+    fn wake_monitor(&self) {
+        if let Some(fd) = &self.to_monitor {
+            // Full means that a wake-up is on its way already.
+            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn io(&self) -> &SessionIo {
+        &self.record.io
+    }
+
+    fn on_disconnect(&self) -> OnDisconnect {
+        self.io().policy.on_disconnect
+    }
+
+    /// When it was started.
+    pub fn start_time(&self) -> SystemTime {
+        self.record.start_time
+    }
+
+    fn wrong_state(&self, problem: &'static str) -> Error {
+        Error::WrongSessionState { session: self.id.clone(), problem }
+    }
+}

@@ -1,0 +1,88 @@
+//! The directory of a session: its record, its monitor's socket, and what the monitor leaves.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use conti_runtime::{journal::Saved, protocol::End};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{spec::SessionIo, store};
+
+/// The monitor's listening socket, in the session's directory.
+pub const SOCKET: &str = "monitor.sock";
+/// The end, written by the monitor.
+pub const END: &str = "end.json";
+/// What was written and not read by then, written by the monitor.
+pub const JOURNAL: &str = "journal";
+const RECORD: &str = "session.json";
+
+/// What a session was started as.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its id.
+    pub id: String,
+    /// Its container.
+    pub container: Option<ContainerRef>,
+    /// Whether it is the main process of that container.
+    pub main: bool,
+    /// The command and its arguments.
+    pub argv: Vec<String>,
+    /// How it is talked to.
+    pub io: SessionIo,
+    /// When it was started.
+    pub start_time: SystemTime,
+    /// The id that the client chose, for repeated requests.
+    pub request_id: Option<String>,
+    /// Whether a client was to drive it.
+    pub streamed: bool,
+}
+
+/// A container, for people and for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRef {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Makes the directory of a session below `sessions`, with its record.
+pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
+    let dir = sessions.join(&record.id);
+    DirBuilder::new().mode(0o700).create(&dir)?;
+    if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
+        let _ = fs::remove_dir_all(&dir);
+        return Err(error);
+    }
+    Ok(dir)
+}
+
+/// Reads the record of a session.
+pub fn read(dir: &Path) -> io::Result<Record> {
+    store::read(&dir.join(RECORD))
+}
+
+/// Reads the end that a monitor left.
+pub fn read_end(dir: &Path) -> io::Result<End> {
+    store::read(&dir.join(END))
+}
+
+/// Reads the output that a monitor left. `None`: nothing was left unread.
+pub fn read_journal(dir: &Path) -> Option<Saved> {
+    let mut file = fs::File::open(dir.join(JOURNAL)).ok()?;
+    Saved::load(&mut file).ok()
+}
+
+/// Removes the directory.
+pub fn remove(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "a session's directory could not be removed");
+    }
+}

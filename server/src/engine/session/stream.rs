@@ -1,0 +1,239 @@
+//! Reading a journal: one driver, who is waited for, and viewers, who are not.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use conti_runtime::{
+    journal::{Mode, ReadResult},
+    protocol::KillCause,
+};
+use tokio::sync::watch;
+
+use super::{Session, State};
+use crate::engine::{info::SessionEnd, spec::OnDisconnect};
+
+/// The most output that one event carries.
+const MAX_OUTPUT: usize = 256 * 1024;
+
+/// What a reader gets, in order.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Output.
+    Output {
+        /// Where it stands in the journal.
+        offset: u64,
+        /// Written to stderr, or else to stdout.
+        stderr: bool,
+        /// The bytes, at most 256 KiB.
+        data: Bytes,
+    },
+    /// Output that is not there any more.
+    Gap {
+        /// Where the first missing byte stands.
+        offset: u64,
+        /// How many are missing.
+        length: u64,
+    },
+    /// The session has ended. Last.
+    End(SessionEnd),
+}
+
+/// Looks at the output. A viewer that is too slow gets gaps.
+#[derive(Debug)]
+pub struct Viewer {
+    session: Arc<Session>,
+    activity: watch::Receiver<()>,
+    states: watch::Receiver<State>,
+    position: u64,
+    done: bool,
+}
+
+impl Viewer {
+    pub(super) fn new(session: Arc<Session>, from: Option<u64>) -> Viewer {
+        let activity = session.activity.subscribe();
+        let states = session.state.subscribe();
+        // An offset that was never reached would wait for ever.
+        let position = from.unwrap_or(session.journal.tail()).min(session.journal.head());
+        Viewer { session, activity, states, position, done: false }
+    }
+
+    /// Where the next event begins.
+    pub fn offset(&self) -> u64 {
+        self.position
+    }
+
+    /// Waits for the next event. `None` after the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.try_next() {
+                return Some(event);
+            }
+            if self.done {
+                return None;
+            }
+            let gone = tokio::select! {
+                changed = self.activity.changed() => changed.is_err(),
+                changed = self.states.changed() => changed.is_err(),
+            };
+            if gone {
+                return None;
+            }
+        }
+    }
+
+    /// The next event, where it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        if self.done {
+            return None;
+        }
+        // Seen before the journal is read: what comes later than this is a change.
+        self.activity.mark_unchanged();
+        let end = match &*self.states.borrow_and_update() {
+            State::Ended(end, _) => Some(end.clone()),
+            _ => None,
+        };
+        match self.session.journal.read(self.position, MAX_OUTPUT) {
+            ReadResult::Data { offset, stderr, bytes } => {
+                self.position = offset + bytes.len() as u64;
+                Some(Event::Output { offset, stderr, data: bytes.into() })
+            }
+            ReadResult::Gap { offset, length } => {
+                self.position = offset + length;
+                Some(Event::Gap { offset, length })
+            }
+            ReadResult::Empty => {
+                let end = end?;
+                self.done = true;
+                Some(Event::End(end))
+            }
+        }
+    }
+}
+
+/// Drives a session: its process waits for this reader, and only this client writes.
+///
+/// To drop it says that the client is gone; the session's disconnect policy begins.
+#[derive(Debug)]
+pub struct Driver {
+    viewer: Viewer,
+    drivers: watch::Receiver<u64>,
+    number: u64,
+    detached: bool,
+}
+
+impl Driver {
+    pub(super) fn new(session: Arc<Session>, from: Option<u64>) -> Driver {
+        let drivers = session.drivers.subscribe();
+        let mut number = 0;
+        session.drivers.send_modify(|last| {
+            *last += 1;
+            number = *last;
+            session.driver.store(number, Ordering::Release);
+        });
+        let viewer = Viewer::new(session, from);
+        let driver = Driver { viewer, drivers, number, detached: false };
+        if let Some(reader) = driver.session().journal.live() {
+            // What lies before the start of this stream was handled, by this client or another.
+            reader.set_acked(driver.viewer.position);
+            reader.set_mode(Mode::Wait);
+        }
+        driver.session().wake_monitor();
+        driver
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.viewer.session
+    }
+
+    /// Where output begins.
+    pub fn offset(&self) -> u64 {
+        self.viewer.offset()
+    }
+
+    /// Waits for the next event. `None` after the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.viewer.next().await
+    }
+
+    /// The next event, where it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.viewer.try_next()
+    }
+
+    /// The client has handled all output below `offset`: its room is free.
+    pub fn ack(&self, offset: u64) {
+        // Nobody can have handled what was not sent.
+        let offset = offset.min(self.viewer.position);
+        if self.is_current()
+            && let Some(reader) = self.session().journal.live()
+        {
+            reader.set_acked(offset);
+            self.session().wake_monitor();
+        }
+    }
+
+    /// Waits until another driver has taken over.
+    pub async fn lost(&self) {
+        let mut drivers = self.drivers.clone();
+        let number = self.number;
+        if drivers.wait_for(|last| *last != number).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether nobody has taken over.
+    pub fn is_current(&self) -> bool {
+        self.session().driver.load(Ordering::Acquire) == self.number
+    }
+
+    /// Leaves the session running, whatever its policy.
+    pub fn detach(mut self) {
+        self.detached = true;
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let session = self.session().clone();
+        let was_current =
+            session.driver.compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if !was_current || session.ended() {
+            return;
+        }
+        if self.detached {
+            return session.let_run();
+        }
+        // Where the process ends in this moment, there is nobody left to be told.
+        match session.on_disconnect() {
+            OnDisconnect::Detach => session.let_run(),
+            OnDisconnect::HangUp => {
+                session.let_run();
+                let _ = session.end_with(libc::SIGHUP, KillCause::Disconnect);
+            }
+            OnDisconnect::Kill => {
+                session.let_run();
+                let _ = session.kill(KillCause::Disconnect);
+            }
+            OnDisconnect::Keep(time) => session.keep_for(time, self.number),
+        }
+    }
+}
+
+impl Session {
+    /// Kills the session when nobody has come back to drive it in `time`. `number`: the last driver.
+    pub fn keep_for(self: &Arc<Self>, time: std::time::Duration, number: u64) {
+        let session = self.clone();
+        tokio::spawn(async move {
+            let mut drivers = session.drivers.subscribe();
+            tokio::select! {
+                () = tokio::time::sleep(time) => {
+                    session.let_run();
+                    let _ = session.kill(KillCause::Disconnect);
+                }
+                _ = drivers.wait_for(|last| *last != number) => {}
+                _ = session.wait() => {}
+            }
+        });
+    }
+}

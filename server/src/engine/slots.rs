@@ -1,0 +1,113 @@
+//! Monitors that are made ready before anybody needs them.
+//!
+//! With version 1 cgroups, attaching a process waits for an RCU grace period of up to 15 ms. So it
+//! is never done while a client waits, where that can be helped: a slot holds the cgroups of a
+//! container to come and a monitor whose forker is attached to them already; and every running
+//! container holds such a monitor for its next exec. With version 2 alone a slot is just as
+//! useful (its cgroups are made and its monitor is forked), only cheaper.
+
+use std::{io, sync::Arc};
+
+use conti_runtime::protocol::FromMonitor;
+use tokio::sync::{Mutex, Notify};
+use tracing::warn;
+
+use super::{
+    cgroup::{Cgroup, Cgroups},
+    id,
+    launcher::Launcher,
+    monitor::Monitor,
+};
+
+/// How many slots are kept ready.
+const READY: usize = 3;
+
+/// Room for one container: its cgroups and its monitor, waiting for a plan.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its cgroups.
+    pub cgroup: Cgroup,
+    /// Its monitor.
+    pub monitor: Monitor,
+}
+
+/// The slots that are ready.
+#[derive(Debug)]
+pub struct Slots {
+    launcher: Arc<Launcher>,
+    cgroups: Arc<Cgroups>,
+    ready: Mutex<Vec<Slot>>,
+    taken: Notify,
+}
+
+impl Slots {
+    /// Makes an empty store; `keep_filled` fills it.
+    pub fn new(launcher: Arc<Launcher>, cgroups: Arc<Cgroups>) -> Slots {
+        Slots { launcher, cgroups, ready: Mutex::new(Vec::new()), taken: Notify::new() }
+    }
+
+    /// Keeps slots ready, for ever.
+    pub async fn keep_filled(&self) {
+        loop {
+            while self.ready.lock().await.len() < READY {
+                match self.make().await {
+                    Ok(slot) => self.ready.lock().await.push(slot),
+                    Err(error) => {
+                        warn!(%error, "a slot could not be made ready");
+                        break;
+                    }
+                }
+            }
+            self.taken.notified().await;
+        }
+    }
+
+    /// Takes a slot, or makes one where none is ready.
+    pub async fn take(&self) -> io::Result<Slot> {
+        let ready = self.ready.lock().await.pop();
+        self.taken.notify_one();
+        match ready {
+            Some(slot) => Ok(slot),
+            None => self.make().await,
+        }
+    }
+
+    /// Makes a monitor for one more process in cgroups that exist; `None`: in those of the agent.
+    pub async fn monitor_in(&self, cgroup: Option<&Cgroup>) -> io::Result<Monitor> {
+        let procs = match cgroup {
+            Some(cgroup) => cgroup.procs_files()?,
+            None => Vec::new(),
+        };
+        self.monitor_with(&procs).await
+    }
+
+    /// Makes a monitor whose process is attached to these `cgroup.procs` files.
+    pub async fn monitor_with(&self, procs: &[std::os::fd::OwnedFd]) -> io::Result<Monitor> {
+        let monitor = self.launcher.spawn_monitor(procs).await?;
+        match monitor.receive().await? {
+            Some((FromMonitor::Prepared { .. }, _)) => Ok(monitor),
+            Some((FromMonitor::NotPrepared { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
+            _ => Err(io::Error::other("the monitor died before it was ready")),
+        }
+    }
+
+    async fn make(&self) -> io::Result<Slot> {
+        let cgroup = self.cgroups.create(&id::new())?;
+        match self.monitor_in(Some(&cgroup)).await {
+            Ok(monitor) => Ok(Slot { cgroup, monitor }),
+            Err(error) => {
+                cgroup.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives all slots back.
+    pub async fn clear(&self) {
+        for Slot { cgroup, monitor } in self.ready.lock().await.drain(..) {
+            drop(monitor);
+            cgroup.kill();
+            cgroup.remove();
+        }
+    }
+}

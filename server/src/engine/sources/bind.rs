@@ -1,0 +1,106 @@
+//! Files and directories of the host, as detached mounts of their own.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use conti_runtime::sys::mount;
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
+    io::Errno,
+    mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree},
+};
+
+use super::failed;
+use crate::engine::{
+    error::Result,
+    spec::Propagation,
+};
+
+/// A detached clone of a part of the host's tree.
+#[derive(Debug)]
+pub struct Bind {
+    /// The mount.
+    pub fd: OwnedFd,
+    /// Whether its root is a directory.
+    pub dir: bool,
+}
+
+/// What a bind mount is to be like.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether the mounts below come along.
+    pub recursive: bool,
+    /// Whether it can only be read.
+    pub read_only: bool,
+    /// Whether the mounts below can only be read as well.
+    pub recursive_read_only: bool,
+    /// Whether device nodes on it cannot be opened.
+    pub nodev: bool,
+    /// Whether mounts made later are passed on.
+    pub propagation: Propagation,
+}
+
+impl Options {
+    /// A private, recursive view that cannot be written.
+    pub const VIEW: Options = Options {
+        recursive: true,
+        read_only: true,
+        recursive_read_only: true,
+        nodev: false,
+        propagation: Propagation::Private,
+    };
+}
+
+/// Opens a path of the host. Links are followed, as a person who names it expects, but not such as
+/// /proc/PID/root, whose meaning depends on the agent itself.
+pub fn open(path: &Path, step: &'static str) -> Result<OwnedFd> {
+    openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(|errno| {
+        failed(
+            step,
+            "cannot open",
+            path.to_string_lossy(),
+            errno,
+            "the path must be there on the agent's host and must not lead through /proc/PID links",
+        )
+    })
+}
+
+/// Clones what is at `path`.
+pub fn clone(path: &Path, options: Options) -> Result<Bind> {
+    let source = open(path, "mount")?;
+    clone_fd(source.as_fd(), options)
+        .map_err(|errno| failed("mount", "cannot bind", path.to_string_lossy(), errno, hint(errno)))
+}
+
+/// Clones the tree at an O_PATH fd.
+pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result<Bind, Errno> {
+    let stat = fstat(source)?;
+    let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
+    let fd = open_tree(source, c"", flags)?;
+    // A clone of a shared mount is still its peer: what is mounted inside would appear on the host.
+    let propagation = match options.propagation {
+        Propagation::Private => MountPropagationFlags::PRIVATE,
+        Propagation::Slave => MountPropagationFlags::DOWNSTREAM,
+        Propagation::Shared => MountPropagationFlags::SHARED,
+    };
+    mount::set_propagation(fd.as_fd(), propagation, true)?;
+    if options.nodev {
+        mount::set_attributes(fd.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV, true)?;
+    }
+    if options.read_only {
+        mount::set_attributes(fd.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, options.recursive_read_only)?;
+    }
+    Ok(Bind { fd, dir })
+}
+
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::INVAL => "a mount that is marked unbindable cannot be bound",
+        Errno::PERM => "the agent lacks CAP_SYS_ADMIN",
+        _ => "see the agent's log",
+    }
+}

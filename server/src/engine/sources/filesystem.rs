@@ -1,0 +1,172 @@
+//! New superblocks, as detached mounts.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use conti_runtime::sys::loopdev;
+use rustix::{
+    fs::{FileType, Mode, OFlags, fstat, openat},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+        fsopen,
+    },
+};
+
+use super::{bind, failed};
+use crate::engine::error::Result;
+
+/// Makes a filesystem of type `fs` with options as `(name, Some(value))` or `(name, None)`.
+pub fn make(
+    fs: &str,
+    options: &[(&str, Option<String>)],
+    attributes: MountAttrFlags,
+) -> std::result::Result<OwnedFd, Refused> {
+    let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| Refused { errno, words: String::new() })?;
+    let made = (|| {
+        for (name, value) in options {
+            match value {
+                Some(value) => fsconfig_set_string(context.as_fd(), *name, value.as_str())?,
+                None => fsconfig_set_flag(context.as_fd(), *name)?,
+            }
+        }
+        fsconfig_create(context.as_fd())?;
+        fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    })();
+    made.map_err(|errno| Refused { errno, words: words_of(context) })
+}
+
+/// A filesystem that the kernel did not want to make.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its errno.
+    pub errno: Errno,
+    /// What it had to say besides, from the context's log. Often empty.
+    pub words: String,
+}
+
+impl Refused {
+    fn on(self, step: &'static str, what: &'static str, argument: &str, hint: &'static str) -> crate::engine::error::Error {
+        let argument = match self.words.is_empty() {
+            true => argument.to_owned(),
+            false => format!("{argument} ({})", self.words),
+        };
+        failed(step, what, argument, self.errno, hint)
+    }
+}
+
+/// Reads the messages that the kernel left on a filesystem context (fsopen(2)).
+fn words_of(context: OwnedFd) -> String {
+    let mut file = File::from(context);
+    let mut words = Vec::new();
+    let mut buffer = [0; 512];
+    while let Ok(len @ 1..) = file.read(&mut buffer) {
+        // Each message is `e`, `w` or `i`, a blank, and the text.
+        let text = String::from_utf8_lossy(&buffer[..len]);
+        words.push(text.get(2..).unwrap_or_default().trim().to_owned());
+    }
+    words.join("; ")
+}
+
+/// Makes a tmpfs. `size` 0: the kernel's default. `owner`: uid and gid of its root on the host.
+pub fn tmpfs(size: u64, mode: u32, owner: (u32, u32), attributes: MountAttrFlags) -> Result<OwnedFd> {
+    let mut options = vec![("mode", Some(format!("{mode:o}")))];
+    if size > 0 {
+        options.push(("size", Some(size.to_string())));
+    }
+    if owner != (0, 0) {
+        options.push(("uid", Some(owner.0.to_string())));
+        options.push(("gid", Some(owner.1.to_string())));
+    }
+    make("tmpfs", &options, attributes)
+        .map_err(|refused| refused.on("mount", "cannot make a tmpfs", &format!("size={size}"), "check its size and mode"))
+}
+
+/// Makes a devpts instance. `tty_group`: the group of its terminals on the host.
+pub fn devpts(tty_group: u32) -> Result<OwnedFd> {
+    let options = [
+        ("ptmxmode", Some("0666".to_owned())),
+        ("mode", Some("0620".to_owned())),
+        ("gid", Some(tty_group.to_string())),
+    ];
+    make("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+        .map_err(|refused| refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS"))
+}
+
+/// Lays a writable layer over a read-only one. All are named by fds of this process, so that no
+/// path can be exchanged and no special character matters.
+pub fn overlay(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_>, volatile: bool) -> Result<OwnedFd> {
+    let by_fd = |fd: BorrowedFd<'_>| Some(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+    let mut options = vec![
+        ("source", Some("conti".to_owned())),
+        ("lowerdir", by_fd(lower)),
+        ("upperdir", by_fd(upper)),
+        ("workdir", by_fd(work)),
+    ];
+    if volatile {
+        options.push(("volatile", None));
+    }
+    make("overlay", &options, MountAttrFlags::empty()).map_err(|refused| {
+        refused.on(
+            "rootfs",
+            "cannot make the overlay of",
+            "the private layer",
+            "the agent's --data-dir must be on a filesystem that takes overlay layers (not on overlayfs or NFS)",
+        )
+    })
+}
+
+/// Mounts a block device, or an image file by way of a loop device.
+pub fn device(source: &Path, fs_type: &str, options: &[String], read_only: bool) -> Result<OwnedFd> {
+    let name = source.to_string_lossy();
+    let opened = bind::open(source, "mount")?;
+    let kind = fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode));
+    // Kept until the filesystem holds the device.
+    let mut attached = None;
+    let device = match kind {
+        Ok(FileType::BlockDevice) => format!("/proc/self/fd/{}", opened.as_raw_fd()),
+        Ok(FileType::RegularFile) => {
+            let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
+            let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
+            let image = openat(rustix::fs::CWD, path, access | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| failed("mount", "cannot open the image", &*name, errno, "check its permissions"))?;
+            let device = loopdev::attach(image.as_fd(), read_only).map_err(|error| {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                failed("mount", "cannot attach a loop device to", &*name, errno, "does the host have /dev/loop-control?")
+            })?;
+            let path = format!("/dev/loop{}", device.number);
+            attached = Some(device);
+            path
+        }
+        _ => {
+            let hint = "the source of a device mount is a block device or an image file";
+            return Err(failed("mount", "cannot mount", &*name, Errno::NOTBLK, hint));
+        }
+    };
+    let mut settings: Vec<(&str, Option<String>)> = vec![("source", Some(device))];
+    if read_only {
+        settings.push(("ro", None));
+    }
+    for option in options {
+        match option.split_once('=') {
+            Some((name, value)) => settings.push((name, Some(value.to_owned()))),
+            None => settings.push((option, None)),
+        }
+    }
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+    let mounted = make(fs_type, &settings, attributes).map_err(|refused| {
+        let argument = format!("{name} as {fs_type}");
+        let hint = match refused.errno {
+            Errno::NODEV => "the kernel does not know this filesystem type",
+            _ => "check the filesystem's type and options",
+        };
+        refused.on("mount", "cannot mount", &argument, hint)
+    });
+    drop(attached);
+    mounted
+}

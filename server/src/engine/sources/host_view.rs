@@ -1,0 +1,196 @@
+//! The `host` root filesystem: the programs of the host, and nothing else of it.
+//!
+//! A template directory, made once at the agent's start, holds everything but the programs: an
+//! /etc of its own without anything that is private to the host, and empty directories. A
+//! container's root is an overlay over the template; each of the host's program directories is an
+//! overlay of its own on top (an overlay over `/` itself would have its upper below its lower).
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+/// The directories of programs: where one of them is a link on the host (merged /usr), it
+/// is the same link in the container.
+const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+
+const DIRECTORIES: [(&str, u32); 20] = [
+    ("dev", 0o755),
+    ("proc", 0o555),
+    ("sys", 0o555),
+    ("run", 0o755),
+    ("tmp", 0o1777),
+    ("root", 0o700),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("media", 0o755),
+    ("opt", 0o755),
+    ("srv", 0o755),
+    ("etc", 0o755),
+    ("etc/ssl", 0o755),
+    ("etc/ssl/certs", 0o755),
+    ("var", 0o755),
+    ("var/cache", 0o755),
+    ("var/lib", 0o755),
+    ("var/log", 0o755),
+    ("var/spool", 0o755),
+    ("var/tmp", 0o1777),
+];
+
+/// Files of the host's /etc that programs need and that hold no secret: how the loader finds
+/// libraries, which program an alternative is, public certificates, names of services.
+const COPIED: [&str; 10] = [
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "alternatives",
+    "localtime",
+    "services",
+    "protocols",
+    "shells",
+    "inputrc",
+    "ssl/certs/ca-certificates.crt",
+];
+
+const PASSWD: &str = "\
+root:x:0:0:root:/root:/bin/sh
+daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
+bin:x:2:2:bin:/bin:/usr/sbin/nologin
+sys:x:3:3:sys:/dev:/usr/sbin/nologin
+mail:x:8:8:mail:/var/mail:/usr/sbin/nologin
+www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
+nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
+";
+
+const GROUP: &str = "\
+root:x:0:
+daemon:x:1:
+bin:x:2:
+sys:x:3:
+adm:x:4:
+tty:x:5:
+disk:x:6:
+mail:x:8:
+www-data:x:33:
+utmp:x:43:
+staff:x:50:
+users:x:100:
+nogroup:x:65534:
+";
+
+const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n";
+
+/// The template and the program directories of this host.
+#[derive(Debug)]
+pub struct HostView {
+    /// The template directory.
+    pub template: PathBuf,
+    /// The names of those program directories that are real directories.
+    pub programs: Vec<&'static str>,
+}
+
+impl HostView {
+    /// Makes the template in `template`, anew.
+    pub fn make(template: PathBuf) -> io::Result<HostView> {
+        match fs::remove_dir_all(&template) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        make_dir(&template, 0o755)?;
+        for (name, mode) in DIRECTORIES {
+            make_dir(&template.join(name), mode)?;
+        }
+        symlink("/run", template.join("var/run"))?;
+        symlink("/run/lock", template.join("var/lock"))?;
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            let on_host = Path::new("/").join(name);
+            let Ok(meta) = fs::symlink_metadata(&on_host) else { continue };
+            if meta.is_symlink() {
+                symlink(fs::read_link(&on_host)?, template.join(name))?;
+            } else if meta.is_dir() {
+                make_dir(&template.join(name), 0o755)?;
+                programs.push(name);
+            }
+        }
+        let etc = template.join("etc");
+        for name in COPIED {
+            // What the host has not, the container has not.
+            if let Err(error) = copy(&Path::new("/etc").join(name), &etc.join(name))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(name, %error, "not copied into the host view");
+            }
+        }
+        for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+            fs::write(etc.join(name), text)?;
+        }
+        symlink("../usr/lib/os-release", etc.join("os-release"))?;
+        symlink("/proc/self/mounts", etc.join("mtab"))?;
+        Ok(HostView { template, programs })
+    }
+
+    /// Mounts of the host below a program directory: an overlay would show empty directories there.
+    pub fn mounts_below(&self, program: &str) -> Vec<PathBuf> {
+        let prefix = format!("/{program}/");
+        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+        points.filter(|point| point.starts_with(&prefix)).map(|point| PathBuf::from(unescape(point))).collect()
+    }
+}
+
+/// Undoes the octal escapes of /proc/PID/mountinfo (proc(5)): blank, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    fs::DirBuilder::new().mode(mode).create(path)?;
+    // mkdir is subject to the umask.
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+}
+
+/// Copies a file, a directory of files and links, or a link. Only what everybody may read.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(from)?;
+    if meta.is_symlink() {
+        return symlink(fs::read_link(from)?, to);
+    }
+    if meta.is_dir() {
+        make_dir(to, 0o755)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            copy(&entry.path(), &to.join(entry.file_name()))?;
+        }
+        return Ok(());
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
+    if meta.is_file() && mode & 0o004 != 0 {
+        fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_has_no_shadow_file_and_the_links_of_the_host() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let view = HostView::make(dir.path().join("template")).expect("made");
+        assert!(!view.template.join("etc/shadow").exists());
+        assert!(view.programs.contains(&"usr"));
+        for name in PROGRAMS {
+            let host = fs::read_link(Path::new("/").join(name)).ok();
+            assert_eq!(host, fs::read_link(view.template.join(name)).ok(), "{name}");
+        }
+        HostView::make(dir.path().join("template")).expect("made again over the old one");
+    }
+
+    #[test]
+    fn escapes_of_mountinfo_are_undone() {
+        assert_eq!(unescape("/usr/my\\040disk\\134x"), "/usr/my disk\\x");
+    }
+}

@@ -1,0 +1,52 @@
+//! Everything of the host that a container is made from, opened and prepared before there is
+//! a container: each becomes a detached mount, and init only has to attach it.
+//!
+//! - [`bind`]: files and directories of the host;
+//! - [`filesystem`]: new superblocks: tmpfs, devpts, overlays, block devices, images;
+//! - [`dev`]: the container's /dev;
+//! - [`host_view`]: the `host` root filesystem;
+//! - [`rootfs`]: roots with or without a private layer.
+//!
+//! The agent stays in the host's mount namespace for this, so that it sees mounts that were made
+//! after it was started.
+
+pub mod bind;
+pub mod dev;
+pub mod filesystem;
+pub mod host_view;
+pub mod rootfs;
+
+use std::os::fd::OwnedFd;
+
+use conti_runtime::plan::Fd;
+use rustix::io::Errno;
+
+use super::error::Error;
+
+/// The fds that travel with a plan, while it is being made.
+#[derive(Debug, Default)]
+pub struct FdList(Vec<OwnedFd>);
+
+impl FdList {
+    /// Adds an fd and returns its place.
+    pub fn add(&mut self, fd: impl Into<OwnedFd>) -> Fd {
+        self.0.push(fd.into());
+        Fd(self.0.len() as u32 - 1)
+    }
+
+    /// The list, complete.
+    pub fn into_inner(self) -> Vec<OwnedFd> {
+        self.0
+    }
+}
+
+/// An error of the step `step`.
+fn failed(
+    step: &'static str,
+    what: &'static str,
+    argument: impl Into<String>,
+    errno: Errno,
+    hint: &'static str,
+) -> Error {
+    Error::Source { step, what, argument: argument.into(), errno: errno.raw_os_error(), hint }
+}

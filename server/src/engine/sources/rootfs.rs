@@ -1,0 +1,263 @@
+//! The root of a container: a directory as it is, or read-only directories under private layers.
+
+use std::{
+    fs, io,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt as _, chown},
+    },
+    path::{Path, PathBuf},
+};
+
+use conti_runtime::{
+    plan::{Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
+    sys::mount,
+};
+use rustix::{
+    fs::{Mode, OFlags, fstatfs, open},
+    io::Errno,
+    mount::MountAttrFlags,
+};
+
+use super::{FdList, bind, failed, filesystem, host_view::HostView};
+use crate::engine::{
+    error::{Error, Result},
+    spec::{Propagation, Rootfs},
+};
+
+/// What a container's root needs besides its source.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Where the root comes from.
+    pub rootfs: &'a Rootfs,
+    /// The directory of the container's private layers; made when one is needed.
+    pub layers: &'a Path,
+    /// The host's ids of the container's root user; (0, 0) without a user namespace.
+    pub owner: (u32, u32),
+    /// How files get the ids of the container's user namespace.
+    pub idmap: Idmap<'a>,
+    /// Whether the layers die with the container, so that they need not survive a crash.
+    pub volatile: bool,
+    /// Files of /etc to be put into the layer: name and content.
+    pub etc: &'a [(&'static str, String)],
+}
+
+/// How a root gets the ids of a user namespace.
+#[derive(Debug, Clone, Copy)]
+pub enum Idmap<'a> {
+    /// There is none.
+    None,
+    /// The namespace is yet to be made: init's parent does it.
+    Later,
+    /// The namespace is there already.
+    Now(BorrowedFd<'a>),
+}
+
+/// A root that is ready to be attached.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What becomes `/`.
+    pub root: Root,
+    /// What is mounted on it first.
+    pub mounts: Vec<Mount>,
+    /// Whether the files of /etc are in the layer already.
+    pub etc_written: bool,
+    /// What was done otherwise than asked.
+    pub warnings: Vec<String>,
+}
+
+/// Prepares a root.
+pub fn prepare(request: &Request<'_>, view: &HostView, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<Prepared> {
+    match request.rootfs {
+        Rootfs::Dir { path, overlay: false } => {
+            let options =
+                bind::Options { read_only: false, recursive_read_only: false, ..bind::Options::VIEW };
+            let bound = directory(path, options)?;
+            map_now(&bound, request.idmap)?;
+            let fd = fds.add(bound);
+            if let Idmap::Later = request.idmap {
+                idmapped.push(fd);
+            }
+            Ok(Prepared { root: Root::Mount(fd), mounts: Vec::new(), etc_written: false, warnings: Vec::new() })
+        }
+        Rootfs::Dir { path, overlay: true } => {
+            let lower = directory(path, bind::Options { recursive: false, ..bind::Options::VIEW })?;
+            let mut layers = Layers::open(request)?;
+            let root = match layers.lay("root", lower, fds, idmapped)? {
+                MountWhat::Overlay(overlay) => Root::Overlay(overlay),
+                MountWhat::Detached { fd, .. } => Root::Mount(fd),
+                _ => return Err(Error::Internal("a layer is neither an overlay nor a mount".into())),
+            };
+            Ok(Prepared { root, mounts: Vec::new(), etc_written: false, warnings: layers.warnings })
+        }
+        Rootfs::Host => host(request, view, fds, idmapped),
+    }
+}
+
+fn host(request: &Request<'_>, view: &HostView, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<Prepared> {
+    let mut layers = Layers::open(request)?;
+    layers.write_etc(request.etc)?;
+    let once = bind::Options { recursive: false, ..bind::Options::VIEW };
+    let root = match layers.lay("root", directory(&view.template, once)?, fds, idmapped)? {
+        MountWhat::Overlay(overlay) => Root::Overlay(overlay),
+        MountWhat::Detached { fd, .. } => Root::Mount(fd),
+        _ => return Err(Error::Internal("a layer is neither an overlay nor a mount".into())),
+    };
+    let mut mounts = Vec::new();
+    for program in &view.programs {
+        let lower = directory(&Path::new("/").join(program), once)?;
+        let what = layers.lay(program, lower, fds, idmapped)?;
+        mounts.push(Mount { what, target: format!("/{program}"), attrs: MountAttrs::default() });
+        for path in view.mounts_below(program) {
+            // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown.
+            let Ok(bound) = bind::clone(&path, bind::Options::VIEW) else { continue };
+            let fd = fds.add(bound.fd);
+            let target = path.to_string_lossy().into_owned();
+            mounts.push(Mount { what: MountWhat::Detached { fd, dir: bound.dir }, target, attrs: MountAttrs::default() });
+        }
+    }
+    Ok(Prepared { root, mounts, etc_written: true, warnings: layers.warnings })
+}
+
+fn directory(path: &Path, options: bind::Options) -> Result<OwnedFd> {
+    let options = bind::Options { propagation: Propagation::Private, ..options };
+    let bound = bind::clone(path, options).map_err(|error| match error {
+        Error::Source { errno, .. } => failed(
+            "rootfs",
+            "cannot open the root filesystem",
+            path.to_string_lossy(),
+            Errno::from_raw_os_error(errno),
+            "it must be a directory on the agent's host",
+        ),
+        other => other,
+    })?;
+    if !bound.dir {
+        let hint = "it must be a directory on the agent's host";
+        return Err(failed("rootfs", "cannot use the root filesystem", path.to_string_lossy(), Errno::NOTDIR, hint));
+    }
+    Ok(bound.fd)
+}
+
+fn map_now(mount: &OwnedFd, idmap: Idmap<'_>) -> Result<()> {
+    let Idmap::Now(namespace) = idmap else { return Ok(()) };
+    mount::set_id_map(mount.as_fd(), namespace).map_err(|errno| {
+        let hint = "the filesystem must support idmapped mounts";
+        failed("rootfs", "cannot map the ids of", "the root filesystem", errno, hint)
+    })
+}
+
+/// The private layers of one container.
+struct Layers<'a> {
+    request: &'a Request<'a>,
+    /// Where they are: the container's directory, or a tmpfs where that cannot take layers.
+    base: OwnedFd,
+    warnings: Vec<String>,
+}
+
+const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+
+/// How much a layer in memory may hold.
+const MEMORY_LAYER_BYTES: u64 = 1 << 30;
+
+impl<'a> Layers<'a> {
+    fn open(request: &'a Request<'a>) -> Result<Layers<'a>> {
+        let name = request.layers.to_string_lossy().into_owned();
+        let made = make_dir(request.layers).and_then(|()| {
+            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+            Ok(open(request.layers, flags, Mode::empty())?)
+        });
+        let base = made.map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            failed("rootfs", "cannot make the private layer", &name, errno, "check the agent's --data-dir")
+        })?;
+        let magic = fstatfs(&base).map_or(0, |stat| stat.f_type as u64);
+        if magic != OVERLAYFS_SUPER_MAGIC {
+            return Ok(Layers { request, base, warnings: Vec::new() });
+        }
+        // The kernel takes no upper layer on overlayfs: what is written is held in memory.
+        let base = filesystem::tmpfs(MEMORY_LAYER_BYTES, 0o700, (0, 0), MountAttrFlags::empty())?;
+        let warning = "the agent's data directory is on overlayfs, which takes no layers: what the container \
+                       writes is held in memory, at most 1 GiB, and is lost when it stops";
+        Ok(Layers { request, base, warnings: vec![warning.to_owned()] })
+    }
+
+    /// Puts files into the /etc of the root layer.
+    fn write_etc(&self, files: &[(&'static str, String)]) -> Result<()> {
+        let etc = fd_path(&self.base).join("root/upper/etc");
+        let write = || -> io::Result<()> {
+            self.make_layer("root")?;
+            self.ensure_owned_dir(&etc, 0o755)?;
+            for (name, text) in files {
+                let path = etc.join(name);
+                fs::write(&path, text)?;
+                self.own(&path)?;
+            }
+            Ok(())
+        };
+        write().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            failed("rootfs", "cannot write", "/etc", errno, "check the agent's --data-dir for room")
+        })
+    }
+
+    /// Lays the layer `name` over `lower`.
+    fn lay(&mut self, name: &str, lower: OwnedFd, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<MountWhat> {
+        let opened = self.make_layer(name).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            failed("rootfs", "cannot make the private layer", name, errno, "check the agent's --data-dir for room")
+        })?;
+        let (upper, work) = opened;
+        map_now(&lower, self.request.idmap)?;
+        if let Idmap::Later = self.request.idmap {
+            // The id map of the lower layer needs the new namespace: init makes the overlay.
+            let lower = fds.add(lower);
+            idmapped.push(lower);
+            let (upper, work) = (fds.add(upper), fds.add(work));
+            return Ok(MountWhat::Overlay(Overlay { lower, upper, work, volatile: self.request.volatile }));
+        }
+        let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), self.request.volatile)?;
+        Ok(MountWhat::Detached { fd: fds.add(mounted), dir: true })
+    }
+
+    /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them.
+    fn make_layer(&self, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
+        let dir = fd_path(&self.base).join(name);
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        make_dir(&dir)?;
+        self.ensure_owned_dir(&upper, 0o755)?;
+        self.ensure_owned_dir(&work, 0o700)?;
+        // Left by a `volatile` overlay, which refuses to be mounted again while this is there
+        // (overlayfs.rst): its syncs were left out, but the host has not crashed since.
+        let _ = fs::remove_dir_all(work.join("work/incompat"));
+        let open = |path: &PathBuf| open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty());
+        Ok((open(&upper)?, open(&work)?))
+    }
+
+    fn ensure_owned_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        match fs::DirBuilder::new().mode(mode).create(path) {
+            Ok(()) => self.own(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn own(&self, path: &Path) -> io::Result<()> {
+        match self.request.owner {
+            (0, 0) => Ok(()),
+            (uid, gid) => chown(path, Some(uid), Some(gid)),
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// A path to what lies below an fd of this process.
+fn fd_path(fd: &OwnedFd) -> PathBuf {
+    use std::os::fd::AsRawFd as _;
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}

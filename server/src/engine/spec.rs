@@ -1,0 +1,300 @@
+//! What the engine is asked for, as validated types: past the door nothing is optional that must
+//! be there, and nothing is a number that has a name.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
+use serde::{Deserialize, Serialize};
+
+/// A container that is to be made. Also the part of its record that never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    /// The name. Empty: the engine makes one.
+    pub name: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Where the root comes from.
+    pub rootfs: Rootfs,
+    /// The namespaces.
+    pub namespaces: Namespaces,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// The main process.
+    pub process: Process,
+    /// How the main process is talked to.
+    pub io: SessionIo,
+    /// The host name. Empty: the first 12 characters of the id.
+    pub hostname: String,
+    /// The NIS domain name. Empty: none.
+    pub domainname: String,
+    /// Devices besides the standard nodes.
+    pub devices: Vec<Device>,
+    /// Whether `/` is read-only.
+    pub read_only_root: bool,
+    /// Whether a reaper runs as PID 1.
+    pub init: bool,
+    /// Kernel parameters of the container's own namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether it is deleted when its main process has ended.
+    pub auto_remove: bool,
+}
+
+impl ContainerSpec {
+    /// Stands for a specification that cannot be read any more.
+    pub fn unknown() -> ContainerSpec {
+        ContainerSpec {
+            name: String::new(),
+            labels: BTreeMap::new(),
+            rootfs: Rootfs::Host,
+            namespaces: Namespaces::default(),
+            mounts: Vec::new(),
+            process: Process {
+                argv: Vec::new(),
+                env: Vec::new(),
+                cwd: "/".into(),
+                create_cwd: false,
+                identity: Identity::Ids { uid: 0, gid: 0, groups: Vec::new() },
+                rlimits: Vec::new(),
+                confinement: Confinement::default(),
+                oom_score_adj: None,
+                umask: 0o022,
+            },
+            io: SessionIo {
+                terminal: None,
+                stdin: false,
+                policy: Policy { on_disconnect: OnDisconnect::Detach, drain: Duration::ZERO, deadline: None },
+            },
+            hostname: String::new(),
+            domainname: String::new(),
+            devices: Vec::new(),
+            read_only_root: false,
+            init: false,
+            sysctls: BTreeMap::new(),
+            auto_remove: false,
+        }
+    }
+}
+
+/// Where a root filesystem comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// A read-only view of the host's programs under a private layer.
+    Host,
+    /// A directory of the host.
+    Dir {
+        /// Absolute, without `..`.
+        path: PathBuf,
+        /// Whether writes go to a private layer.
+        overlay: bool,
+    },
+}
+
+/// The namespaces of a container. The mount namespace is always private.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: Namespace,
+    /// Host name and domain name.
+    pub uts: Namespace,
+    /// System V IPC and POSIX message queues.
+    pub ipc: Namespace,
+    /// Network.
+    pub net: Namespace,
+    /// The view of the cgroup tree.
+    pub cgroup: Namespace,
+    /// Ids and capabilities.
+    pub user: Namespace,
+    /// Clocks.
+    pub time: Namespace,
+    /// The id map of a private user namespace, else empty.
+    pub uid_maps: Vec<IdMap>,
+    /// As `uid_maps`, for groups.
+    pub gid_maps: Vec<IdMap>,
+}
+
+/// Whose namespace is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// A new one.
+    Private,
+    /// The host's.
+    Host,
+    /// That of another container, by id, prefix or name.
+    Container(String),
+}
+
+impl Default for Namespaces {
+    /// A private one of each type but user and time.
+    fn default() -> Self {
+        Namespaces {
+            pid: Namespace::Private,
+            uts: Namespace::Private,
+            ipc: Namespace::Private,
+            net: Namespace::Private,
+            cgroup: Namespace::Private,
+            user: Namespace::Host,
+            time: Namespace::Host,
+            uid_maps: Vec::new(),
+            gid_maps: Vec::new(),
+        }
+    }
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where: an absolute path inside, without `..`.
+    pub target: String,
+    /// What.
+    pub source: MountSource,
+    /// Whether it can only be read.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A file or directory of the host.
+    Bind {
+        /// Absolute, without `..`.
+        source: PathBuf,
+        /// Whether the mounts below come along.
+        recursive: bool,
+        /// Whether read-only holds for the mounts below too.
+        recursive_read_only: bool,
+        /// Whether later mounts are passed on.
+        propagation: Propagation,
+    },
+    /// A filesystem in memory.
+    Tmpfs {
+        /// Largest size in bytes. 0: the kernel's default, half of the memory.
+        size_bytes: u64,
+        /// The mode of its root.
+        mode: u32,
+    },
+    /// A block device or an image file.
+    Device {
+        /// Absolute, without `..`.
+        source: PathBuf,
+        /// The filesystem's type.
+        fs_type: String,
+        /// Its options, `name` or `name=value`.
+        options: Vec<String>,
+    },
+}
+
+/// How mounts made later are passed on (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+}
+
+/// A device that a container may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The node on the host.
+    pub path: PathBuf,
+    /// The node inside, below /dev.
+    pub path_in_container: String,
+    /// May be read.
+    pub read: bool,
+    /// May be written.
+    pub write: bool,
+    /// May be made with mknod(2).
+    pub mknod: bool,
+}
+
+/// How a session's process is talked to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionIo {
+    /// A terminal of this size, or pipes.
+    pub terminal: Option<TerminalSize>,
+    /// Whether stdin can be written to. Always so with a terminal.
+    pub stdin: bool,
+    /// What happens to its streams.
+    pub policy: Policy,
+}
+
+impl SessionIo {
+    /// Whether the process reads what a client writes.
+    pub fn takes_input(&self) -> bool {
+        self.stdin || self.terminal.is_some()
+    }
+}
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Columns, at least 1.
+    pub columns: u16,
+    /// Rows, at least 1.
+    pub rows: u16,
+}
+
+/// What happens to the streams of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// When the driving client is gone. The default is chosen at the door.
+    pub on_disconnect: OnDisconnect,
+    /// How long output is read on after the process has ended.
+    pub drain: Duration,
+    /// How long the session may take.
+    pub deadline: Option<Duration>,
+}
+
+/// What happens when the client that drives a session is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnDisconnect {
+    /// Kill the process.
+    Kill,
+    /// Send SIGHUP.
+    HangUp,
+    /// Kill it when nobody has come back in this time.
+    Keep(Duration),
+    /// Let it run.
+    Detach,
+}
+
+/// A session that is to be started in something that exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionSpec {
+    /// Where.
+    pub target: Target,
+    /// What. For [`Target::Process`] with `credentials` or `env`, the engine fills these in.
+    pub process: Process,
+    /// How it is talked to.
+    pub io: SessionIo,
+}
+
+/// Where a session takes place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A running container, by id, prefix or name.
+    Container(String),
+    /// A process of the host.
+    Process(ProcessTarget),
+}
+
+/// A process of the host, and what of it is entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessTarget {
+    /// Its pid, at least 1.
+    pub pid: i32,
+    /// Its start time in clock ticks since boot, where the client knows it.
+    pub start_ticks: Option<u64>,
+    /// The namespaces that are entered, each once.
+    pub namespaces: Vec<NsType>,
+    /// Join its cgroups.
+    pub cgroup: bool,
+    /// Take its root directory.
+    pub root: bool,
+    /// Take its working directory.
+    pub cwd: bool,
+    /// Take its environment, under that of the request.
+    pub env: bool,
+    /// Take its user, group and supplementary groups.
+    pub credentials: bool,
+}

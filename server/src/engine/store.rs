@@ -1,0 +1,63 @@
+//! Small JSON records on disk: written whole or not at all.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write as _},
+    path::Path,
+};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Whether a record must survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// File and directory are flushed before the call returns.
+    Durable,
+    /// The record dies with the boot anyway (a container that removes itself, a session).
+    Boot,
+}
+
+/// Writes `value` as `name` in `dir`: a reader sees the old record or the new one, never a part.
+pub fn write<T: Serialize>(dir: &Path, name: &str, value: &T, durability: Durability) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.new"));
+    let mut file = File::create(&temporary)?;
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    file.write_all(&bytes)?;
+    if durability == Durability::Durable {
+        file.sync_all()?;
+    }
+    fs::rename(&temporary, dir.join(name))?;
+    if durability == Durability::Durable {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads a record. What is no regular file, is larger than 16 MiB or does not parse is an error.
+pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    const LIMIT: u64 = 16 * 1024 * 1024;
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_file() || meta.len() > LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file of at most 16 MiB"));
+    }
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_record_is_an_error_at_every_length() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        write(dir.path(), "r.json", &vec!["a", "b"], Durability::Durable).expect("written");
+        let path = dir.path().join("r.json");
+        let whole = fs::read(&path).expect("read back");
+        assert_eq!(read::<Vec<String>>(&path).expect("parsed"), ["a", "b"]);
+        for len in 0..whole.len() - 2 {
+            fs::write(&path, &whole[..len]).expect("cut");
+            assert!(read::<Vec<String>>(&path).is_err(), "cut to {len} bytes");
+        }
+    }
+}
