@@ -10,7 +10,8 @@ use std::{
 
 use conti_runtime::{
     plan::{
-        ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan, Process, Stdio,
+        ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
+        Process, Stdio,
     },
     protocol::ProcessId,
 };
@@ -45,7 +46,8 @@ const MASKED: [&str; 11] = [
 ];
 
 /// Read-only in every container that is not privileged.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What a container is assembled for.
 #[derive(Debug)]
@@ -108,7 +110,9 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     };
     let (idmap, owner) = match (&namespaces.user, &joined_user) {
         (NsSource::New, _) => (Idmap::Later, root_owner(spec)?),
-        (NsSource::Join(_), Some(namespace)) => (Idmap::Now(namespace.as_fd()), request.joined.owner.unwrap_or((0, 0))),
+        (NsSource::Join(_), Some(namespace)) => {
+            (Idmap::Now(namespace.as_fd()), request.joined.owner.unwrap_or((0, 0)))
+        }
         _ => (Idmap::None, (0, 0)),
     };
 
@@ -147,7 +151,8 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     }
     let container = ContainerPlan {
         hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),
-        domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty()).then(|| spec.domainname.clone()),
+        domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty())
+            .then(|| spec.domainname.clone()),
         namespaces,
         uid_maps: spec.namespaces.uid_maps.clone(),
         gid_maps: spec.namespaces.gid_maps.clone(),
@@ -156,11 +161,22 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         read_only_root: spec.read_only_root,
         mounts,
         masked_paths: if privileged { Vec::new() } else { MASKED.map(str::to_owned).to_vec() },
-        read_only_paths: if privileged { Vec::new() } else { READ_ONLY.map(str::to_owned).to_vec() },
+        read_only_paths: if privileged {
+            Vec::new()
+        } else {
+            READ_ONLY.map(str::to_owned).to_vec()
+        },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         init: spec.init,
     };
-    let plan = plan(request.session_id, Place::Container(Box::new(container)), process, &spec.io, terminal, request.paused);
+    let plan = plan(
+        request.session_id,
+        Place::Container(Box::new(container)),
+        process,
+        &spec.io,
+        terminal,
+        request.paused,
+    );
     Ok(Assembled { plan, fds, devices: policy, devpts, warnings: root.warnings })
 }
 
@@ -219,8 +235,10 @@ fn namespaces(request: &Request<'_>, fds: &mut FdList) -> Result<Namespaces> {
 
 /// Opens a namespace of a joined container.
 fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
-    let process = joined.processes.iter().find(|(have, _)| *have == kind).map(|(_, process)| *process);
-    let process = process.ok_or_else(|| Error::Internal(format!("no process to join for {kind:?}")))?;
+    let process =
+        joined.processes.iter().find(|(have, _)| *have == kind).map(|(_, process)| *process);
+    let process =
+        process.ok_or_else(|| Error::Internal(format!("no process to join for {kind:?}")))?;
     let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
     let namespace = fs::File::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
         .map_err(|error| process::gone(process.pid, &error))?;
@@ -238,14 +256,17 @@ fn root_owner(spec: &ContainerSpec) -> Result<(u32, u32)> {
 
 /// The host's ids that stand for user and group 0.
 pub fn owner_of(namespaces: &super::spec::Namespaces) -> Option<(u32, u32)> {
-    let zero = |maps: &[conti_runtime::plan::IdMap]| maps.iter().find(|m| m.inside == 0).map(|m| m.outside);
+    let zero = |maps: &[conti_runtime::plan::IdMap]| {
+        maps.iter().find(|m| m.inside == 0).map(|m| m.outside)
+    };
     Some((zero(&namespaces.uid_maps)?, zero(&namespaces.gid_maps)?))
 }
 
 /// The host's id of the group that owns terminals.
 fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> u32 {
     let maps = &spec.namespaces.gid_maps;
-    let mapped = maps.iter().find(|m| m.inside <= dev::TTY_GROUP && dev::TTY_GROUP - m.inside < m.count);
+    let mapped =
+        maps.iter().find(|m| m.inside <= dev::TTY_GROUP && dev::TTY_GROUP - m.inside < m.count);
     match mapped {
         Some(map) => map.outside + (dev::TTY_GROUP - map.inside),
         None if owner == (0, 0) => dev::TTY_GROUP,
@@ -299,7 +320,9 @@ fn standard_mounts(
     mounts.push(fresh("proc", "/proc", closed));
     mounts.push(detached(dev::make(owner, nodes, spec.io.terminal.is_some())?, "/dev"));
     mounts.push(detached(duplicate(devpts)?, "/dev/pts"));
-    let all = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let all = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     mounts.push(detached(filesystem::tmpfs(64 << 20, 0o1777, owner, all)?, "/dev/shm"));
     mounts.push(fresh("mqueue", "/dev/mqueue", closed));
     if spec.io.terminal.is_some() {
@@ -336,7 +359,12 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
 }
 
 /// Binds the files over those of a root that is not written to.
-fn bind_etc(dir: &Path, etc: &[(&'static str, String)], fds: &mut FdList, mounts: &mut Vec<Mount>) -> Result<()> {
+fn bind_etc(
+    dir: &Path,
+    etc: &[(&'static str, String)],
+    fds: &mut FdList,
+    mounts: &mut Vec<Mount>,
+) -> Result<()> {
     let write = || {
         fs::create_dir_all(dir)?;
         etc.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
@@ -373,7 +401,8 @@ fn requested_mount(
             (bound.fd, bound.dir)
         }
         MountSource::Tmpfs { size_bytes, mode } => {
-            let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let mut attributes =
+                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
             attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
             (filesystem::tmpfs(*size_bytes, *mode, owner, attributes)?, true)
         }

@@ -99,7 +99,12 @@ pub struct Record {
 
 impl Container {
     /// A container that has nothing yet.
-    pub fn new(id: String, spec: ContainerSpec, containers: &Path, request_id: Option<String>) -> Container {
+    pub fn new(
+        id: String,
+        spec: ContainerSpec,
+        containers: &Path,
+        request_id: Option<String>,
+    ) -> Container {
         Container {
             dir: containers.join(&id),
             id,
@@ -140,7 +145,10 @@ impl Container {
         let record: Record = store::read(&dir.join(RECORD))?;
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         if record.version > VERSION {
-            return Err(wrong(format!("the record has version {}, this agent knows {VERSION}", record.version)));
+            return Err(wrong(format!(
+                "the record has version {}, this agent knows {VERSION}",
+                record.version
+            )));
         }
         if dir.file_name().is_none_or(|name| name != record.id.as_str()) {
             return Err(wrong(format!("the record is that of container {:?}", record.id)));
@@ -169,7 +177,11 @@ impl Container {
         };
         let durability = if self.spec.auto_remove { Durability::Boot } else { Durability::Durable };
         store::write(&self.dir, RECORD, &record, durability).map_err(|error| Error::Exhausted {
-            what: format!("cannot write the record of container {} in {}", self.id, self.dir.display()),
+            what: format!(
+                "cannot write the record of container {} in {}",
+                self.id,
+                self.dir.display()
+            ),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         })
     }
@@ -209,7 +221,12 @@ impl Container {
 
     /// An error that says that it must be in another state.
     pub fn wrong_state(&self, action: &'static str, wanted: &'static str) -> Error {
-        Error::WrongState { container: self.spec.name.clone(), action, state: self.state().as_str(), wanted }
+        Error::WrongState {
+            container: self.spec.name.clone(),
+            action,
+            state: self.state().as_str(),
+            wanted,
+        }
     }
 
     /// Its id and name.

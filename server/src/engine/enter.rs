@@ -51,8 +51,11 @@ impl Engine {
         let engine = self.clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
         tokio::spawn(async move {
-            let made = request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
-            let start = || async { engine.start_now_in(spec, request_id, streamed).await.map(|s| s.id.clone()) };
+            let made =
+                request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
+            let start = || async {
+                engine.start_now_in(spec, request_id, streamed).await.map(|s| s.id.clone())
+            };
             let result = match made.get_or_try_init(start).await {
                 Ok(id) => engine.registry.session(id),
                 Err(error) => Err(error),
@@ -73,18 +76,22 @@ impl Engine {
         request_id: Option<String>,
         streamed: bool,
     ) -> Result<Arc<Session>> {
-        let Prepared { plan, mut process, mut fds, monitor, cgroup, devpts, container } = match &spec.target {
-            Target::Container(key) => self.in_container(key, &spec).await?,
-            Target::Process(target) => self.in_process(target, &spec).await?,
-        };
+        let Prepared { plan, mut process, mut fds, monitor, cgroup, devpts, container } =
+            match &spec.target {
+                Target::Container(key) => self.in_container(key, &spec).await?,
+                Target::Process(target) => self.in_process(target, &spec).await?,
+            };
         process::complete(&mut process, &spec.io);
         let session_id = id::new();
         let devpts = fds.add(devpts);
-        let mut plan = assemble::plan(&session_id, Place::Join(plan), process, &spec.io, devpts, false);
+        let mut plan =
+            assemble::plan(&session_id, Place::Join(plan), process, &spec.io, devpts, false);
         plan.cgroup = cgroup.map(|fd| fds.add(fd));
         let record = Record {
             id: session_id,
-            container: container.as_ref().map(|c| ContainerRef { id: c.id.clone(), name: c.spec.name.clone() }),
+            container: container
+                .as_ref()
+                .map(|c| ContainerRef { id: c.id.clone(), name: c.spec.name.clone() }),
             main: false,
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),
@@ -138,7 +145,11 @@ impl Engine {
             let main = container.now().session.clone();
             let gone = match main {
                 Some(main) => {
-                    tokio::time::timeout(std::time::Duration::from_millis(200), container_ended(container, &main)).await
+                    tokio::time::timeout(
+                        std::time::Duration::from_millis(200),
+                        container_ended(container, &main),
+                    )
+                    .await
                 }
                 None => Ok(()),
             };
@@ -163,12 +174,18 @@ impl Engine {
             (now.spare.take(), now.cgroup.clone(), now.devpts.clone())
         };
         let born_in = match &cgroup {
-            Some(cgroup) => cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?,
+            Some(cgroup) => {
+                cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?
+            }
             None => None,
         };
         let monitor = match spare {
             Some(monitor) => monitor,
-            None => self.slots.monitor_in(cgroup.as_deref()).await.map_err(io_error("cannot make a monitor"))?,
+            None => self
+                .slots
+                .monitor_in(cgroup.as_deref())
+                .await
+                .map_err(io_error("cannot make a monitor"))?,
         };
         let devpts = match devpts {
             Some(devpts) => devpts.try_clone(),
@@ -193,7 +210,11 @@ impl Engine {
         })
     }
 
-    async fn in_process(self: &Arc<Self>, target: &ProcessTarget, spec: &SessionSpec) -> Result<Prepared> {
+    async fn in_process(
+        self: &Arc<Self>,
+        target: &ProcessTarget,
+        spec: &SessionSpec,
+    ) -> Result<Prepared> {
         let pid = target.pid;
         let pinned = Pinned::open(pid, target.start_ticks)?;
         let at = |error| process::gone(pid, &error);
@@ -223,8 +244,10 @@ impl Engine {
         // All of the above was read of this very process.
         pinned.still_there()?;
         let pidfd = fds.add(pinned.into_fd());
-        let monitor = self.slots.monitor_with(&procs).await.map_err(io_error("cannot make a monitor"))?;
-        let devpts = self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
+        let monitor =
+            self.slots.monitor_with(&procs).await.map_err(io_error("cannot make a monitor"))?;
+        let devpts =
+            self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
         let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd };
         Ok(Prepared { plan, process, fds, monitor, cgroup: born_in, devpts, container: None })
     }
@@ -260,14 +283,17 @@ fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
     let mut foreign = Vec::new();
     for kind in wanted {
         let file = kind.file_name();
-        let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}")).map_err(|error| process::gone(pid, &error));
+        let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}"))
+            .map_err(|error| process::gone(pid, &error));
         let ours = fs::read_link(format!("/proc/self/ns/{file}")).ok();
         match (theirs, ours) {
             // A type that this kernel does not have.
             (Err(_), None) => {}
             (Err(error), Some(_)) => return Err(error),
             // The launcher has left the agent's mount namespace: that one must always be joined.
-            (Ok(theirs), ours) if Some(&theirs) != ours.as_ref() || *kind == NsType::Mount => foreign.push(*kind),
+            (Ok(theirs), ours) if Some(&theirs) != ours.as_ref() || *kind == NsType::Mount => {
+                foreign.push(*kind)
+            }
             _ => {}
         }
     }
@@ -287,7 +313,10 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     File::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
     let entries = bytes.split(|b| *b == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
-    Ok(entries.filter(|entry| entry.find('=').is_some_and(|at| at > 0)).map(str::to_owned).collect())
+    Ok(entries
+        .filter(|entry| entry.find('=').is_some_and(|at| at > 0))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// The effective ids of a process; `mapped`: as its own user namespace has them.
@@ -298,8 +327,11 @@ fn credentials(pid: i32, mapped: bool) -> std::io::Result<Identity> {
         line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect()
     };
     let maps = |file: &str| -> std::io::Result<Vec<[u32; 3]>> {
-        let text = if mapped { fs::read_to_string(format!("/proc/{pid}/{file}"))? } else { String::new() };
-        let numbers = |line: &str| line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>();
+        let text =
+            if mapped { fs::read_to_string(format!("/proc/{pid}/{file}"))? } else { String::new() };
+        let numbers = |line: &str| {
+            line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>()
+        };
         Ok(text.lines().filter_map(numbers).filter_map(|n| n.try_into().ok()).collect())
     };
     let (users, groups) = (maps("uid_map")?, maps("gid_map")?);
@@ -307,7 +339,12 @@ fn credentials(pid: i32, mapped: bool) -> std::io::Result<Identity> {
         let map = maps.iter().find(|[_, outside, count]| id >= *outside && id - outside < *count);
         if mapped { map.map(|[inside, outside, _]| inside + (id - outside)) } else { Some(id) }
     };
-    let missing = || std::io::Error::new(std::io::ErrorKind::InvalidData, "its ids are not mapped in its user namespace");
+    let missing = || {
+        std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "its ids are not mapped in its user namespace",
+        )
+    };
     let effective = |name: &str| field(name).get(1).copied();
     Ok(Identity::Ids {
         uid: effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?,

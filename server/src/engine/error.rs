@@ -151,26 +151,36 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Loopback => ("could not bring the loopback interface up", ""),
         Step::Propagation => ("could not make the mounts private", ""),
         Step::Root => ("could not attach the root filesystem", ""),
-        Step::Mount => ("could not mount on", "; check the target's path and type in the root filesystem"),
+        Step::Mount => {
+            ("could not mount on", "; check the target's path and type in the root filesystem")
+        }
         Step::PivotRoot => ("could not pivot to the root filesystem", ""),
         Step::MaskPath => ("could not hide", ""),
         Step::ReadOnlyPath => ("could not make read-only", ""),
         Step::Sysctl => ("could not set the kernel parameter", "; check its name and value"),
-        Step::User => ("could not find the user", "; it must be in the container's /etc/passwd or a number"),
-        Step::Group => ("could not find the group", "; it must be in the container's /etc/group or a number"),
+        Step::User => {
+            ("could not find the user", "; it must be in the container's /etc/passwd or a number")
+        }
+        Step::Group => {
+            ("could not find the group", "; it must be in the container's /etc/group or a number")
+        }
         Step::Cwd => ("could not enter the working directory", ""),
         Step::Umask => ("could not set the umask", ""),
         Step::Rlimit => ("could not set the limit", "; the agent may lack the right to raise it"),
         Step::OomScoreAdj => ("could not set oom_score_adj", ""),
         Step::Terminal => ("could not make the terminal", ""),
         Step::Capabilities => ("could not set the capabilities", ""),
-        Step::Credentials => ("could not become the user", "; is the id mapped in the user namespace?"),
+        Step::Credentials => {
+            ("could not become the user", "; is the id mapped in the user namespace?")
+        }
         Step::NoNewPrivs => ("could not set no_new_privs", ""),
         Step::Seccomp => ("could not load the system call filter", ""),
         Step::CloseFds => ("could not close inherited files", ""),
         Step::Init => ("could not start the init process", ""),
         Step::Exec => match *errno {
-            libc::ENOENT => ("could not find the command", "; is it in the root filesystem and in PATH?"),
+            libc::ENOENT => {
+                ("could not find the command", "; is it in the root filesystem and in PATH?")
+            }
             libc::EACCES => ("may not execute the command", "; is it executable?"),
             _ => ("could not execute the command", ""),
         },

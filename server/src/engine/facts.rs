@@ -89,7 +89,9 @@ pub fn boot_id() -> String {
 
 fn memory_bytes() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
 
@@ -100,7 +102,11 @@ fn features(cgroups: &Cgroups) -> Vec<Feature> {
         detail: if available { String::new() } else { without.to_owned() },
     };
     vec![
-        feature("overlayfs", filesystem("overlay"), "the `host` rootfs and overlay layers cannot be had"),
+        feature(
+            "overlayfs",
+            filesystem("overlay"),
+            "the `host` rootfs and overlay layers cannot be had",
+        ),
         feature(
             "overlay_layer_fds",
             overlay_layer_fds(),
@@ -116,14 +122,19 @@ fn features(cgroups: &Cgroups) -> Vec<Feature> {
             cgroups.needs_forker(),
             "not needed: processes are born in their cgroup (CLONE_INTO_CGROUP)",
         ),
-        feature("time_namespace", Path::new("/proc/self/ns/time").exists(), "time namespaces are refused"),
+        feature(
+            "time_namespace",
+            Path::new("/proc/self/ns/time").exists(),
+            "time namespaces are refused",
+        ),
     ]
 }
 
 fn filesystem(name: &str) -> bool {
     let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     // A module that is not loaded yet is loaded by the first fsopen.
-    text.lines().any(|l| l.split('\t').nth(1) == Some(name)) || fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
+    text.lines().any(|l| l.split('\t').nth(1) == Some(name))
+        || fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
 }
 
 /// Whether overlayfs takes its layers as fds: tried on a context that is never created.

@@ -60,7 +60,9 @@ impl Launcher {
                     *socket = Some(current);
                     return Err(io::Error::from_raw_os_error(errno));
                 }
-                Err(error) if attempt == 0 => warn!(%error, "the launcher is gone; starting another"),
+                Err(error) if attempt == 0 => {
+                    warn!(%error, "the launcher is gone; starting another")
+                }
                 Err(error) => return Err(error),
             }
         }

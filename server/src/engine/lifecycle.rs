@@ -8,39 +8,25 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::{
-    journal::Mode,
-    plan::{NsType, Plan},
-    protocol::KillCause,
-};
+use conti_runtime::protocol::KillCause;
 use tracing::{info, warn};
 
 use super::{
     Engine,
-    assemble::{self, Joined},
+    begin::{Begin, Opened},
+    cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
     id,
     info::{ContainerInfo, ContainerState, EndReason},
-    name,
+    io_error, name,
     registry::Made,
     session::{
-        Session, State,
-        store::{self, Record},
+        Session, State, store,
         supervise::{self, Outcome},
     },
-    slots::Slot,
     spec::{ContainerSpec, Namespace},
 };
-
-/// How a container's main process begins.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Begin {
-    /// It stops before its command.
-    pub paused: bool,
-    /// A client drives it from the first byte on.
-    pub streamed: bool,
-}
 
 impl Engine {
     /// Creates a container, and starts it where `start`.
@@ -55,8 +41,13 @@ impl Engine {
     }
 
     /// Creates and starts a container whose main session is to be driven.
-    pub async fn run(self: &Arc<Self>, spec: ContainerSpec, request_id: Option<String>) -> Result<Arc<Session>> {
-        let container = self.create_once(spec, request_id, Begin { paused: false, streamed: true }).await?;
+    pub async fn run(
+        self: &Arc<Self>,
+        spec: ContainerSpec,
+        request_id: Option<String>,
+    ) -> Result<Arc<Session>> {
+        let container =
+            self.create_once(spec, request_id, Begin { paused: false, streamed: true }).await?;
         let session = container.now().session.clone();
         session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
     }
@@ -108,7 +99,11 @@ impl Engine {
     }
 
     /// Registers a container: its name is taken from here on.
-    fn new_container(&self, mut spec: ContainerSpec, request_id: Option<String>) -> Result<Arc<Container>> {
+    fn new_container(
+        &self,
+        mut spec: ContainerSpec,
+        request_id: Option<String>,
+    ) -> Result<Arc<Container>> {
         let id = id::new();
         if spec.name.is_empty() {
             spec.name = name::new(|name| self.registry.name_is_free(name));
@@ -125,7 +120,7 @@ impl Engine {
         let _turn = container.turn.lock().await;
         let begun = match DirBuilder::new().mode(0o700).create(&container.dir) {
             Ok(()) => self.begin(container, begin).await,
-            Err(error) => Err(super::io_error("cannot make the container's directory")(error)),
+            Err(error) => Err(io_error("cannot make the container's directory")(error)),
         };
         match begun {
             Ok(()) => {
@@ -139,117 +134,11 @@ impl Engine {
         }
     }
 
-    /// Brings up the main process of a container that has none. Where it fails, the container is as
-    /// it was before.
-    async fn begin(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
-        let Slot { cgroup, monitor } = self.slots.take().await.map_err(super::io_error("cannot make room for a container"))?;
-        let session_id = id::new();
-        let joined = match self.joined(&container.spec) {
-            Ok(joined) => joined,
-            Err(error) => {
-                release(cgroup).await;
-                return Err(error);
-            }
-        };
-        let assembled = {
-            let (engine, container, session_id) = (self.clone(), container.clone(), session_id.clone());
-            blocking(move || {
-                assemble::assemble(&assemble::Request {
-                    spec: &container.spec,
-                    session_id: &session_id,
-                    dir: &container.dir,
-                    paused: begin.paused,
-                    joined: &joined,
-                    view: &engine.view,
-                    cgroup_version: engine.cgroups.version(),
-                    enforces_devices: engine.cgroups.enforces_devices(),
-                })
-            })
-            .await
-        };
-        let mut assembled = match assembled {
-            Ok(assembled) => assembled,
-            Err(error) => {
-                drop(monitor);
-                release(cgroup).await;
-                return Err(error);
-            }
-        };
-        let ready = (|| {
-            if let Some(policy) = &assembled.devices {
-                cgroup.set_devices(policy.as_deref()).map_err(super::io_error("cannot set the device policy"))?;
-            }
-            let fd = cgroup.unified_fd().map_err(super::io_error("cannot open the container's cgroup"))?;
-            assembled.plan.cgroup = fd.map(|fd| assembled.fds.add(fd));
-            Ok(())
-        })();
-        let cgroup = Arc::new(cgroup);
-        let record = Record {
-            id: session_id.clone(),
-            container: Some(container.reference()),
-            main: true,
-            argv: container.spec.process.argv.clone(),
-            io: container.spec.io.clone(),
-            start_time: SystemTime::now(),
-            request_id: None,
-            streamed: begin.streamed,
-        };
-        let opened = ready.and_then(|()| {
-            self.open_session(record, monitor, &assembled.plan, assembled.fds.into_inner(), |session| {
-                let mut now = container.now();
-                now.session = Some(session.clone());
-                now.session_id.clone_from(&session_id);
-                now.cgroup = Some(cgroup.clone());
-                now.devpts = Some(assembled.devpts.clone());
-                now.warnings.clone_from(&assembled.warnings);
-                now.end = None;
-                now.start_time = (!begin.paused).then(SystemTime::now);
-                drop(now);
-                container.save(&self.facts.boot_id)
-            })
-        });
-        let session = match opened {
-            Ok(opened) => self.follow_main(container.clone(), opened),
-            Err(error) => {
-                container.now().cgroup = None;
-                release_shared(cgroup).await;
-                return Err(error);
-            }
-        };
-        let reached = if begin.paused { session.assembled().await } else { session.started().await };
-        match reached {
-            State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
-            _ => {
-                self.refill_spare(container);
-                Ok(())
-            }
-        }
-    }
-
-    /// The processes of the containers whose namespaces are joined.
-    fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
-        let wanted = &spec.namespaces;
-        let mut joined = Joined::default();
-        for (kind, namespace) in [
-            (NsType::Pid, &wanted.pid),
-            (NsType::Uts, &wanted.uts),
-            (NsType::Ipc, &wanted.ipc),
-            (NsType::Net, &wanted.net),
-            (NsType::Cgroup, &wanted.cgroup),
-            (NsType::User, &wanted.user),
-            (NsType::Time, &wanted.time),
-        ] {
-            let Namespace::Container(key) = namespace else { continue };
-            let other = self.registry.container(key)?;
-            joined.processes.push((kind, other.running_process("join a namespace of")?));
-            if kind == NsType::User {
-                joined.owner = assemble::owner_of(&other.spec.namespaces);
-            }
-        }
-        Ok(joined)
-    }
-
-    fn follow_main(self: &Arc<Self>, container: Arc<Container>, opened: Opened) -> Arc<Session> {
+    pub(super) fn follow_main(
+        self: &Arc<Self>,
+        container: Arc<Container>,
+        opened: Opened,
+    ) -> Arc<Session> {
         let Opened { session, monitor, to_agent } = opened;
         self.registry.add_session(session.clone());
         let (engine, followed) = (self.clone(), session.clone());
@@ -270,7 +159,8 @@ impl Engine {
     ) {
         let cgroup = container.now().cgroup.clone();
         if let Some(cgroup) = &cgroup {
-            let killed = matches!(outcome.end.reason, EndReason::Signal { number: libc::SIGKILL, .. });
+            let killed =
+                matches!(outcome.end.reason, EndReason::Signal { number: libc::SIGKILL, .. });
             if killed && cgroup.oom_kills() > 0 {
                 outcome.end.reason = EndReason::OutOfMemory;
             }
@@ -307,12 +197,18 @@ impl Engine {
     }
 
     /// Starts a created or stopped container.
-    pub async fn start_container(self: &Arc<Self>, key: &str, request_id: Option<String>) -> Result<ContainerInfo> {
+    pub async fn start_container(
+        self: &Arc<Self>,
+        key: &str,
+        request_id: Option<String>,
+    ) -> Result<ContainerInfo> {
         let container = self.registry.container(key)?;
         let engine = self.clone();
         let task = tokio::spawn(async move {
-            let made = request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
-            let start = || async { engine.start_now(&container).await.map(|()| container.id.clone()) };
+            let made =
+                request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
+            let start =
+                || async { engine.start_now(&container).await.map(|()| container.id.clone()) };
             made.get_or_try_init(start).await.cloned()?;
             Ok(container.info())
         });
@@ -362,12 +258,19 @@ impl Engine {
     }
 
     /// Stops a container: signal, grace, kill.
-    pub async fn stop(self: &Arc<Self>, key: &str, signal: i32, grace: Duration) -> Result<ContainerInfo> {
+    pub async fn stop(
+        self: &Arc<Self>,
+        key: &str,
+        signal: i32,
+        grace: Duration,
+    ) -> Result<ContainerInfo> {
         let container = self.registry.container(key)?;
         let session = container.now().session.clone();
         let Some(session) = session else { return Ok(container.info()) };
         match container.state() {
-            ContainerState::Quarantined => return Err(container.wrong_state("stop", "created or running")),
+            ContainerState::Quarantined => {
+                return Err(container.wrong_state("stop", "created or running"));
+            }
             ContainerState::Stopped => {}
             ContainerState::Created => self.kill_all(&container, &session),
             ContainerState::Running => {
@@ -473,69 +376,6 @@ impl Engine {
             }
         });
     }
-
-    /// Makes the directory, the journal and the sockets of a session and hands its plan to a monitor.
-    /// `known` is called before the plan is handed over: what must be recorded first.
-    pub(super) fn open_session(
-        &self,
-        record: Record,
-        monitor: super::monitor::Monitor,
-        plan: &Plan,
-        fds: Vec<std::os::fd::OwnedFd>,
-        known: impl FnOnce(&Arc<Session>) -> Result<()>,
-    ) -> Result<Opened> {
-        use std::os::fd::AsFd as _;
-
-        use conti_runtime::{journal, sys::socket};
-        use rustix::event::{EventfdFlags, eventfd};
-
-        let exhausted = super::io_error("cannot make the streams of a session");
-        let streamed = record.streamed;
-        let dir = store::create(&self.sessions_dir, &record).map_err(super::io_error("cannot make a session's directory"))?;
-        let result = (|| {
-            let directory = fs::File::open(&dir).map_err(&exhausted)?;
-            let memory = journal::create(journal::Sizes::default()).map_err(&exhausted)?;
-            let bell = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|e| exhausted(e.into()));
-            let (to_agent, to_monitor) = (bell()?, bell()?);
-            let listener = socket::listen(&directory, store::SOCKET.as_ref()).map_err(&exhausted)?;
-            let reader = journal::Reader::map(memory.try_clone().map_err(&exhausted)?).map_err(&exhausted)?;
-            reader.set_mode(if streamed { Mode::Wait } else { Mode::Drop });
-            let monitor = Arc::new(monitor);
-            let session = Arc::new(Session::new(
-                record,
-                dir.clone(),
-                super::session::Journal::Live(reader),
-                Some(monitor.clone()),
-                Some(to_monitor.try_clone().map_err(&exhausted)?),
-                State::Assembling,
-            ));
-            known(&session)?;
-            let run = super::monitor::RunFds {
-                journal: memory.as_fd(),
-                to_agent: to_agent.as_fd(),
-                to_monitor: to_monitor.as_fd(),
-                listener: listener.as_fd(),
-                directory: directory.as_fd(),
-            };
-            monitor.run(plan, &run, &fds).map_err(super::io_error("cannot hand the plan to the monitor"))?;
-            Ok(Opened { session, monitor, to_agent })
-        })();
-        if result.is_err() {
-            store::remove(&dir);
-        }
-        result
-    }
-}
-
-/// A session whose monitor has its plan, and whom nobody follows yet.
-#[derive(Debug)]
-pub(super) struct Opened {
-    /// The session.
-    pub session: Arc<Session>,
-    /// Its monitor.
-    pub monitor: Arc<super::monitor::Monitor>,
-    /// The bell that the monitor rings.
-    pub to_agent: std::os::fd::OwnedFd,
 }
 
 /// Runs what may block on a thread that may.
@@ -549,12 +389,12 @@ pub(super) async fn blocking<T: Send + 'static, E: Send + 'static>(
     }
 }
 
-async fn release(cgroup: super::cgroup::Cgroup) {
+pub(super) async fn release(cgroup: Cgroup) {
     release_shared(Arc::new(cgroup)).await;
 }
 
 /// Kills what is left in a cgroup and removes it.
-async fn release_shared(cgroup: Arc<super::cgroup::Cgroup>) {
+pub(super) async fn release_shared(cgroup: Arc<Cgroup>) {
     let name = cgroup.name.clone();
     let removed = blocking(move || {
         // Mostly nothing is left, and removing is all there is to do.

@@ -4,7 +4,7 @@
 //!
 //! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
-//! - [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
+//! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
 //! - [`enter`]: sessions in containers and in processes of the host;
 //! - [`session`]: streams, ends, and the task that follows a monitor;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
@@ -13,6 +13,7 @@
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
 pub mod assemble;
+pub mod begin;
 pub mod cgroup;
 pub mod container;
 pub mod enter;
@@ -98,12 +99,16 @@ impl Engine {
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
         let launcher = Launcher::new(&config.runtime, &tag).map_err(|error| {
-            let what = format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
+            let what =
+                format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
             Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
         })?;
         let launcher = Arc::new(launcher);
-        let view = HostView::make(config.state_dir.join("host-view")).map_err(io_error("cannot make the host view"))?;
-        let open = |path: &str| File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"));
+        let view = HostView::make(config.state_dir.join("host-view"))
+            .map_err(io_error("cannot make the host view"))?;
+        let open = |path: &str| {
+            File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
+        };
         let engine = Arc::new(Engine {
             facts: Facts::gather(&config, &cgroups, id::new()),
             registry: Registry::default(),
@@ -147,7 +152,8 @@ impl Engine {
 
     /// Describes all containers, the oldest first.
     pub fn containers(&self) -> Vec<ContainerInfo> {
-        let mut all: Vec<ContainerInfo> = self.registry.containers().iter().map(|c| c.info()).collect();
+        let mut all: Vec<ContainerInfo> =
+            self.registry.containers().iter().map(|c| c.info()).collect();
         all.sort_by(|a, b| (a.create_time, &a.id).cmp(&(b.create_time, &b.id)));
         all
     }
@@ -180,8 +186,10 @@ impl Engine {
 
     /// Describes sessions, the oldest first.
     pub fn sessions(&self, container: Option<&str>) -> Result<Vec<SessionInfo>> {
-        let id = container.map(|key| self.registry.container(key)).transpose()?.map(|c| c.id.clone());
-        let mut all: Vec<SessionInfo> = self.registry.sessions(id.as_deref()).iter().map(|s| s.info()).collect();
+        let id =
+            container.map(|key| self.registry.container(key)).transpose()?.map(|c| c.id.clone());
+        let mut all: Vec<SessionInfo> =
+            self.registry.sessions(id.as_deref()).iter().map(|s| s.info()).collect();
         all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
         Ok(all)
     }
@@ -189,7 +197,10 @@ impl Engine {
 
 /// An error of the host, with what was tried.
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
-    move |error| Error::Exhausted { what: what.to_owned(), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    move |error| Error::Exhausted {
+        what: what.to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
 }
 
 /// Makes a directory that only root may enter, and takes its lock: one agent for one directory.
@@ -217,7 +228,9 @@ fn take_dir(dir: &Path) -> Result<File> {
 fn sub_dir(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     match DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("cannot make a directory")(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io_error("cannot make a directory")(error))
+        }
         _ => Ok(path),
     }
 }

@@ -47,7 +47,14 @@ impl Monitor {
     /// Hands over a plan.
     pub fn run(&self, plan: &Plan, run: &RunFds<'_>, plan_fds: &[OwnedFd]) -> io::Result<()> {
         let sealed = memfd::sealed("conti-plan", &serde_json::to_vec(plan)?)?;
-        let mut fds = vec![sealed.as_fd(), run.journal, run.to_agent, run.to_monitor, run.listener, run.directory];
+        let mut fds = vec![
+            sealed.as_fd(),
+            run.journal,
+            run.to_agent,
+            run.to_monitor,
+            run.listener,
+            run.directory,
+        ];
         fds.extend(plan_fds.iter().map(|fd| fd.as_fd()));
         let mut parts = fds.chunks(MAX_PACKET_FDS);
         let count = u32::try_from(plan_fds.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -74,8 +81,12 @@ impl Monitor {
             let mut ready = self.socket.readable().await?;
             match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
                 Ok(Ok(Packet { len: 0, .. })) => return Ok(None),
-                Ok(Ok(Packet { len, fds })) => return Ok(Some((serde_json::from_slice(&buffer[..len])?, fds))),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Ok(Ok(Packet { len, fds })) => {
+                    return Ok(Some((serde_json::from_slice(&buffer[..len])?, fds)));
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(None);
+                }
                 Ok(Err(error)) => return Err(error),
                 Err(_would_block) => {}
             }

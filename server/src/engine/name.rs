@@ -6,19 +6,22 @@ use std::{
 };
 
 const FIRST: [&str; 24] = [
-    "amber", "brisk", "calm", "clear", "deft", "eager", "fleet", "gentle", "hardy", "keen", "level", "light", "mellow",
-    "neat", "noble", "plain", "prime", "quick", "quiet", "sound", "steady", "swift", "tidy", "warm",
+    "amber", "brisk", "calm", "clear", "deft", "eager", "fleet", "gentle", "hardy", "keen",
+    "level", "light", "mellow", "neat", "noble", "plain", "prime", "quick", "quiet", "sound",
+    "steady", "swift", "tidy", "warm",
 ];
 
 const SECOND: [&str; 24] = [
-    "anchor", "basin", "beacon", "bridge", "canal", "cove", "delta", "dock", "ferry", "fjord", "gull", "harbor", "inlet",
-    "island", "lagoon", "mast", "pier", "quay", "reef", "river", "sail", "shore", "tide", "wharf",
+    "anchor", "basin", "beacon", "bridge", "canal", "cove", "delta", "dock", "ferry", "fjord",
+    "gull", "harbor", "inlet", "island", "lagoon", "mast", "pier", "quay", "reef", "river", "sail",
+    "shore", "tide", "wharf",
 ];
 
 /// Makes a name for a container that was given none.
 pub fn new(is_free: impl Fn(&str) -> bool) -> String {
     for _ in 0..16 {
-        let (first, second) = (rand::random_range(0..FIRST.len()), rand::random_range(0..SECOND.len()));
+        let (first, second) =
+            (rand::random_range(0..FIRST.len()), rand::random_range(0..SECOND.len()));
         let name = format!("{}-{}", FIRST[first], SECOND[second]);
         if is_free(&name) {
             return name;

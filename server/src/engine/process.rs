@@ -24,7 +24,8 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 /// Adds what an environment must have: PATH, and TERM with a terminal. HOME is added by init, who reads
 /// the container's /etc/passwd.
 pub fn complete(process: &mut Process, io: &SessionIo) {
-    let missing = |name: &str, env: &[String]| !env.iter().any(|e| e.split('=').next() == Some(name));
+    let missing =
+        |name: &str, env: &[String]| !env.iter().any(|e| e.split('=').next() == Some(name));
     if missing("PATH", &process.env) {
         process.env.push(PATH.to_owned());
     }
@@ -37,7 +38,8 @@ pub fn complete(process: &mut Process, io: &SessionIo) {
 pub fn overlay_env(below: &[String], above: &[String]) -> Vec<String> {
     let name = |e: &str| e.split('=').next().unwrap_or_default().to_owned();
     let named: Vec<String> = above.iter().map(|e| name(e)).collect();
-    let mut env: Vec<String> = below.iter().filter(|e| !named.contains(&name(e))).cloned().collect();
+    let mut env: Vec<String> =
+        below.iter().filter(|e| !named.contains(&name(e))).cloned().collect();
     env.extend_from_slice(above);
     env
 }
@@ -52,8 +54,10 @@ pub struct Pinned {
 impl Pinned {
     /// Pins a process, which must have been started at `start_ticks` where that is known.
     pub fn open(pid: i32, start_ticks: Option<u64>) -> Result<Pinned> {
-        let number = Pid::from_raw(pid).ok_or_else(|| gone(pid, &io::ErrorKind::NotFound.into()))?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|errno| gone(pid, &errno.into()))?;
+        let number =
+            Pid::from_raw(pid).ok_or_else(|| gone(pid, &io::ErrorKind::NotFound.into()))?;
+        let pidfd =
+            pidfd_open(number, PidfdFlags::empty()).map_err(|errno| gone(pid, &errno.into()))?;
         let pinned = Pinned { pid, pidfd };
         // Read after it was pinned: what is read is true of the pinned process, if that is still there.
         let found = start_time(pid).map_err(|error| gone(pid, &error))?;

@@ -69,7 +69,8 @@ impl Engine {
             }
         }
         let mut keep = Vec::new();
-        let (main, others): (Vec<Found>, Vec<Found>) = found.into_iter().partition(|f| f.session().record.main);
+        let (main, others): (Vec<Found>, Vec<Found>) =
+            found.into_iter().partition(|f| f.session().record.main);
         for session in main.into_iter().chain(others) {
             self.take_over(session, &mut keep).await;
         }
@@ -92,12 +93,16 @@ impl Engine {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
                 let container = Container::from_record(record, &self.containers_dir);
                 if boot_id != self.facts.boot_id && !ended {
-                    container.now().end = Some(supervise::lost("the host was started again", Totals::default()));
+                    container.now().end =
+                        Some(supervise::lost("the host was started again", Totals::default()));
                 }
                 Arc::new(container)
             }
             Err(error) => {
-                let problem = format!("its record {} is damaged: {error}; it can only be deleted", dir.display());
+                let problem = format!(
+                    "its record {} is damaged: {error}; it can only be deleted",
+                    dir.display()
+                );
                 warn!(problem, "a container is set aside");
                 let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
@@ -112,11 +117,15 @@ impl Engine {
     async fn find(&self, dir: &Path) -> io::Result<Found> {
         let record = store::read(dir)?;
         match socket::connect_path(&dir.join(store::SOCKET)) {
-            Ok(socket) => match tokio::time::timeout(PATIENCE, self.connect(&record, dir, socket)).await {
-                Ok(Ok(alive)) => return Ok(Found::Alive(alive)),
-                Ok(Err(error)) => warn!(session = record.id, %error, "its monitor does not answer as it should"),
-                Err(_) => warn!(session = record.id, "its monitor does not answer"),
-            },
+            Ok(socket) => {
+                match tokio::time::timeout(PATIENCE, self.connect(&record, dir, socket)).await {
+                    Ok(Ok(alive)) => return Ok(Found::Alive(alive)),
+                    Ok(Err(error)) => {
+                        warn!(session = record.id, %error, "its monitor does not answer as it should")
+                    }
+                    Err(_) => warn!(session = record.id, "its monitor does not answer"),
+                }
+            }
             // Nobody listens: the monitor has gone, with or without an end.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -126,7 +135,10 @@ impl Engine {
         let outcome = match store::read_end(dir) {
             Ok(end) => Outcome { end: supervise::translate(&end), failure: None },
             Err(_) => Outcome {
-                end: supervise::lost("its monitor died while the agent was away", Totals::default()),
+                end: supervise::lost(
+                    "its monitor died while the agent was away",
+                    Totals::default(),
+                ),
                 failure: None,
             },
         };
@@ -144,12 +156,20 @@ impl Engine {
             return Err(invalid("it speaks a newer protocol than this agent"));
         }
         let mut fds = fds.into_iter();
-        let (Some(journal), Some(to_agent), Some(to_monitor)) = (fds.next(), fds.next(), fds.next()) else {
+        let (Some(journal), Some(to_agent), Some(to_monitor)) =
+            (fds.next(), fds.next(), fds.next())
+        else {
             return Err(invalid("it did not send the journal"));
         };
         let journal = Journal::Live(Reader::map(journal)?);
-        let session =
-            Session::new(record.clone(), dir.to_owned(), journal, Some(monitor.clone()), Some(to_monitor), State::Assembling);
+        let session = Session::new(
+            record.clone(),
+            dir.to_owned(),
+            journal,
+            Some(monitor.clone()),
+            Some(to_monitor),
+            State::Assembling,
+        );
         let session = Arc::new(session);
         let known = matches!(state, MonitorState::Created(_) | MonitorState::Running(_));
         let outcome = supervise::adopt(&session, state);
@@ -161,7 +181,8 @@ impl Engine {
 
     async fn take_over(self: &Arc<Self>, found: Found, keep: &mut Vec<String>) {
         let session = found.session().clone();
-        let container = session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
+        let container =
+            session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
         if let (Some(id), false) = (&session.record.request_id, session.record.main) {
             self.registry.remember_request(id, session.id.clone());
         }
@@ -173,7 +194,8 @@ impl Engine {
                     now.session = Some(session.clone());
                     now.session_id.clone_from(&session.id);
                 }
-                let cgroup = Container::read_record(&container.dir).ok().and_then(|record| record.cgroup);
+                let cgroup =
+                    Container::read_record(&container.dir).ok().and_then(|record| record.cgroup);
                 if let Some(name) = cgroup {
                     container.now().cgroup = Some(Arc::new(self.cgroups.open(&name)));
                     keep.push(name);
@@ -244,7 +266,8 @@ impl Engine {
             return;
         }
         if container.now().end.is_none() {
-            container.now().end = Some(supervise::lost("its session's records are gone", Totals::default()));
+            container.now().end =
+                Some(supervise::lost("its session's records are gone", Totals::default()));
         }
         if let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "its state could not be recorded");
@@ -279,5 +302,8 @@ async fn follow(alive: &mut Alive) -> Outcome {
 
 fn directories(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }

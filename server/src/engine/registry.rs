@@ -86,7 +86,8 @@ impl Registry {
         if key.len() < 4 {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
-        let mut fits = inner.containers.range(key.to_owned()..).take_while(|(id, _)| id.starts_with(key));
+        let mut fits =
+            inner.containers.range(key.to_owned()..).take_while(|(id, _)| id.starts_with(key));
         match (fits.next(), fits.next()) {
             (Some((_, container)), None) => Ok(container.clone()),
             (Some(_), Some(_)) => Err(Error::AmbiguousContainer(key.to_owned())),

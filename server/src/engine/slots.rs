@@ -86,7 +86,9 @@ impl Slots {
         let monitor = self.launcher.spawn_monitor(procs).await?;
         match monitor.receive().await? {
             Some((FromMonitor::Prepared { .. }, _)) => Ok(monitor),
-            Some((FromMonitor::NotPrepared { errno }, _)) => Err(io::Error::from_raw_os_error(errno)),
+            Some((FromMonitor::NotPrepared { errno }, _)) => {
+                Err(io::Error::from_raw_os_error(errno))
+            }
             _ => Err(io::Error::other("the monitor died before it was ready")),
         }
     }

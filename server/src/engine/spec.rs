@@ -62,7 +62,11 @@ impl ContainerSpec {
             io: SessionIo {
                 terminal: None,
                 stdin: false,
-                policy: Policy { on_disconnect: OnDisconnect::Detach, drain: Duration::ZERO, deadline: None },
+                policy: Policy {
+                    on_disconnect: OnDisconnect::Detach,
+                    drain: Duration::ZERO,
+                    deadline: None,
+                },
             },
             hostname: String::new(),
             domainname: String::new(),

@@ -18,7 +18,12 @@ pub enum Durability {
 }
 
 /// Writes `value` as `name` in `dir`: a reader sees the old record or the new one, never a part.
-pub fn write<T: Serialize>(dir: &Path, name: &str, value: &T, durability: Durability) -> io::Result<()> {
+pub fn write<T: Serialize>(
+    dir: &Path,
+    name: &str,
+    value: &T,
+    durability: Durability,
+) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.new"));
     let mut file = File::create(&temporary)?;
     let mut bytes = serde_json::to_vec_pretty(value)?;
@@ -39,7 +44,10 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     const LIMIT: u64 = 16 * 1024 * 1024;
     let meta = fs::symlink_metadata(path)?;
     if !meta.is_file() || meta.len() > LIMIT {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file of at most 16 MiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a regular file of at most 16 MiB",
+        ));
     }
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }

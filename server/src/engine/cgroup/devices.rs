@@ -93,7 +93,8 @@ fn compile(rules: &[Rule]) -> Vec<Insn> {
         // Each test jumps behind the rule where it does not hold; the distance is known at the end.
         let mut tests = vec![insn(JNE_K, 2, 0, 0, if rule.block { DEV_BLOCK } else { DEV_CHAR })];
         let mut allowed = 0;
-        for (flag, bit) in [(rule.read, ACC_READ), (rule.write, ACC_WRITE), (rule.mknod, ACC_MKNOD)] {
+        for (flag, bit) in [(rule.read, ACC_READ), (rule.write, ACC_WRITE), (rule.mknod, ACC_MKNOD)]
+        {
             if flag {
                 allowed |= bit;
             }
@@ -166,7 +167,14 @@ mod tests {
 
     #[test]
     fn a_read_only_rule_denies_writes() {
-        let rule = Rule { block: true, major: Some(7), minor: Some(1), read: true, write: false, mknod: false };
+        let rule = Rule {
+            block: true,
+            major: Some(7),
+            minor: Some(1),
+            read: true,
+            write: false,
+            mknod: false,
+        };
         let program = compile(&[rule]);
         assert!(allows(&program, DEV_BLOCK, ACC_READ, 7, 1));
         assert!(!allows(&program, DEV_BLOCK, ACC_WRITE, 7, 1));

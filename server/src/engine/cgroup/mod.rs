@@ -77,10 +77,15 @@ impl Cgroups {
             match fs.first() {
                 Some(&"cgroup2") if unified.is_none() => {
                     unified = place(Path::new(point), root, &own_path(&own, None), &dir_name);
-                    mounted.push(Mounted { controller: None, point: point.into(), root: (*root).to_owned() });
+                    mounted.push(Mounted {
+                        controller: None,
+                        point: point.into(),
+                        root: (*root).to_owned(),
+                    });
                 }
                 Some(&"cgroup") => {
-                    let options: Vec<&str> = fs.get(2).map(|o| o.split(',').collect()).unwrap_or_default();
+                    let options: Vec<&str> =
+                        fs.get(2).map(|o| o.split(',').collect()).unwrap_or_default();
                     for controller in V1_CONTROLLERS {
                         // One hierarchy may hold several controllers (cpu,cpuacct): enter it once.
                         let seen = v1.iter().any(|(c, p)| *c == controller || p.starts_with(point));
@@ -89,7 +94,11 @@ impl Cgroups {
                             if let Some(dir) = place(Path::new(point), root, &own, &dir_name) {
                                 v1.push((controller, dir));
                                 let controller = Some(controller);
-                                mounted.push(Mounted { controller, point: point.into(), root: (*root).to_owned() });
+                                mounted.push(Mounted {
+                                    controller,
+                                    point: point.into(),
+                                    root: (*root).to_owned(),
+                                });
                             }
                         }
                     }
@@ -103,7 +112,8 @@ impl Cgroups {
             (None, false) => CgroupVersion::V1,
             (None, true) => CgroupVersion::None,
         };
-        let standard_devices = unified.as_ref().and_then(|_| devices::load(&devices::STANDARD).ok());
+        let standard_devices =
+            unified.as_ref().and_then(|_| devices::load(&devices::STANDARD).ok());
         if let (CgroupVersion::V2, Some(dir)) = (version, &unified) {
             enable_controllers(dir);
         }
@@ -145,8 +155,9 @@ impl Cgroups {
             }
         }
         if let (Some(dir), Some(program)) = (&cgroup.unified, &self.standard_devices) {
-            let attached = File::open(dir)
-                .and_then(|dir| conti_runtime::sys::bpf::attach_cgroup_device(dir.as_fd(), program.as_fd()));
+            let attached = File::open(dir).and_then(|dir| {
+                conti_runtime::sys::bpf::attach_cgroup_device(dir.as_fd(), program.as_fd())
+            });
             if let Err(error) = attached {
                 cgroup.remove();
                 return Err(error);
@@ -175,7 +186,8 @@ impl Cgroups {
             let dir = point.join(below.strip_prefix("/").unwrap_or(below));
             match controller {
                 None => unified = Some(File::open(dir)?.into()),
-                Some(_) => procs.push(OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into()),
+                Some(_) => procs
+                    .push(OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into()),
             }
         }
         Ok((unified, procs))
@@ -225,7 +237,8 @@ impl Cgroup {
     /// Replaces the device policy: `rules`, or everything where `None`.
     pub fn set_devices(&self, rules: Option<&[Rule]>) -> io::Result<()> {
         let Some(dir) = &self.unified else { return Ok(()) };
-        let any = |block| Rule { block, major: None, minor: None, read: true, write: true, mknod: true };
+        let any =
+            |block| Rule { block, major: None, minor: None, read: true, write: true, mknod: true };
         let all = [any(false), any(true)];
         let program = devices::load(rules.unwrap_or(&all))?;
         conti_runtime::sys::bpf::attach_cgroup_device(File::open(dir)?.as_fd(), program.as_fd())
@@ -251,7 +264,8 @@ impl Cgroup {
             return;
         }
         // Version 1 alone: freeze, so that a fork bomb cannot outrun us, then kill and thaw.
-        let freezer = self.v1.iter().find(|(c, _)| *c == "freezer").map(|(_, dir)| dir.join("freezer.state"));
+        let freezer =
+            self.v1.iter().find(|(c, _)| *c == "freezer").map(|(_, dir)| dir.join("freezer.state"));
         if let Some(file) = &freezer {
             let _ = write_to(file, "FROZEN");
         }

@@ -34,7 +34,7 @@ use super::{
     spec::{OnDisconnect, SessionIo, TerminalSize},
 };
 
-pub use stream::{Driver, Event, Viewer};
+pub use stream::{Driver, Viewer};
 
 /// One process that Conti started, with all that belongs to it.
 #[derive(Debug)]
@@ -331,8 +331,13 @@ impl Session {
         match monitor.send(message) {
             Ok(()) => Ok(()),
             // The monitor has gone a moment ago: its end is on its way.
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(self.wrong_state("it has ended")),
-            Err(error) => Err(Error::Internal(format!("session {}: its monitor cannot be reached: {error}", self.id))),
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                Err(self.wrong_state("it has ended"))
+            }
+            Err(error) => Err(Error::Internal(format!(
+                "session {}: its monitor cannot be reached: {error}",
+                self.id
+            ))),
         }
     }
 

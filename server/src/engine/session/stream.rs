@@ -196,8 +196,10 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let session = self.session().clone();
-        let was_current =
-            session.driver.compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let was_current = session
+            .driver
+            .compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok();
         if !was_current || session.ended() {
             return;
         }

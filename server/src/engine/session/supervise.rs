@@ -7,17 +7,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use conti_runtime::{
-    journal::Totals,
-    plan::SetupFailure,
-    protocol::{End, FromMonitor, KillCause, MonitorState, ToMonitor, WaitStatus},
-};
 use super::{Session, State};
 use crate::engine::{
     error::setup_sentence,
     info::{self, EndReason, SessionEnd},
     monitor::Monitor,
     watched::watched,
+};
+use conti_runtime::{
+    journal::Totals,
+    plan::SetupFailure,
+    protocol::{End, FromMonitor, KillCause, MonitorState, ToMonitor, WaitStatus},
 };
 
 /// What came of a session, before its container is cleaned up.
@@ -126,7 +126,9 @@ fn gone(session: &Session) -> Outcome {
     // It may have written the end before it went.
     match super::store::read_end(&session.dir) {
         Ok(end) => Outcome { end: translate(&end), failure: None },
-        Err(_) => Outcome { end: lost("its monitor died", session.journal.totals()), failure: None },
+        Err(_) => {
+            Outcome { end: lost("its monitor died", session.journal.totals()), failure: None }
+        }
     }
 }
 
@@ -165,7 +167,9 @@ pub fn translate(end: &End) -> SessionEnd {
                 _ => info::KillCause::Client,
             },
         },
-        (WaitStatus::Signaled { signal, core }, None) => EndReason::Signal { number: signal, core_dumped: core },
+        (WaitStatus::Signaled { signal, core }, None) => {
+            EndReason::Signal { number: signal, core_dumped: core }
+        }
     };
     SessionEnd {
         reason,

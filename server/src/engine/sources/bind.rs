@@ -13,10 +13,7 @@ use rustix::{
 };
 
 use super::failed;
-use crate::engine::{
-    error::Result,
-    spec::Propagation,
-};
+use crate::engine::{error::Result, spec::Propagation};
 
 /// A detached clone of a part of the host's tree.
 #[derive(Debug)]
@@ -78,7 +75,9 @@ pub fn clone(path: &Path, options: Options) -> Result<Bind> {
 pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result<Bind, Errno> {
     let stat = fstat(source)?;
     let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
     let fd = open_tree(source, c"", flags)?;
     // A clone of a shared mount is still its peer: what is mounted inside would appear on the host.
@@ -92,7 +91,11 @@ pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result
         mount::set_attributes(fd.as_fd(), MountAttrFlags::MOUNT_ATTR_NODEV, true)?;
     }
     if options.read_only {
-        mount::set_attributes(fd.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, options.recursive_read_only)?;
+        mount::set_attributes(
+            fd.as_fd(),
+            MountAttrFlags::MOUNT_ATTR_RDONLY,
+            options.recursive_read_only,
+        )?;
     }
     Ok(Bind { fd, dir })
 }

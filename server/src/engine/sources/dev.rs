@@ -25,8 +25,14 @@ use crate::engine::{
 /// Group 5 owns terminals, as in Debian's and most other /etc/group.
 pub const TTY_GROUP: u32 = 5;
 
-const NODES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
@@ -47,7 +53,8 @@ pub fn make(owner: (u32, u32), extra: &[Node], console: bool) -> Result<OwnedFd>
             move |errno| (name, errno)
         };
         for (name, major, minor) in NODES {
-            node(dev.as_fd(), name, FileType::CharacterDevice, makedev(major, minor), 0o666, owner).map_err(at(name))?;
+            node(dev.as_fd(), name, FileType::CharacterDevice, makedev(major, minor), 0o666, owner)
+                .map_err(at(name))?;
         }
         for (name, target) in LINKS {
             symlinkat(target, &dev, name).map_err(at(name))?;
@@ -76,9 +83,13 @@ pub fn make(owner: (u32, u32), extra: &[Node], console: bool) -> Result<OwnedFd>
     };
     match fill() {
         Ok(()) => Ok(dev),
-        Err((name, errno)) => {
-            Err(failed("mount", "cannot make the device node", format!("/dev/{name}"), errno, "the agent needs CAP_MKNOD"))
-        }
+        Err((name, errno)) => Err(failed(
+            "mount",
+            "cannot make the device node",
+            format!("/dev/{name}"),
+            errno,
+            "the agent needs CAP_MKNOD",
+        )),
     }
 }
 
@@ -96,12 +107,18 @@ pub struct Node {
 pub fn allow(device: &Device) -> Result<(Node, Rule)> {
     let path = device.path.to_string_lossy();
     let opened = bind::open(&device.path, "device")?;
-    let stat = rustix::fs::fstat(&opened)
-        .map_err(|errno| failed("device", "cannot look at the device", &*path, errno, "is it there?"))?;
+    let stat = rustix::fs::fstat(&opened).map_err(|errno| {
+        failed("device", "cannot look at the device", &*path, errno, "is it there?")
+    })?;
     let block = match FileType::from_raw_mode(stat.st_mode) {
         FileType::BlockDevice => true,
         FileType::CharacterDevice => false,
-        _ => return Err(Error::Invalid { field: "spec.devices".into(), problem: format!("{path:?} is not a device") }),
+        _ => {
+            return Err(Error::Invalid {
+                field: "spec.devices".into(),
+                problem: format!("{path:?} is not a device"),
+            });
+        }
     };
     let name = device.path_in_container.trim_start_matches("/dev/").to_owned();
     let node = Node { name, block, number: stat.st_rdev, mode: stat.st_mode & 0o777 };
@@ -125,7 +142,9 @@ pub fn all_of_host() -> Vec<Node> {
 
 fn collect(dir: &Path, prefix: &str, nodes: &mut Vec<Node>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else { continue };
+        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
+            continue;
+        };
         let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
         if kind.is_dir() && !matches!(path.as_str(), "pts" | "shm" | "mqueue" | "hugepages") {
             collect(&entry.path(), &path, nodes);
@@ -150,7 +169,13 @@ fn node(
     // mknodat is subject to the umask.
     rustix::fs::chmodat(dev, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
     if owner != (0, 0) {
-        chownat(dev, name, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(
+            dev,
+            name,
+            Some(Uid::from_raw(owner.0)),
+            Some(Gid::from_raw(owner.1)),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
     }
     Ok(())
 }

@@ -12,8 +12,8 @@ use rustix::{
     fs::{FileType, Mode, OFlags, fstat, openat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-        fsopen,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen,
     },
 };
 
@@ -26,7 +26,8 @@ pub fn make(
     options: &[(&str, Option<String>)],
     attributes: MountAttrFlags,
 ) -> std::result::Result<OwnedFd, Refused> {
-    let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|errno| Refused { errno, words: String::new() })?;
+    let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| Refused { errno, words: String::new() })?;
     let made = (|| {
         for (name, value) in options {
             match value {
@@ -50,7 +51,13 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn on(self, step: &'static str, what: &'static str, argument: &str, hint: &'static str) -> crate::engine::error::Error {
+    fn on(
+        self,
+        step: &'static str,
+        what: &'static str,
+        argument: &str,
+        hint: &'static str,
+    ) -> crate::engine::error::Error {
         let argument = match self.words.is_empty() {
             true => argument.to_owned(),
             false => format!("{argument} ({})", self.words),
@@ -73,7 +80,12 @@ fn words_of(context: OwnedFd) -> String {
 }
 
 /// Makes a tmpfs. `size` 0: the kernel's default. `owner`: uid and gid of its root on the host.
-pub fn tmpfs(size: u64, mode: u32, owner: (u32, u32), attributes: MountAttrFlags) -> Result<OwnedFd> {
+pub fn tmpfs(
+    size: u64,
+    mode: u32,
+    owner: (u32, u32),
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
     let mut options = vec![("mode", Some(format!("{mode:o}")))];
     if size > 0 {
         options.push(("size", Some(size.to_string())));
@@ -82,8 +94,14 @@ pub fn tmpfs(size: u64, mode: u32, owner: (u32, u32), attributes: MountAttrFlags
         options.push(("uid", Some(owner.0.to_string())));
         options.push(("gid", Some(owner.1.to_string())));
     }
-    make("tmpfs", &options, attributes)
-        .map_err(|refused| refused.on("mount", "cannot make a tmpfs", &format!("size={size}"), "check its size and mode"))
+    make("tmpfs", &options, attributes).map_err(|refused| {
+        refused.on(
+            "mount",
+            "cannot make a tmpfs",
+            &format!("size={size}"),
+            "check its size and mode",
+        )
+    })
 }
 
 /// Makes a devpts instance. `tty_group`: the group of its terminals on the host.
@@ -94,12 +112,19 @@ pub fn devpts(tty_group: u32) -> Result<OwnedFd> {
         ("gid", Some(tty_group.to_string())),
     ];
     make("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-        .map_err(|refused| refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS"))
+        .map_err(|refused| {
+            refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS")
+        })
 }
 
 /// Lays a writable layer over a read-only one. All are named by fds of this process, so that no
 /// path can be exchanged and no special character matters.
-pub fn overlay(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_>, volatile: bool) -> Result<OwnedFd> {
+pub fn overlay(
+    lower: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    work: BorrowedFd<'_>,
+    volatile: bool,
+) -> Result<OwnedFd> {
     let by_fd = |fd: BorrowedFd<'_>| Some(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let mut options = vec![
         ("source", Some("conti".to_owned())),
@@ -121,7 +146,12 @@ pub fn overlay(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, work: BorrowedFd<'_
 }
 
 /// Mounts a block device, or an image file by way of a loop device.
-pub fn device(source: &Path, fs_type: &str, options: &[String], read_only: bool) -> Result<OwnedFd> {
+pub fn device(
+    source: &Path,
+    fs_type: &str,
+    options: &[String],
+    read_only: bool,
+) -> Result<OwnedFd> {
     let name = source.to_string_lossy();
     let opened = bind::open(source, "mount")?;
     let kind = fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode));
@@ -133,10 +163,18 @@ pub fn device(source: &Path, fs_type: &str, options: &[String], read_only: bool)
             let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
             let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
             let image = openat(rustix::fs::CWD, path, access | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| failed("mount", "cannot open the image", &*name, errno, "check its permissions"))?;
+                .map_err(|errno| {
+                    failed("mount", "cannot open the image", &*name, errno, "check its permissions")
+                })?;
             let device = loopdev::attach(image.as_fd(), read_only).map_err(|error| {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                failed("mount", "cannot attach a loop device to", &*name, errno, "does the host have /dev/loop-control?")
+                failed(
+                    "mount",
+                    "cannot attach a loop device to",
+                    &*name,
+                    errno,
+                    "does the host have /dev/loop-control?",
+                )
             })?;
             let path = format!("/dev/loop{}", device.number);
             attached = Some(device);

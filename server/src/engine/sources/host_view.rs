@@ -79,7 +79,8 @@ users:x:100:
 nogroup:x:65534:
 ";
 
-const NSSWITCH: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n";
+const NSSWITCH: &str =
+    "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n";
 
 /// The template and the program directories of this host.
 #[derive(Debug)]
@@ -136,7 +137,10 @@ impl HostView {
         let prefix = format!("/{program}/");
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = text.lines().filter_map(|line| line.split(' ').nth(4));
-        points.filter(|point| point.starts_with(&prefix)).map(|point| PathBuf::from(unescape(point))).collect()
+        points
+            .filter(|point| point.starts_with(&prefix))
+            .map(|point| PathBuf::from(unescape(point)))
+            .collect()
     }
 }
 

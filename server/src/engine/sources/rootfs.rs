@@ -14,7 +14,7 @@ use conti_runtime::{
     sys::mount,
 };
 use rustix::{
-    fs::{Mode, OFlags, fstatfs, open},
+    fs::{FileType, Mode, OFlags, fstatfs, open},
     io::Errno,
     mount::MountAttrFlags,
 };
@@ -22,7 +22,7 @@ use rustix::{
 use super::{FdList, bind, failed, filesystem, host_view::HostView};
 use crate::engine::{
     error::{Error, Result},
-    spec::{Propagation, Rootfs},
+    spec::Rootfs,
 };
 
 /// What a container's root needs besides its source.
@@ -67,75 +67,104 @@ pub struct Prepared {
 }
 
 /// Prepares a root.
-pub fn prepare(request: &Request<'_>, view: &HostView, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<Prepared> {
+pub fn prepare(
+    request: &Request<'_>,
+    view: &HostView,
+    fds: &mut FdList,
+    idmapped: &mut Vec<Fd>,
+) -> Result<Prepared> {
     match request.rootfs {
         Rootfs::Dir { path, overlay: false } => {
-            let options =
-                bind::Options { read_only: false, recursive_read_only: false, ..bind::Options::VIEW };
+            let options = bind::Options {
+                read_only: false,
+                recursive_read_only: false,
+                ..bind::Options::VIEW
+            };
             let bound = directory(path, options)?;
             map_now(&bound, request.idmap)?;
             let fd = fds.add(bound);
             if let Idmap::Later = request.idmap {
                 idmapped.push(fd);
             }
-            Ok(Prepared { root: Root::Mount(fd), mounts: Vec::new(), etc_written: false, warnings: Vec::new() })
+            Ok(Prepared {
+                root: Root::Mount(fd),
+                mounts: Vec::new(),
+                etc_written: false,
+                warnings: Vec::new(),
+            })
         }
         Rootfs::Dir { path, overlay: true } => {
-            let lower = directory(path, bind::Options { recursive: false, ..bind::Options::VIEW })?;
-            let mut layers = Layers::open(request)?;
-            let root = match layers.lay("root", lower, fds, idmapped)? {
-                MountWhat::Overlay(overlay) => Root::Overlay(overlay),
-                MountWhat::Detached { fd, .. } => Root::Mount(fd),
-                _ => return Err(Error::Internal("a layer is neither an overlay nor a mount".into())),
-            };
+            let layers = Layers::open(request)?;
+            let root = layers.lay("root", path, fds, idmapped)?;
             Ok(Prepared { root, mounts: Vec::new(), etc_written: false, warnings: layers.warnings })
         }
         Rootfs::Host => host(request, view, fds, idmapped),
     }
 }
 
-fn host(request: &Request<'_>, view: &HostView, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<Prepared> {
-    let mut layers = Layers::open(request)?;
+fn host(
+    request: &Request<'_>,
+    view: &HostView,
+    fds: &mut FdList,
+    idmapped: &mut Vec<Fd>,
+) -> Result<Prepared> {
+    let layers = Layers::open(request)?;
     layers.write_etc(request.etc)?;
-    let once = bind::Options { recursive: false, ..bind::Options::VIEW };
-    let root = match layers.lay("root", directory(&view.template, once)?, fds, idmapped)? {
-        MountWhat::Overlay(overlay) => Root::Overlay(overlay),
-        MountWhat::Detached { fd, .. } => Root::Mount(fd),
-        _ => return Err(Error::Internal("a layer is neither an overlay nor a mount".into())),
-    };
+    let root = layers.lay("root", &view.template, fds, idmapped)?;
     let mut mounts = Vec::new();
     for program in &view.programs {
-        let lower = directory(&Path::new("/").join(program), once)?;
-        let what = layers.lay(program, lower, fds, idmapped)?;
+        let what = match layers.lay(program, &Path::new("/").join(program), fds, idmapped)? {
+            Root::Overlay(overlay) => MountWhat::Overlay(overlay),
+            Root::Mount(fd) => MountWhat::Detached { fd, dir: true },
+        };
         mounts.push(Mount { what, target: format!("/{program}"), attrs: MountAttrs::default() });
         for path in view.mounts_below(program) {
             // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown.
             let Ok(bound) = bind::clone(&path, bind::Options::VIEW) else { continue };
             let fd = fds.add(bound.fd);
             let target = path.to_string_lossy().into_owned();
-            mounts.push(Mount { what: MountWhat::Detached { fd, dir: bound.dir }, target, attrs: MountAttrs::default() });
+            mounts.push(Mount {
+                what: MountWhat::Detached { fd, dir: bound.dir },
+                target,
+                attrs: MountAttrs::default(),
+            });
         }
     }
     Ok(Prepared { root, mounts, etc_written: true, warnings: layers.warnings })
 }
 
+/// Clones the directory of a root.
 fn directory(path: &Path, options: bind::Options) -> Result<OwnedFd> {
-    let options = bind::Options { propagation: Propagation::Private, ..options };
-    let bound = bind::clone(path, options).map_err(|error| match error {
-        Error::Source { errno, .. } => failed(
-            "rootfs",
-            "cannot open the root filesystem",
-            path.to_string_lossy(),
-            Errno::from_raw_os_error(errno),
-            "it must be a directory on the agent's host",
-        ),
-        other => other,
-    })?;
+    let bound = bind::clone(path, options).map_err(|error| no_root(path, error))?;
     if !bound.dir {
-        let hint = "it must be a directory on the agent's host";
-        return Err(failed("rootfs", "cannot use the root filesystem", path.to_string_lossy(), Errno::NOTDIR, hint));
+        return Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE));
     }
     Ok(bound.fd)
+}
+
+/// Opens the directory of a root where it is.
+fn open_directory(path: &Path) -> Result<OwnedFd> {
+    let opened = bind::open(path, "rootfs").map_err(|error| no_root(path, error))?;
+    match rustix::fs::fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Directory) => Ok(opened),
+        _ => Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE)),
+    }
+}
+
+const CANNOT_OPEN: &str = "cannot open the root filesystem";
+const MUST_BE: &str = "it must be a directory on the agent's host";
+
+fn no_root(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Source { errno, .. } => failed(
+            "rootfs",
+            CANNOT_OPEN,
+            path.to_string_lossy(),
+            Errno::from_raw_os_error(errno),
+            MUST_BE,
+        ),
+        other => other,
+    }
 }
 
 fn map_now(mount: &OwnedFd, idmap: Idmap<'_>) -> Result<()> {
@@ -168,7 +197,13 @@ impl<'a> Layers<'a> {
         });
         let base = made.map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed("rootfs", "cannot make the private layer", &name, errno, "check the agent's --data-dir")
+            failed(
+                "rootfs",
+                "cannot make the private layer",
+                &name,
+                errno,
+                "check the agent's --data-dir",
+            )
         })?;
         let magic = fstatfs(&base).map_or(0, |stat| stat.f_type as u64);
         if magic != OVERLAYFS_SUPER_MAGIC {
@@ -200,23 +235,44 @@ impl<'a> Layers<'a> {
         })
     }
 
-    /// Lays the layer `name` over `lower`.
-    fn lay(&mut self, name: &str, lower: OwnedFd, fds: &mut FdList, idmapped: &mut Vec<Fd>) -> Result<MountWhat> {
-        let opened = self.make_layer(name).map_err(|error| {
+    /// Lays the layer `name` over the directory `lower`.
+    fn lay(
+        &self,
+        name: &str,
+        lower: &Path,
+        fds: &mut FdList,
+        idmapped: &mut Vec<Fd>,
+    ) -> Result<Root> {
+        let (upper, work) = self.make_layer(name).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed("rootfs", "cannot make the private layer", name, errno, "check the agent's --data-dir for room")
+            failed(
+                "rootfs",
+                "cannot make the private layer",
+                name,
+                errno,
+                "check the agent's --data-dir for room",
+            )
         })?;
-        let (upper, work) = opened;
-        map_now(&lower, self.request.idmap)?;
-        if let Idmap::Later = self.request.idmap {
+        let volatile = self.request.volatile;
+        let once = bind::Options { recursive: false, ..bind::Options::VIEW };
+        let lower = match self.request.idmap {
+            // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
+            Idmap::None => open_directory(lower)?,
+            Idmap::Now(_) => {
+                let lower = directory(lower, once)?;
+                map_now(&lower, self.request.idmap)?;
+                lower
+            }
             // The id map of the lower layer needs the new namespace: init makes the overlay.
-            let lower = fds.add(lower);
-            idmapped.push(lower);
-            let (upper, work) = (fds.add(upper), fds.add(work));
-            return Ok(MountWhat::Overlay(Overlay { lower, upper, work, volatile: self.request.volatile }));
-        }
-        let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), self.request.volatile)?;
-        Ok(MountWhat::Detached { fd: fds.add(mounted), dir: true })
+            Idmap::Later => {
+                let lower = fds.add(directory(lower, once)?);
+                idmapped.push(lower);
+                let (upper, work) = (fds.add(upper), fds.add(work));
+                return Ok(Root::Overlay(Overlay { lower, upper, work, volatile }));
+            }
+        };
+        let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), volatile)?;
+        Ok(Root::Mount(fds.add(mounted)))
     }
 
     /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them.
@@ -229,7 +285,9 @@ impl<'a> Layers<'a> {
         // Left by a `volatile` overlay, which refuses to be mounted again while this is there
         // (overlayfs.rst): its syncs were left out, but the host has not crashed since.
         let _ = fs::remove_dir_all(work.join("work/incompat"));
-        let open = |path: &PathBuf| open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty());
+        let open = |path: &PathBuf| {
+            open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
+        };
         Ok((open(&upper)?, open(&work)?))
     }
 

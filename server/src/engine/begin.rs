@@ -1,0 +1,233 @@
+//! Bringing up a container's main process: room, sources, plan, streams.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use conti_runtime::{
+    journal::{self, Mode},
+    plan::{NsType, Plan},
+    sys::socket,
+};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{
+    Engine,
+    assemble::{self, Joined},
+    container::Container,
+    error::{Error, Result},
+    id, io_error,
+    lifecycle::{blocking, release, release_shared},
+    monitor::{Monitor, RunFds},
+    session::{
+        self, Session, State,
+        store::{self, Record},
+    },
+    slots::Slot,
+    spec::{ContainerSpec, Namespace},
+};
+
+/// How a container's main process begins.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Begin {
+    /// It stops before its command.
+    pub paused: bool,
+    /// A client drives it from the first byte on.
+    pub streamed: bool,
+}
+
+/// A session whose monitor has its plan, and whom nobody follows yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// The session.
+    pub session: Arc<Session>,
+    /// Its monitor.
+    pub monitor: Arc<Monitor>,
+    /// The bell that the monitor rings.
+    pub to_agent: OwnedFd,
+}
+
+impl Engine {
+    /// Brings up the main process of a container that has none. Where it fails, the container is as
+    /// it was before.
+    pub(super) async fn begin(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        begin: Begin,
+    ) -> Result<()> {
+        let Slot { cgroup, monitor } =
+            self.slots.take().await.map_err(io_error("cannot make room for a container"))?;
+        let session_id = id::new();
+        let joined = match self.joined(&container.spec) {
+            Ok(joined) => joined,
+            Err(error) => {
+                release(cgroup).await;
+                return Err(error);
+            }
+        };
+        let assembled = {
+            let (engine, container, session_id) =
+                (self.clone(), container.clone(), session_id.clone());
+            blocking(move || {
+                assemble::assemble(&assemble::Request {
+                    spec: &container.spec,
+                    session_id: &session_id,
+                    dir: &container.dir,
+                    paused: begin.paused,
+                    joined: &joined,
+                    view: &engine.view,
+                    cgroup_version: engine.cgroups.version(),
+                    enforces_devices: engine.cgroups.enforces_devices(),
+                })
+            })
+            .await
+        };
+        let mut assembled = match assembled {
+            Ok(assembled) => assembled,
+            Err(error) => {
+                drop(monitor);
+                release(cgroup).await;
+                return Err(error);
+            }
+        };
+        let ready = (|| {
+            if let Some(policy) = &assembled.devices {
+                cgroup
+                    .set_devices(policy.as_deref())
+                    .map_err(io_error("cannot set the device policy"))?;
+            }
+            let fd = cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?;
+            assembled.plan.cgroup = fd.map(|fd| assembled.fds.add(fd));
+            Ok(())
+        })();
+        let cgroup = Arc::new(cgroup);
+        let record = Record {
+            id: session_id.clone(),
+            container: Some(container.reference()),
+            main: true,
+            argv: container.spec.process.argv.clone(),
+            io: container.spec.io.clone(),
+            start_time: SystemTime::now(),
+            request_id: None,
+            streamed: begin.streamed,
+        };
+        let opened = ready.and_then(|()| {
+            self.open_session(
+                record,
+                monitor,
+                &assembled.plan,
+                assembled.fds.into_inner(),
+                |session| {
+                    let mut now = container.now();
+                    now.session = Some(session.clone());
+                    now.session_id.clone_from(&session_id);
+                    now.cgroup = Some(cgroup.clone());
+                    now.devpts = Some(assembled.devpts.clone());
+                    now.warnings.clone_from(&assembled.warnings);
+                    now.end = None;
+                    now.start_time = (!begin.paused).then(SystemTime::now);
+                    drop(now);
+                    container.save(&self.facts.boot_id)
+                },
+            )
+        });
+        let session = match opened {
+            Ok(opened) => self.follow_main(container.clone(), opened),
+            Err(error) => {
+                container.now().cgroup = None;
+                release_shared(cgroup).await;
+                return Err(error);
+            }
+        };
+        let reached =
+            if begin.paused { session.assembled().await } else { session.started().await };
+        match reached {
+            State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
+            _ => {
+                self.refill_spare(container);
+                Ok(())
+            }
+        }
+    }
+
+    /// The processes of the containers whose namespaces are joined.
+    fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
+        let wanted = &spec.namespaces;
+        let mut joined = Joined::default();
+        for (kind, namespace) in [
+            (NsType::Pid, &wanted.pid),
+            (NsType::Uts, &wanted.uts),
+            (NsType::Ipc, &wanted.ipc),
+            (NsType::Net, &wanted.net),
+            (NsType::Cgroup, &wanted.cgroup),
+            (NsType::User, &wanted.user),
+            (NsType::Time, &wanted.time),
+        ] {
+            let Namespace::Container(key) = namespace else { continue };
+            let other = self.registry.container(key)?;
+            joined.processes.push((kind, other.running_process("join a namespace of")?));
+            if kind == NsType::User {
+                joined.owner = assemble::owner_of(&other.spec.namespaces);
+            }
+        }
+        Ok(joined)
+    }
+
+    /// Makes the directory, the journal and the sockets of a session and hands its plan to a monitor.
+    /// `known` is called before the plan is handed over: what must be recorded first.
+    pub(super) fn open_session(
+        &self,
+        record: Record,
+        monitor: Monitor,
+        plan: &Plan,
+        fds: Vec<OwnedFd>,
+        known: impl FnOnce(&Arc<Session>) -> Result<()>,
+    ) -> Result<Opened> {
+        let exhausted = io_error("cannot make the streams of a session");
+        let streamed = record.streamed;
+        let dir = store::create(&self.sessions_dir, &record)
+            .map_err(io_error("cannot make a session's directory"))?;
+        let result = (|| {
+            let directory = fs::File::open(&dir).map_err(&exhausted)?;
+            let memory = journal::create(journal::Sizes::default()).map_err(&exhausted)?;
+            let bell = || {
+                eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+                    .map_err(|e| exhausted(e.into()))
+            };
+            let (to_agent, to_monitor) = (bell()?, bell()?);
+            let listener =
+                socket::listen(&directory, store::SOCKET.as_ref()).map_err(&exhausted)?;
+            let reader = journal::Reader::map(memory.try_clone().map_err(&exhausted)?)
+                .map_err(&exhausted)?;
+            reader.set_mode(if streamed { Mode::Wait } else { Mode::Drop });
+            let monitor = Arc::new(monitor);
+            let session = Arc::new(Session::new(
+                record,
+                dir.clone(),
+                session::Journal::Live(reader),
+                Some(monitor.clone()),
+                Some(to_monitor.try_clone().map_err(&exhausted)?),
+                State::Assembling,
+            ));
+            known(&session)?;
+            let run = RunFds {
+                journal: memory.as_fd(),
+                to_agent: to_agent.as_fd(),
+                to_monitor: to_monitor.as_fd(),
+                listener: listener.as_fd(),
+                directory: directory.as_fd(),
+            };
+            monitor
+                .run(plan, &run, &fds)
+                .map_err(io_error("cannot hand the plan to the monitor"))?;
+            Ok(Opened { session, monitor, to_agent })
+        })();
+        if result.is_err() {
+            store::remove(&dir);
+        }
+        result
+    }
+}
