@@ -1,0 +1,36 @@
+# make demo    build, start a private agent, do the main job for real, leave nothing behind
+# make shell   build, start a private agent, leave you in a shell in a fresh container
+# make test    install what the tests need, then run every check and every test
+# make bench   time Conti against its peers and write docs/benchmarks.md
+# make build   only the release binaries, in target/bin
+# make fmt     format the sources; make lint, the checks that need no root; make clean
+#
+# All but build, fmt, lint and clean need root.
+
+.PHONY: demo shell test bench build fmt lint clean
+
+demo: build
+	@scripts/demo.sh
+
+shell: build
+	@scripts/shell.sh
+
+test:
+	@scripts/test.sh
+
+bench: build
+	@scripts/bench/run.sh
+
+build:
+	@scripts/build.sh
+
+fmt:
+	cargo fmt --all
+
+lint:
+	@scripts/setup-test.sh
+	@scripts/lint.sh
+
+clean:
+	cargo clean
+	rm -rf .tools node_modules

@@ -1,0 +1,39 @@
+#!/bin/sh
+# Finds out which needs of tests this host cannot meet. Says so on stderr, loudly, and prints a
+# nextest filter that leaves such tests out, so that they are counted as skipped.
+#
+# A test with a need lives in a module `needs_NAME` (or, for what is slow, is called `heavy_…`).
+set -eu
+cd "$(dirname "$0")/.."
+filter='all()'
+
+skip() {
+    echo "SKIPPED: tests that need $2: $3" >&2
+    filter="$filter - test(/(^|::)needs_$1(::|\$)/)"
+}
+
+if [ ! -e /dev/loop-control ] || ! losetup -f >/dev/null 2>&1; then
+    skip loop_device "a loop device" "this host has none"
+elif ! command -v mkfs.ext4 >/dev/null 2>&1 || ! grep -qw ext4 /proc/filesystems; then
+    skip loop_device "ext4" "this host's kernel or tools have it not"
+fi
+
+found=
+for device in /dev/loop-control /dev/fuse /dev/net/tun; do
+    # Opened read-only in a subshell: a node without a driver does not open.
+    if [ -c "$device" ] && (: <"$device") 2>/dev/null; then
+        found=$device
+        break
+    fi
+done
+[ -n "$found" ] || skip device "a device that opens" "of loop-control, fuse and tun this host has none"
+
+if ! unshare --user --map-root-user true 2>/dev/null; then
+    skip user_namespaces "user namespaces" "this host does not allow them"
+fi
+
+if [ ! -x .tools/venv/bin/python ]; then
+    skip python_client "a Python with grpcio-tools" "scripts/setup-test.sh was not run"
+fi
+
+printf '%s\n' "$filter"

@@ -1,0 +1,11 @@
+//! What both ends of Conti must agree on and the proto files do not say.
+//!
+//! - [`name`]: what a container's name, an id and a request id look like;
+//! - [`endpoint`]: how the address of an agent is written;
+//! - [`reason`]: the machine-readable reasons of errors;
+//! - [`signal`]: the names and numbers of signals.
+
+pub mod endpoint;
+pub mod name;
+pub mod reason;
+pub mod signal;

@@ -1,0 +1,70 @@
+//! The machine-readable reasons that errors carry in `google.rpc.ErrorInfo`.
+
+use std::fmt;
+
+/// The `domain` of every ErrorInfo of Conti.
+pub const DOMAIN: &str = "conti.v1";
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// Why a call was not carried out. Its text is part of the API and never changes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &[Reason] = &[$(Reason::$variant,)*];
+
+            /// The text, UPPER_SNAKE_CASE.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$variant => $text,)* }
+            }
+
+            /// The reason of a text, where it is known.
+            pub fn parse(text: &str) -> Option<Reason> {
+                match text { $($text => Some(Reason::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// A field of the request is at fault; BadRequest names it.
+    InvalidField = "INVALID_FIELD",
+    /// A message of a stream came out of turn.
+    InvalidSequence = "INVALID_SEQUENCE",
+    /// There is no such container.
+    ContainerNotFound = "CONTAINER_NOT_FOUND",
+    /// A prefix fits more than one container.
+    ContainerAmbiguous = "CONTAINER_AMBIGUOUS",
+    /// The container's state does not allow it.
+    ContainerWrongState = "CONTAINER_WRONG_STATE",
+    /// The container's name is taken.
+    NameTaken = "NAME_TAKEN",
+    /// There is no such session.
+    SessionNotFound = "SESSION_NOT_FOUND",
+    /// The session's state does not allow it.
+    SessionWrongState = "SESSION_WRONG_STATE",
+    /// The process to be entered is not there, or another has its pid.
+    ProcessGone = "PROCESS_GONE",
+    /// A step of the set-up failed: metadata `step`, `argument` and `errno` say which.
+    SetupFailed = "SETUP_FAILED",
+    /// The command is not in the target.
+    CommandNotFound = "COMMAND_NOT_FOUND",
+    /// The command could not be executed.
+    CommandNotExecutable = "COMMAND_NOT_EXECUTABLE",
+    /// The offset of a write lies past what was taken.
+    InputOffset = "INPUT_OFFSET",
+    /// The host is out of something.
+    ResourceExhausted = "RESOURCE_EXHAUSTED",
+    /// The agent is stopping.
+    AgentStopping = "AGENT_STOPPING",
+    /// A defect of the agent: its log says more.
+    Internal = "INTERNAL",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,33 @@
+//! The harness of Conti's black-box tests. It knows the API and the binaries, and links neither
+//! the agent nor the client.
+//!
+//! - [`agent`]: an agent of the test's own, and the proof that it left nothing behind;
+//! - [`ctl`]: runs `contictl` as a user would;
+//! - [`terminal`]: runs `contictl` in a pseudo-terminal;
+//! - [`api`]: talks to the agent without `contictl`;
+//! - [`wire`]: one bidirectional stream of a session, message by message;
+//! - [`rootfs`]: a small root filesystem made from the host's programs;
+//! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
+//! - [`pattern`]: a stream of bytes of which every one can be checked;
+//! - [`host`]: what /proc and /sys say about the machine;
+//! - [`wait`]: waiting for something to become true.
+//!
+//! The tests are in `tests/`, one topic a file, each named by the sentence that it proves. A test
+//! that needs something that not every host has lives in a module `needs_…`: scripts/test.sh leaves
+//! it out where the host has it not, so that it is counted as skipped and never as passed.
+
+// A test's words go to the terminal of whoever runs it.
+#![allow(clippy::print_stderr)]
+
+pub mod agent;
+pub mod api;
+pub mod ctl;
+pub mod facts;
+pub mod host;
+pub mod pattern;
+pub mod rootfs;
+pub mod terminal;
+pub mod wait;
+pub mod wire;
+
+pub use agent::Agent;

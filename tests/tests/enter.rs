@@ -1,0 +1,237 @@
+//! Commands in the namespaces of any process of the host.
+
+use std::{
+    fs,
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+};
+
+use conti_proto::v1::{NamespaceType, ProcessTarget, SessionSpec, Target, target};
+use conti_tests::{
+    Agent,
+    api::process,
+    facts::{Facts, probe},
+    host::{self, namespace},
+    wait, wire,
+};
+
+/// A plain process of the host in namespaces of its own, made without Conti.
+struct Plain {
+    unshare: Child,
+    pid: u32,
+}
+
+impl Plain {
+    fn start(extra: &[&str]) -> Plain {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--mount-proc"]);
+        command.args(extra).args([
+            "sh",
+            "-c",
+            "hostname plain-process; cd /usr; exec sleep 100000",
+        ]);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("PLAIN", "yes");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let unshare = command.spawn().expect("unshare(1) can be started");
+        let id = unshare.id();
+        let pid = wait::until("the process sleeps", || {
+            let children = host::descendants(id);
+            children.iter().map(|p| p.pid).find(|pid| host::command_line(*pid).starts_with("sleep"))
+        });
+        Plain { unshare, pid }
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        // PID 1 of its namespace: with it everything inside goes.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        let _ = self.unshare.wait();
+    }
+}
+
+fn enter(agent: &Agent, pid: u32, flags: &[&str]) -> Facts {
+    let pid = pid.to_string();
+    let probe = probe().display().to_string();
+    let mut args = vec!["enter", "--target", &pid];
+    args.extend(flags);
+    args.extend(["--", &probe]);
+    Facts::of(agent.ctl(args).run())
+}
+
+#[test]
+fn all_namespaces_of_a_plain_process_are_entered_at_once() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let pid = plain.pid.to_string();
+    let facts = enter(&agent, plain.pid, &["-a"]);
+    for kind in ["mnt", "uts", "ipc", "net", "pid", "cgroup", "user", "time"] {
+        assert_eq!(facts.namespace(kind), namespace(&pid, kind), "{kind}");
+    }
+    assert_eq!(facts.text("hostname"), "plain-process");
+    assert_ne!(facts.0["pid"], 0, "it has a pid in there");
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn each_namespace_can_be_chosen_and_the_others_stay_the_hosts() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let pid = plain.pid.to_string();
+    for (flag, kind) in [("-u", "uts"), ("-i", "ipc"), ("-n", "net"), ("-p", "pid"), ("-m", "mnt")]
+    {
+        let facts = enter(&agent, plain.pid, &[flag]);
+        assert_eq!(facts.namespace(kind), namespace(&pid, kind), "{flag}");
+        for other in ["mnt", "uts", "ipc", "net", "pid"].iter().filter(|other| **other != kind) {
+            assert_eq!(facts.namespace(other), namespace("self", other), "{flag}: {other}");
+        }
+    }
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn with_no_namespace_the_command_runs_on_the_host_itself() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let facts = enter(&agent, plain.pid, &["-w"]);
+    for kind in ["mnt", "uts", "ipc", "net", "pid", "cgroup", "user", "time"] {
+        assert_eq!(facts.namespace(kind), namespace("self", kind), "{kind}");
+    }
+    assert_eq!(facts.text("cwd"), "/usr", "the target's working directory");
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn working_directory_environment_and_root_are_the_targets_when_asked() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let facts = enter(&agent, plain.pid, &["-a", "-w", "-e"]);
+    assert_eq!(facts.text("cwd"), "/usr");
+    assert_eq!(facts.0["env"]["PLAIN"], "yes");
+    let facts = enter(&agent, plain.pid, &["-a"]);
+    assert_eq!(facts.text("cwd"), "/");
+    assert!(facts.0["env"].get("PLAIN").is_none());
+    drop(plain);
+
+    let root = agent.scratch("root");
+    conti_tests::rootfs::build(&root);
+    fs::write(root.join("mark"), "other root\n").expect("a file");
+    let mut child = Command::new("chroot")
+        .arg(&root)
+        .args(["/bin/sleep", "100000"])
+        .spawn()
+        .expect("chroot(1)");
+    wait::until_true("the process sleeps", || {
+        host::command_line(child.id()).starts_with("/bin/sleep")
+    });
+    let pid = child.id().to_string();
+    assert_eq!(agent.ok(["enter", "--target", &pid, "-r", "--", "cat", "/mark"]), "other root");
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    agent.finish();
+}
+
+#[test]
+fn credentials_are_the_targets_when_asked() {
+    let agent = Agent::start();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "1234", "--regid", "2345", "--groups", "3456", "sleep", "100000"]);
+    let mut child = command.spawn().expect("setpriv(1) can be started");
+    wait::until_true("the process sleeps", || host::command_line(child.id()).starts_with("sleep"));
+    let pid = child.id().to_string();
+    let out =
+        agent.ok(["enter", "--target", &pid, "-S", "-G", "--", "sh", "-c", "id -u; id -g; id -G"]);
+    assert_eq!(out, "1234\n2345\n2345 3456");
+    let out = agent.ok(["enter", "--target", &pid, "-n", "--", "id", "-u"]);
+    assert_eq!(out, "0");
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    agent.finish();
+}
+
+#[test]
+fn enter_confines_as_exec_does_unless_told_otherwise() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let facts = enter(&agent, plain.pid, &["-a"]);
+    assert_eq!(facts.capabilities("CapEff"), 0xa804_25fb);
+    assert_eq!(facts.capabilities("CapBnd"), 0xa804_25fb);
+    assert_eq!((facts.status("Seccomp"), facts.status("NoNewPrivs")), ("2".into(), "1".into()));
+    let fds: Vec<&String> = facts.0["fds"].as_object().expect("fds").keys().collect();
+    assert_eq!(fds, ["0", "1", "2"]);
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn streams_and_codes_of_an_entered_process_are_those_of_any_session() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    let pid = plain.pid.to_string();
+    let args = ["enter", "-i", "--target", &pid, "-a", "--", "sh", "-c", "cat; exit 17"];
+    let out = agent.ctl(args).stdin(vec![0xa5; 1 << 20]).run().exits(17);
+    assert_eq!(out.stdout, vec![0xa5; 1 << 20]);
+    agent.ctl(["enter", "--target", &pid, "-a", "--", "no-such-command"]).run().exits(127);
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn the_cgroup_of_the_target_is_joined_only_when_asked() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let pid = agent.api(async |mut api| api.get("c").await.expect("there").pid);
+    let of_target = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    agent.api(async |mut api| {
+        for cgroup in [false, true] {
+            let target = ProcessTarget { pid, cgroup, ..Default::default() };
+            let spec = SessionSpec {
+                target: Some(Target { target: Some(target::Target::Process(target)) }),
+                process: Some(process(["cat", "/proc/self/cgroup"])),
+                policy: None,
+            };
+            let wire = wire::Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+            let all = wire.collect().await;
+            let got = String::from_utf8_lossy(&all.stdout).into_owned();
+            assert_eq!(
+                got == of_target,
+                cgroup,
+                "cgroup: {cgroup}\n{got}\nof the target:\n{of_target}"
+            );
+        }
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_container_is_entered_by_its_name() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--hostname", "pluto", "--", "sleep", "1000"]);
+    assert_eq!(agent.ok(["enter", "c", "--", "cat", "/proc/sys/kernel/hostname"]), "pluto");
+    agent.finish();
+}
+
+#[test]
+fn entering_a_process_in_its_own_user_namespace_that_is_the_hosts_is_no_error() {
+    let agent = Agent::start();
+    let plain = Plain::start(&[]);
+    agent.api(async |mut api| {
+        let target =
+            ProcessTarget { pid: plain.pid, namespaces: (1..=8).collect(), ..Default::default() };
+        assert!(target.namespaces.contains(&(NamespaceType::User as i32)));
+        let spec = SessionSpec {
+            target: Some(Target { target: Some(target::Target::Process(target)) }),
+            process: Some(process(["true"])),
+            policy: None,
+        };
+        let wire = wire::Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+        assert_eq!(conti_tests::api::exit_code(&wire.collect().await.end), 0);
+    });
+    drop(plain);
+    agent.finish();
+}

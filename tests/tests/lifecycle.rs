@@ -1,0 +1,384 @@
+//! Containers from create to delete: states, names, labels, pages, and calls that are repeated.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use conti_proto::v1::{
+    ContainerState, CreateContainerRequest, DeleteContainerRequest, KillContainerRequest,
+    ListContainersRequest, StartContainerRequest, StopContainerRequest, WaitContainerRequest,
+};
+use conti_tests::{
+    Agent,
+    api::{container, end_signal, exit_code, process, reason, shell, sleeper, state},
+    wait,
+};
+use tonic::Code;
+
+/// Seconds as the API carries them.
+fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+#[test]
+fn a_created_container_waits_before_its_command_until_it_is_started() {
+    let agent = Agent::start();
+    let file = agent.scratch("ran");
+    agent.api(async |mut api| {
+        let mut spec = container("c", shell("echo yes > /out/ran; exec sleep 1000"));
+        let mut mount = conti_tests::api::bind(&agent.scratch(""), "/out");
+        mount.read_only = false;
+        spec.mounts.push(mount);
+        let made = api.create(spec).await.expect("created");
+        assert_eq!(state(&made), ContainerState::Created);
+        assert_eq!(made.id.len(), 32);
+        assert!(made.pid > 0, "the process is there, paused: {made:?}");
+        assert!(made.start_time.is_none() && made.end.is_none());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!file.exists(), "the command must not have run");
+
+        let request = StartContainerRequest { container: "c".into(), ..Default::default() };
+        let started = api.containers.start_container(request).await.expect("started").into_inner();
+        let started = started.container.expect("a container");
+        assert_eq!(state(&started), ContainerState::Running);
+        assert_eq!(started.pid, made.pid);
+        assert!(started.start_time.is_some());
+    });
+    wait::until_true("the command has run", || file.exists());
+    agent.finish();
+}
+
+#[test]
+fn wait_returns_the_end_and_the_container_stays_until_it_is_deleted() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(container("c", shell("sleep 0.2; exit 7"))).await.expect("runs");
+        let request = WaitContainerRequest { container: "c".into() };
+        let end = api.containers.wait_container(request.clone()).await.expect("waited");
+        assert_eq!(exit_code(&end.into_inner().end.expect("an end")), 7);
+        let stopped = api.get("c").await.expect("still there");
+        assert_eq!(state(&stopped), ContainerState::Stopped);
+        assert_eq!(stopped.pid, 0);
+        assert_eq!(exit_code(&stopped.end.expect("its end is known")), 7);
+        assert!(stopped.end_time.is_some());
+        // Waiting for what has ended returns at once.
+        api.containers.wait_container(request).await.expect("waited again");
+    });
+    assert_eq!(agent.ctl(["wait", "c"]).run().exits(7).text(), "7");
+    agent.finish();
+}
+
+#[test]
+fn stop_sends_the_signal_and_lets_the_process_end_by_itself() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let script = "trap 'exit 42' TERM; while :; do sleep 0.05; done";
+        api.run(container("c", shell(script))).await.expect("runs");
+        // The trap must be set before the signal comes.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let request = StopContainerRequest {
+            container: "c".into(),
+            grace: Some(seconds(50)),
+            ..Default::default()
+        };
+        let answer = api.containers.stop_container(request.clone()).await.expect("stopped");
+        let stopped = answer.into_inner().container.expect("a container");
+        assert_eq!(state(&stopped), ContainerState::Stopped);
+        assert_eq!(exit_code(&stopped.end.expect("an end")), 42);
+        api.containers.stop_container(request).await.expect("stopping twice is no error");
+    });
+    agent.finish();
+}
+
+#[test]
+fn stop_kills_everything_inside_when_the_grace_has_passed() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        // PID 1 of a pid namespace ignores a SIGTERM that it has no handler for.
+        let script = "trap '' TERM; sleep 1000 & sleep 1000 & wait; wait";
+        let made = api.run(container("c", shell(script))).await.expect("runs");
+        let request = StopContainerRequest {
+            container: "c".into(),
+            grace: Some(seconds(1)),
+            ..Default::default()
+        };
+        let answer = api.containers.stop_container(request).await.expect("stopped");
+        let stopped = answer.into_inner().container.expect("a container");
+        assert_eq!(end_signal(&stopped.end.expect("an end")), 9);
+        assert!(conti_tests::host::pinned(made.pid).is_none(), "its process is gone");
+    });
+    agent.finish();
+}
+
+#[test]
+fn stop_with_no_grace_kills_at_once() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let request = StopContainerRequest {
+            container: "c".into(),
+            grace: Some(seconds(0)),
+            ..Default::default()
+        };
+        let answer = api.containers.stop_container(request).await.expect("stopped");
+        let end = answer.into_inner().container.expect("a container").end.expect("an end");
+        assert_eq!(end_signal(&end), 9);
+    });
+    agent.finish();
+}
+
+#[test]
+fn kill_sends_a_signal_by_name_or_number_and_defaults_to_sigkill() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        for (name, signal, expected) in
+            [("c1", "SIGUSR1", 10), ("c2", "usr2", 12), ("c3", "15", 15), ("c4", "", 9)]
+        {
+            // With a reaper as PID 1 the command itself has default signal handling.
+            let mut spec = sleeper(name);
+            spec.init = true;
+            api.run(spec).await.expect("runs");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let request = KillContainerRequest { container: name.into(), signal: signal.into() };
+            api.containers.kill_container(request).await.expect("signalled");
+            let request = WaitContainerRequest { container: name.into() };
+            let end = api.containers.wait_container(request).await.expect("waited").into_inner();
+            let end = end.end.expect("an end");
+            // A reaper cannot die of its child's signal: it hands it on as 128+n.
+            let got = match end.reason {
+                Some(conti_proto::v1::session_end::Reason::ExitCode(code)) => code - 128,
+                _ => end_signal(&end),
+            };
+            assert_eq!(got, expected, "{signal:?} gave {end:?}");
+        }
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_name_can_be_taken_once_and_is_free_again_after_delete() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let first = api.create(sleeper("web")).await.expect("created");
+        let error = api.create(sleeper("web")).await.expect_err("the name is taken");
+        assert_eq!(error.code(), Code::AlreadyExists);
+        assert_eq!(reason(&error), "NAME_TAKEN");
+        assert!(error.message().contains("web") && error.message().contains(&first.id));
+        assert_eq!(api.list().await.len(), 1);
+        api.delete("web").await.expect("deleted");
+        api.create(sleeper("web")).await.expect("the name is free again");
+    });
+    agent.finish();
+}
+
+#[test]
+fn containers_are_found_by_id_by_prefix_and_by_name() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let made = api.create(sleeper("")).await.expect("created");
+        assert!(!made.name.is_empty(), "the agent makes a name");
+        for key in [made.id.as_str(), &made.id[..4], &made.id[..12], &made.name] {
+            assert_eq!(api.get(key).await.expect("found").id, made.id, "by {key}");
+        }
+        let error = api.get(&made.id[..3]).await.expect_err("three characters are too few");
+        assert_eq!(error.code(), Code::NotFound);
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_repeated_create_with_the_same_request_id_makes_one_container() {
+    let agent = Agent::start();
+    agent.api(async |api| {
+        let request = CreateContainerRequest {
+            spec: Some(sleeper("")),
+            request_id: "request-1".into(),
+            start: true,
+        };
+        let call = |mut api: conti_tests::api::Api, request| async move {
+            let answer = api.containers.create_container(request).await.expect("created");
+            answer.into_inner().container.expect("a container").id
+        };
+        let (a, b) =
+            tokio::join!(call(api.clone(), request.clone()), call(api.clone(), request.clone()));
+        let c = call(api.clone(), request.clone()).await;
+        assert_eq!(BTreeSet::from([&a, &b, &c]).len(), 1, "all calls give the same container");
+        assert_eq!(api.clone().list().await.len(), 1);
+        let other = CreateContainerRequest { request_id: "request-2".into(), ..request };
+        assert_ne!(call(api, other).await, a);
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_repeated_start_with_the_same_request_id_is_one_start() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.create(sleeper("c")).await.expect("created");
+        let request = StartContainerRequest { container: "c".into(), request_id: "s-1".into() };
+        let first = api.containers.start_container(request.clone()).await.expect("started");
+        let again = api.containers.start_container(request).await.expect("the same start");
+        let pid = |answer: &tonic::Response<conti_proto::v1::StartContainerResponse>| {
+            answer.get_ref().container.as_ref().expect("a container").pid
+        };
+        assert_eq!(pid(&first), pid(&again));
+        let other = StartContainerRequest { container: "c".into(), request_id: "s-2".into() };
+        let error = api.containers.start_container(other).await.expect_err("it runs already");
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert_eq!(reason(&error), "CONTAINER_WRONG_STATE");
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_stopped_container_starts_again_on_the_layer_it_wrote() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let script = "cat /var/tmp/count 2>/dev/null; echo x >> /var/tmp/count";
+        let made = api.run(container("c", shell(script))).await.expect("runs");
+        for round in 0..3_u64 {
+            if round > 0 {
+                let request = StartContainerRequest { container: "c".into(), ..Default::default() };
+                api.containers.start_container(request).await.expect("started again");
+            }
+            let request = WaitContainerRequest { container: "c".into() };
+            let end = api.containers.wait_container(request).await.expect("waited").into_inner();
+            let end = end.end.expect("an end");
+            assert_eq!(exit_code(&end), 0);
+            assert_eq!(end.stdout_bytes, 2 * round, "what the rounds before wrote is there");
+        }
+        assert_eq!(api.get("c").await.expect("there").id, made.id);
+    });
+    agent.finish();
+}
+
+#[test]
+fn delete_refuses_a_running_container_unless_forced_and_is_idempotent_when_asked() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let mut request = DeleteContainerRequest { container: "c".into(), ..Default::default() };
+        let error = api.containers.delete_container(request.clone()).await.expect_err("it runs");
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert_eq!(reason(&error), "CONTAINER_WRONG_STATE");
+        request.force = true;
+        api.containers.delete_container(request.clone()).await.expect("deleted");
+        let error = api.containers.delete_container(request.clone()).await.expect_err("gone");
+        assert_eq!(error.code(), Code::NotFound);
+        assert_eq!(reason(&error), "CONTAINER_NOT_FOUND");
+        request.allow_missing = true;
+        api.containers.delete_container(request).await.expect("missing is allowed");
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_created_container_can_be_deleted_without_ever_running() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.create(sleeper("c")).await.expect("created");
+        let request = DeleteContainerRequest { container: "c".into(), ..Default::default() };
+        api.containers.delete_container(request).await.expect("deleted");
+        assert!(api.list().await.is_empty());
+    });
+    agent.finish();
+}
+
+#[test]
+fn auto_remove_deletes_the_container_after_its_end() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let mut spec = container("c", process(["true"]));
+        spec.auto_remove = true;
+        api.run(spec).await.expect("runs");
+    });
+    wait::until_true("the container is gone", || {
+        agent.api(async |mut api| api.list().await.is_empty())
+    });
+    agent.finish();
+}
+
+#[test]
+fn lists_are_filtered_by_label_and_state_and_come_in_pages() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let mut ids = Vec::new();
+        for n in 0..7 {
+            let mut spec = sleeper(&format!("c{n}"));
+            spec.labels.insert("parity".into(), ["even", "odd"][n % 2].into());
+            if n == 3 {
+                spec.labels.insert("special".into(), "".into());
+            }
+            let made = if n < 5 { api.create(spec).await } else { api.run(spec).await };
+            ids.push(made.expect("made").id);
+        }
+        let mut names = async |request: ListContainersRequest| {
+            let answer = api.containers.list_containers(request).await.expect("listed");
+            let answer = answer.into_inner();
+            let names: Vec<String> = answer.containers.iter().map(|c| c.name.clone()).collect();
+            (names, answer.next_page_token)
+        };
+        let label = |k: &str, v: &str| std::iter::once((k.to_owned(), v.to_owned())).collect();
+
+        let odd = ListContainersRequest { labels: label("parity", "odd"), ..Default::default() };
+        assert_eq!(names(odd).await.0, ["c1", "c3", "c5"]);
+        let any = ListContainersRequest { labels: label("special", ""), ..Default::default() };
+        assert_eq!(names(any).await.0, ["c3"]);
+        let running = ListContainersRequest {
+            states: vec![ContainerState::Running as i32],
+            ..Default::default()
+        };
+        assert_eq!(names(running).await.0, ["c5", "c6"]);
+
+        let mut page = ListContainersRequest { page_size: 3, ..Default::default() };
+        let mut seen = Vec::new();
+        loop {
+            let (names, token) = names(page.clone()).await;
+            assert!(names.len() <= 3);
+            seen.extend(names);
+            if token.is_empty() {
+                break;
+            }
+            page.page_token = token;
+        }
+        assert_eq!(seen, ["c0", "c1", "c2", "c3", "c4", "c5", "c6"], "oldest first, each once");
+    });
+    agent.finish();
+}
+
+#[test]
+fn the_client_shows_what_is_there() {
+    let agent = Agent::start();
+    let id = agent.ok(["create", "--name", "made", "-l", "k=v", "--", "sleep", "1000"]);
+    assert_eq!(id.len(), 32, "create prints the id: {id}");
+    agent.ok(["run", "-d", "--name", "runs", "--", "sleep", "1000"]);
+    let shown = agent.ok(["ps"]);
+    assert!(shown.contains("runs") && !shown.contains("made"), "ps shows what runs:\n{shown}");
+    let shown = agent.ok(["ps", "-a"]);
+    assert!(shown.contains("runs") && shown.contains("made"), "ps -a shows all:\n{shown}");
+    let text = agent.ctl(["ps", "-a", "-o", "json"]).run().success().json().to_string();
+    assert!(text.contains(&id) && text.contains("running") && text.contains("created"), "{text}");
+    let text = agent.ctl(["inspect", "made"]).run().success().json().to_string();
+    assert!(text.contains(&id) && text.contains("\"k\":\"v\""), "{text}");
+    let text = agent.ctl(["info", "-o", "json"]).run().success().json().to_string();
+    assert!(text.contains("kernel_release") && text.contains("cgroup"), "{text}");
+    assert!(agent.ok(["version"]).contains(env!("CARGO_PKG_VERSION")));
+    assert!(agent.ok(["sessions"]).contains("sleep"));
+    agent.ok(["start", "made"]);
+    agent.ok(["stop", "-t", "0", "made"]);
+    agent.ok(["rm", "made"]);
+    agent.ok(["rm", "-f", "runs"]);
+    assert!(agent.ctl(["ps", "-a", "-q"]).run().success().stdout.is_empty());
+    agent.finish();
+}
+
+#[test]
+fn containers_stay_when_the_agent_stops() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+    let before = agent.api(async |mut api| api.get("c").await.expect("there").pid);
+    assert!(agent.terminate().success());
+    assert!(conti_tests::host::pinned(before).is_some(), "its process goes on");
+    agent.restart();
+    let after = agent.api(async |mut api| api.get("c").await.expect("there"));
+    assert_eq!((state(&after), after.pid), (ContainerState::Running, before));
+    agent.finish();
+}

@@ -1,0 +1,300 @@
+//! Mounts and devices that a container is given at its creation.
+
+use std::{fs, path::Path};
+
+use conti_tests::{
+    Agent,
+    facts::{Facts, PROBE, probe_volume},
+    host,
+};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+fn directory(agent: &Agent, name: &str) -> String {
+    let path = agent.scratch(name);
+    fs::create_dir(&path).expect("a directory");
+    fs::write(path.join("file"), "from the host\n").expect("a file");
+    path.display().to_string()
+}
+
+/// A tmpfs of the test's own on a directory, unmounted when dropped.
+struct Tmpfs(String);
+
+impl Tmpfs {
+    fn on(path: &Path) -> Tmpfs {
+        fs::create_dir_all(path).expect("a directory");
+        mount("tmpfs", path, "tmpfs", MountFlags::empty(), None).expect("a tmpfs can be mounted");
+        Tmpfs(path.display().to_string())
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.as_str(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_bind_mount_shows_the_hosts_directory_and_takes_writes() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let volume = format!("{source}:/data/deep/er");
+    let script = "cat /data/deep/er/file; echo back > /data/deep/er/answer";
+    let out = agent.ok(["run", "--rm", "-v", &volume, "--", "sh", "-c", script]);
+    assert_eq!(out, "from the host");
+    assert_eq!(fs::read_to_string(agent.scratch("shared/answer")).expect("written"), "back\n");
+    agent.finish();
+}
+
+#[test]
+fn a_single_file_can_be_bound() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let volume = format!("{source}/file:/etc/motd-of-test:ro");
+    let out = agent.ok(["run", "--rm", "-v", &volume, "--", "cat", "/etc/motd-of-test"]);
+    assert_eq!(out, "from the host");
+    agent.finish();
+}
+
+#[test]
+fn a_read_only_bind_takes_no_writes() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let volume = format!("{source}:/data:ro");
+    let out = agent.ctl(["run", "--rm", "-v", &volume, "--", "touch", "/data/x"]).run();
+    assert_ne!(out.code, 0);
+    assert!(out.errors().contains("Read-only file system"), "{}", out.errors());
+    agent.finish();
+}
+
+#[test]
+fn read_only_holds_for_the_mountsbelow_when_asked() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let below = Tmpfs::on(&agent.scratch("shared/below"));
+    let write = "touch /data/x; touch /data/below/x && echo wrote";
+    let flag = format!("type=bind,src={source},dst=/data,ro");
+    let out = agent.ctl(["run", "--rm", "--mount", &flag, "--", "sh", "-c", write]).run();
+    assert_eq!(out.text(), "wrote", "without it the mounts below keep their own");
+    let flag = format!("type=bind,src={source},dst=/data,ro,recursive-ro");
+    let out = agent.ctl(["run", "--rm", "--mount", &flag, "--", "sh", "-c", write]).run();
+    assert_eq!(out.text(), "", "with it none can be written");
+    drop(below);
+    agent.finish();
+}
+
+#[test]
+fn a_private_bind_passes_no_later_mount_on_in_either_direction() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let volume = format!("{source}:/data");
+    agent.ok([
+        "run",
+        "-d",
+        "--name",
+        "c",
+        "--cap-add",
+        "SYS_ADMIN",
+        "--security",
+        "seccomp=unconfined",
+        "-v",
+        &volume,
+        "--",
+        "sleep",
+        "1000",
+    ]);
+    agent.ok([
+        "exec",
+        "--cap-add",
+        "SYS_ADMIN",
+        "--security",
+        "seccomp=unconfined",
+        "c",
+        "--",
+        "sh",
+        "-c",
+        "mkdir /data/inner && mount -t tmpfs none /data/inner && touch /data/inner/seen",
+    ]);
+    assert!(agent.scratch("shared/inner").is_dir());
+    assert!(!agent.scratch("shared/inner/seen").exists(), "a mount made inside reached the host");
+    let outer = Tmpfs::on(&agent.scratch("shared/outer"));
+    fs::write(agent.scratch("shared/outer/seen"), "").expect("a file");
+    assert_eq!(agent.ok(["exec", "c", "--", "ls", "/data/outer"]), "");
+    drop(outer);
+    agent.finish();
+}
+
+#[test]
+fn a_tmpfs_has_its_size_and_mode() {
+    let agent = Agent::start();
+    let flag = "type=tmpfs,dst=/scratch,size=1m,mode=0750";
+    let script = "stat -c %a /scratch; dd if=/dev/zero of=/scratch/x bs=64k count=32 2>/dev/null; \
+                  stat -c %s /scratch/x";
+    let out = agent.ok(["run", "--rm", "--mount", flag, "--", "sh", "-c", script]);
+    assert_eq!(out, format!("750\n{}", 1 << 20), "it is full at its size");
+    agent.finish();
+}
+
+#[test]
+fn mounts_are_made_in_order() {
+    let agent = Agent::start();
+    let source = directory(&agent, "shared");
+    let bind = format!("type=bind,src={source},dst=/a/b");
+    let out = agent.ok([
+        "run",
+        "--rm",
+        "--mount",
+        "type=tmpfs,dst=/a",
+        "--mount",
+        &bind,
+        "--",
+        "cat",
+        "/a/b/file",
+    ]);
+    assert_eq!(out, "from the host");
+    agent.finish();
+}
+
+/// A device that is there, opens for root, and that no container has by default.
+const DEVICES: [&str; 3] = ["/dev/loop-control", "/dev/fuse", "/dev/net/tun"];
+
+mod needs_device {
+    use super::*;
+
+    #[test]
+    fn devices_are_denied_even_to_who_can_make_their_nodes() {
+        let agent = Agent::start();
+        let device = host::openable_device(&DEVICES);
+        let rdev = rustix::fs::stat(device).expect("it is there").st_rdev;
+        let (major, minor) =
+            (rustix::fs::major(rdev).to_string(), rustix::fs::minor(rdev).to_string());
+        let volume = probe_volume();
+        for extra in [&[][..], &["--cap-add", "SYS_ADMIN"]] {
+            let mut args = vec!["run", "--rm", "-v", &volume];
+            args.extend(extra);
+            args.extend(["--", PROBE, "mknod", "c", &major, &minor]);
+            let answer = agent.ctl(args).run().success().json();
+            assert_ne!(answer["open"], "ok", "{device} was opened: {answer}");
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn a_device_that_was_allowed_can_be_used_in_the_container_and_by_exec() {
+        let agent = Agent::start();
+        let device = host::openable_device(&DEVICES);
+        let volume = probe_volume();
+        let expected = format!(r#"{{"{device}":"ok"}}"#);
+        let out = agent
+            .ok(["run", "--rm", "-v", &volume, "--device", device, "--", PROBE, "open", device]);
+        assert_eq!(out, expected);
+        agent.ok([
+            "run", "-d", "--name", "c", "-v", &volume, "--device", device, "--", "sleep", "1000",
+        ]);
+        assert_eq!(agent.ok(["exec", "c", "--", PROBE, "open", device]), expected);
+        agent.finish();
+    }
+
+    #[test]
+    fn a_device_can_have_another_path_inside() {
+        let agent = Agent::start();
+        let device = host::openable_device(&DEVICES);
+        let volume = probe_volume();
+        let flag = format!("{device}:/dev/of/test:r");
+        let out = agent.ok([
+            "run",
+            "--rm",
+            "-v",
+            &volume,
+            "--device",
+            &flag,
+            "--",
+            PROBE,
+            "open",
+            "/dev/of/test",
+        ]);
+        assert_eq!(out, r#"{"/dev/of/test":"ok"}"#);
+        agent.finish();
+    }
+
+    #[test]
+    fn a_privileged_container_may_open_devices() {
+        let agent = Agent::start();
+        let device = host::openable_device(&DEVICES);
+        let rdev = rustix::fs::stat(device).expect("it is there").st_rdev;
+        let (major, minor) =
+            (rustix::fs::major(rdev).to_string(), rustix::fs::minor(rdev).to_string());
+        let volume = probe_volume();
+        let args = [
+            "run",
+            "--rm",
+            "--privileged",
+            "-v",
+            &volume,
+            "--",
+            PROBE,
+            "mknod",
+            "c",
+            &major,
+            &minor,
+        ];
+        let answer = agent.ctl(args).run().success().json();
+        assert_eq!(answer["open"], "ok", "{answer}");
+        agent.finish();
+    }
+}
+
+#[test]
+fn the_standard_nodes_work() {
+    let agent = Agent::start();
+    let script = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; echo x > /dev/null; \
+                  echo x > /dev/full || echo full; ls /dev/pts; echo y > /dev/shm/y && cat /dev/shm/y";
+    let out = agent.ctl(["run", "--rm", "--", "sh", "-c", script]).run().success().text();
+    let words: Vec<&str> = out.split_whitespace().collect();
+    assert_eq!(words, ["4", "4", "full", "ptmx", "y"]);
+    agent.finish();
+}
+
+/// Loop devices and ext4 are not everywhere.
+mod needs_loop_device {
+    use std::process::Command;
+
+    use super::*;
+
+    fn image(agent: &Agent) -> String {
+        let path = agent.scratch("disk.img");
+        fs::File::create(&path).and_then(|f| f.set_len(16 << 20)).expect("an image");
+        let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&path).status();
+        assert!(made.expect("mkfs.ext4 can be started").success());
+        path.display().to_string()
+    }
+
+    #[test]
+    fn an_image_file_is_mounted_with_its_filesystem() {
+        let agent = Agent::start();
+        let flag = format!("type=device,src={},dst=/disk,fs=ext4,opt=noatime", image(&agent));
+        let script = "ls /disk; echo kept > /disk/kept";
+        let out = agent.ok(["run", "--rm", "--mount", &flag, "--", "sh", "-c", script]);
+        assert!(out.contains("lost+found"), "{out}");
+        let out = agent.ok(["run", "--rm", "--mount", &flag, "--", "cat", "/disk/kept"]);
+        assert_eq!(out, "kept", "what was written is in the image");
+        agent.finish();
+    }
+
+    #[test]
+    fn an_image_can_be_mounted_read_only() {
+        let agent = Agent::start();
+        let flag = format!("type=device,src={},dst=/disk,fs=ext4,ro", image(&agent));
+        let facts = Facts::of_run(&agent, &["--mount", &flag]);
+        assert!(facts.mount_has("/disk", "ro"));
+        agent.finish();
+    }
+
+    #[test]
+    fn a_wrong_filesystem_type_leaves_no_loop_device() {
+        let agent = Agent::start();
+        let flag = format!("type=device,src={},dst=/disk,fs=xfs-that-is-none", image(&agent));
+        agent.ctl(["run", "--rm", "--mount", &flag, "--", "true"]).run().exits(125);
+        assert_eq!(host::loop_devices_of(&agent.path("")), Vec::<String>::new());
+        agent.finish();
+    }
+}

@@ -1,0 +1,200 @@
+//! The namespaces of a container: private, the host's, or another container's; and what belongs to
+//! each of them.
+
+use conti_tests::{
+    Agent,
+    facts::{Facts, PROBE, probe_volume},
+    host::namespace,
+};
+
+const PRIVATE_BY_DEFAULT: [&str; 6] = ["mnt", "pid", "uts", "ipc", "net", "cgroup"];
+
+#[test]
+fn a_container_has_its_own_namespaces_but_user_and_time() {
+    let agent = Agent::start();
+    let facts = Facts::of_run(&agent, &[]);
+    for kind in PRIVATE_BY_DEFAULT {
+        assert_ne!(facts.namespace(kind), namespace("self", kind), "{kind}");
+    }
+    for kind in ["user", "time"] {
+        assert_eq!(facts.namespace(kind), namespace("self", kind), "{kind}");
+    }
+    assert_eq!(facts.0["pid"], 1);
+    assert_eq!(facts.0["ppid"], 0);
+    assert_eq!(facts.0["processes"], 1, "it sees itself alone");
+    agent.finish();
+}
+
+#[test]
+fn each_namespace_can_be_the_hosts() {
+    let agent = Agent::start();
+    for (kind, flag) in [
+        ("pid", "pid=host"),
+        ("uts", "uts=host"),
+        ("ipc", "ipc=host"),
+        ("net", "net=host"),
+        ("cgroup", "cgroup=host"),
+    ] {
+        let facts = Facts::of_run(&agent, &["--ns", flag]);
+        assert_eq!(facts.namespace(kind), namespace("self", kind), "{flag}");
+        for other in PRIVATE_BY_DEFAULT.iter().filter(|other| **other != kind) {
+            assert_ne!(facts.namespace(other), namespace("self", other), "{flag}: {other}");
+        }
+    }
+    agent.finish();
+}
+
+#[test]
+fn each_namespace_can_be_another_containers() {
+    let agent = Agent::start();
+    let volume = probe_volume();
+    agent.ok(["run", "-d", "--name", "first", "-v", &volume, "--", "sleep", "1000"]);
+    let first = Facts::of(agent.ctl(["exec", "first", "--", PROBE]).run());
+    for kind in ["pid", "uts", "ipc", "net", "cgroup"] {
+        let flag = format!("{kind}=container:first");
+        let facts = Facts::of_run(&agent, &["--ns", &flag]);
+        assert_eq!(facts.namespace(kind), first.namespace(kind), "{flag}");
+        for other in PRIVATE_BY_DEFAULT.iter().filter(|other| **other != kind) {
+            assert_ne!(facts.namespace(other), first.namespace(other), "{flag}: {other}");
+        }
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_time_namespace_is_made_on_request() {
+    let agent = Agent::start();
+    let facts = Facts::of_run(&agent, &["--ns", "time=private"]);
+    assert_ne!(facts.namespace("time"), namespace("self", "time"));
+    agent.finish();
+}
+
+#[test]
+fn exec_joins_all_namespaces_of_the_container() {
+    let agent = Agent::start();
+    let volume = probe_volume();
+    agent.ok(["run", "-d", "--name", "c", "-v", &volume, "--", "sleep", "1000"]);
+    let pid = agent.api(async |mut api| api.get("c").await.expect("there").pid);
+    let facts = Facts::of(agent.ctl(["exec", "c", "--", PROBE]).run());
+    for kind in ["mnt", "pid", "uts", "ipc", "net", "cgroup", "user", "time"] {
+        assert_eq!(facts.namespace(kind), namespace(&pid.to_string(), kind), "{kind}");
+    }
+    assert_ne!(facts.0["pid"], 1);
+    agent.finish();
+}
+
+#[test]
+fn a_private_network_has_the_loopback_interface_up_and_no_other() {
+    let agent = Agent::start();
+    let facts = Facts::of_run(&agent, &[]);
+    assert_eq!(facts.0["interfaces"], serde_json::json!(["lo"]));
+    assert_eq!(facts.0["loopback"], "ok", "two ends can talk over 127.0.0.1");
+    agent.finish();
+}
+
+#[test]
+fn two_containers_of_one_network_reach_each_other() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "server", "--", "sleep", "1000"]);
+    // Both see the same sockets in /proc/net.
+    let facts = Facts::of_run(&agent, &["--ns", "net=container:server"]);
+    let server = agent.ok(["exec", "server", "--", "readlink", "/proc/self/ns/net"]);
+    assert_eq!(facts.namespace("net"), server);
+    agent.finish();
+}
+
+#[test]
+fn host_name_and_domain_name_are_the_containers_own() {
+    let agent = Agent::start();
+    let before = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let facts = Facts::of_run(&agent, &["--hostname", "pluto", "--domainname", "outer.example"]);
+    assert_eq!(facts.text("hostname"), "pluto");
+    assert_eq!(facts.text("domainname"), "outer.example");
+    let after = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(before, after, "the host keeps its name");
+    agent.finish();
+}
+
+#[test]
+fn the_default_host_name_is_the_beginning_of_the_id() {
+    let agent = Agent::start();
+    let id = agent.ok(["run", "-d", "--", "sleep", "1000"]);
+    assert_eq!(agent.ok(["exec", &id, "--", "cat", "/proc/sys/kernel/hostname"]), id[..12]);
+    agent.finish();
+}
+
+#[test]
+fn kernel_parameters_of_the_containers_own_network_are_set() {
+    let agent = Agent::start();
+    let path = "/proc/sys/net/ipv4/ip_default_ttl";
+    let before = std::fs::read_to_string(path).expect("the host has it");
+    let flag = "net.ipv4.ip_default_ttl=77";
+    assert_eq!(agent.ok(["run", "--rm", "--sysctl", flag, "--", "cat", path]), "77");
+    assert_eq!(std::fs::read_to_string(path).expect("the host has it"), before);
+    agent.finish();
+}
+
+#[test]
+fn the_cgroup_namespace_is_rooted_at_the_containers_own_cgroup() {
+    let agent = Agent::start();
+    let facts = Facts::of_run(&agent, &[]);
+    for line in facts.text("cgroup").lines() {
+        let path = line.splitn(3, ':').nth(2).expect("three fields");
+        assert!(path == "/" || path.starts_with("/.."), "{line}");
+    }
+    assert!(
+        facts.text("cgroup").lines().any(|line| line.ends_with(":/")),
+        "{}",
+        facts.text("cgroup")
+    );
+    agent.finish();
+}
+
+/// Kernels can be built or set up without user namespaces.
+mod needs_user_namespaces {
+    use super::*;
+
+    const MAP: [&str; 6] =
+        ["--ns", "user=private", "--uid-map", "0:200000:65536", "--gid-map", "0:200000:65536"];
+
+    #[test]
+    fn a_user_namespace_maps_ids_as_asked() {
+        let agent = Agent::start();
+        let facts = Facts::of_run(&agent, &MAP);
+        assert_ne!(facts.namespace("user"), namespace("self", "user"));
+        let words: Vec<String> =
+            facts.text("uid_map").split_whitespace().map(str::to_owned).collect();
+        assert_eq!(words, ["0", "200000", "65536"]);
+        assert_eq!(facts.0["uid"], serde_json::json!([0, 0]));
+        assert_eq!(facts.0["gid"], serde_json::json!([0, 0]));
+        agent.finish();
+    }
+
+    #[test]
+    fn the_host_sees_the_mapped_id_and_exec_gets_the_same() {
+        let agent = Agent::start();
+        let mut args = vec!["run", "-d", "--name", "c"];
+        args.extend(MAP);
+        args.extend(["--", "sleep", "1000"]);
+        agent.ok(args);
+        let pid = agent.api(async |mut api| api.get("c").await.expect("there").pid);
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("Uid");
+        assert_eq!(uid.split_whitespace().next(), Some("200000"));
+        assert_eq!(agent.ok(["exec", "c", "--", "id", "-u"]), "0");
+        // Root inside may write where root may, and the host's files look like nobody's or mapped.
+        agent.ok(["exec", "c", "--", "sh", "-c", "touch /root-was-here && rm /root-was-here"]);
+        agent.finish();
+    }
+
+    #[test]
+    fn a_user_namespace_works_with_the_hosts_network() {
+        let agent = Agent::start();
+        let mut flags = MAP.to_vec();
+        flags.extend(["--ns", "net=host"]);
+        let facts = Facts::of_run(&agent, &flags);
+        assert_eq!(facts.namespace("net"), namespace("self", "net"));
+        assert!(facts.mount_has("/sys", "ro"), "/sys is there, read-only");
+        agent.finish();
+    }
+}

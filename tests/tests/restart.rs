@@ -1,0 +1,308 @@
+//! The agent dies at any moment, and what it had started goes on.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    thread,
+    time::Duration,
+};
+
+use conti_proto::v1::{
+    ContainerState, DisconnectPolicy, SessionPolicy, WaitContainerRequest, WaitSessionRequest,
+};
+use conti_tests::{
+    Agent,
+    api::{exit_code, process, session, shell, sleeper, state},
+    host,
+    pattern::Pattern,
+    wait,
+    wire::{self, Wire},
+};
+
+#[test]
+fn containers_and_their_processes_survive_a_killed_agent() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "runs", "-l", "a=b", "--", "sleep", "100000"]);
+    agent.ok(["create", "--name", "waits", "--", "sh", "-c", "exit 12"]);
+    agent.ok(["run", "-d", "--name", "ended", "--", "sh", "-c", "exit 11"]);
+    agent.ctl(["wait", "ended"]).run().exits(11);
+    let before = agent.api(async |mut api| api.list().await);
+    agent.kill();
+    agent.restart();
+    agent.api(async |mut api| {
+        let after = api.list().await;
+        assert_eq!(after, before, "the new agent knows what the old one knew");
+        assert_eq!(state(&api.get("runs").await.expect("there")), ContainerState::Running);
+    });
+    agent.ctl(["exec", "runs", "--", "sh", "-c", "exit 13"]).run().exits(13);
+    agent.ok(["start", "waits"]);
+    assert_eq!(agent.ctl(["wait", "waits"]).run().exits(12).text(), "12");
+    assert_eq!(agent.ctl(["wait", "ended"]).run().exits(11).text(), "11");
+    agent.finish();
+}
+
+#[test]
+fn an_end_while_the_agent_is_down_is_known_exactly() {
+    let mut agent = Agent::start();
+    let session_id = agent.api(async |mut api| {
+        api.run(conti_tests::api::container("c", shell("sleep 1; echo bye; exit 21")))
+            .await
+            .expect("runs");
+        api.run(sleeper("d")).await.expect("runs");
+        let spec = session("d", shell("sleep 1; echo gone; kill -TERM $$"));
+        let request =
+            conti_proto::v1::StartSessionRequest { spec: Some(spec), ..Default::default() };
+        let started = api.sessions.start_session(request).await.expect("started").into_inner();
+        started.session.expect("a session").id
+    });
+    agent.kill();
+    thread::sleep(Duration::from_millis(2500));
+    agent.restart();
+    agent.api(async |mut api| {
+        let request = WaitContainerRequest { container: "c".into() };
+        let end = api.containers.wait_container(request).await.expect("waited").into_inner().end;
+        let end = end.expect("an end");
+        assert_eq!((exit_code(&end), end.stdout_bytes), (21, 4));
+        let main = api.get("c").await.expect("there").session_id;
+        let wire = Wire::open(&mut api, wire::attach(&main, Some(0))).await.expect("attaches");
+        assert_eq!(wire.collect().await.stdout, b"bye\n", "what it wrote meanwhile is there");
+
+        let request = WaitSessionRequest { session_id: session_id.clone() };
+        let end = api.sessions.wait_session(request).await.expect("waited").into_inner().end;
+        assert_eq!(conti_tests::api::end_signal(&end.expect("an end")), 15);
+        let wire =
+            Wire::open(&mut api, wire::attach(&session_id, Some(0))).await.expect("attaches");
+        assert_eq!(wire.collect().await.stdout, b"gone\n");
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_stream_resumes_byte_by_byte_after_the_agent_was_killed() {
+    let mut agent = Agent::start();
+    let keep =
+        SessionPolicy { disconnect_policy: DisconnectPolicy::Keep as i32, ..Default::default() };
+    let mut sent = Pattern::new(5);
+    let mut received = Pattern::new(5);
+    let id = agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let mut spec = session("c", process(["cat"]));
+        spec.process.as_mut().expect("a process").stdin = true;
+        spec.policy = Some(keep);
+        let mut wire = Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+        wire.write(sent.take(100_000)).await;
+        while received.offset() < 60_000 {
+            let output = wire.output().await;
+            received.check(&output.data);
+        }
+        wire.session().id.clone()
+    });
+    for _ in 0..3 {
+        agent.kill();
+        agent.restart();
+        agent.api(async |mut api| {
+            let open = wire::attach(&id, Some(received.offset()));
+            let mut wire = Wire::open(&mut api, open).await.expect("resumes");
+            assert_eq!(wire.opened.output_offset, received.offset());
+            let taken = wire.opened.input_offset;
+            let mut again = Pattern::new(5);
+            again.take(taken as usize);
+            let missing = again.take((sent.offset() - taken) as usize);
+            if !missing.is_empty() {
+                wire.write(missing).await;
+            }
+            wire.write(sent.take(100_000)).await;
+            while received.offset() < sent.offset() - 10_000 {
+                let output = wire.output().await;
+                assert_eq!(output.offset, received.offset());
+                received.check(&output.data);
+            }
+        });
+    }
+    agent.api(async |mut api| {
+        let wire = Wire::open(&mut api, wire::attach(&id, Some(received.offset()))).await;
+        let wire = wire.expect("resumes");
+        assert_eq!(wire.opened.input_offset, sent.offset());
+        let mut wire = wire;
+        wire.write("").await;
+        wire.close_input().await;
+        let all = wire.collect().await;
+        received.check(&all.stdout);
+        assert_eq!(received.offset(), sent.offset());
+        assert_eq!(exit_code(&all.end), 0);
+    });
+    agent.finish();
+}
+
+#[test]
+fn the_client_reconnects_by_itself_and_loses_nothing() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let args = ["exec", "-i", "--disconnect", "keep", "c", "--", "cat"];
+    let mut client = agent.ctl(args).spawn();
+    let mut stdin = client.stdin();
+    let mut stdout = client.stdout();
+    let total = 24 << 20;
+    let writer = thread::spawn(move || {
+        let mut pattern = Pattern::new(6);
+        while pattern.offset() < total {
+            stdin.write_all(&pattern.take(64 * 1024)).expect("stdin takes all");
+            thread::sleep(Duration::from_millis(2));
+        }
+    });
+    let mut pattern = Pattern::new(6);
+    let mut buffer = vec![0; 64 * 1024];
+    let mut kills = 0;
+    loop {
+        let n = stdout.read(&mut buffer).expect("stdout can be read");
+        if n == 0 {
+            break;
+        }
+        pattern.check(&buffer[..n]);
+        if pattern.offset() > (kills + 1) * (total / 4) && kills < 3 {
+            kills += 1;
+            agent.kill();
+            agent.restart();
+        }
+    }
+    writer.join().expect("the writer ends");
+    assert_eq!((pattern.offset(), kills), (total, 3));
+    let note = client.stderr_text();
+    assert!(!note.is_empty(), "the client says that it reconnected");
+    assert_eq!(client.wait(), 0);
+    agent.finish();
+}
+
+#[test]
+fn a_command_that_ends_while_the_client_reconnects_gives_its_code() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let script = "echo before; sleep 1.5; echo after; exit 23";
+    let args = ["exec", "--disconnect", "keep", "c", "--", "sh", "-c", script];
+    let mut client = agent.ctl(args).spawn();
+    let mut stdout = client.stdout();
+    stdout.read_exact(&mut [0; 7]).expect("before");
+    agent.kill();
+    thread::sleep(Duration::from_secs(3));
+    agent.restart();
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("after");
+    assert_eq!(rest, "after\n");
+    assert_eq!(client.wait(), 23);
+    agent.finish();
+}
+
+#[test]
+fn a_container_that_removes_itself_does_so_after_an_end_while_the_agent_was_down() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--rm", "--name", "c", "--", "sleep", "1"]);
+    agent.kill();
+    thread::sleep(Duration::from_secs(2));
+    agent.restart();
+    wait::until_true("the container is gone", || {
+        agent.api(async |mut api| api.list().await.is_empty())
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_second_agent_on_the_same_directories_is_refused() {
+    let agent = Agent::start();
+    let output = agent.command("second.sock").output().expect("contid can be started");
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    let state = agent.path("state").display().to_string();
+    let data = agent.path("data").display().to_string();
+    assert!(said.contains(&state) || said.contains(&data), "it says which directory: {said}");
+    agent.ok(["ps"]);
+    agent.finish();
+}
+
+#[test]
+fn two_agents_with_their_own_directories_do_not_see_each_other() {
+    let (one, two) = (Agent::start(), Agent::start());
+    one.ok(["run", "-d", "--name", "same", "--", "sleep", "1000"]);
+    two.ok(["run", "-d", "--name", "same", "--", "sleep", "1000"]);
+    assert_ne!(one.ok(["ps", "-q"]), two.ok(["ps", "-q"]));
+    two.finish();
+    one.ctl(["exec", "same", "--", "true"]).run().exits(0);
+    one.finish();
+}
+
+#[test]
+fn a_stale_socket_is_replaced() {
+    let mut agent = Agent::start();
+    agent.kill();
+    assert!(agent.path("contid.sock").exists(), "a killed agent leaves its socket");
+    agent.restart();
+    agent.finish();
+}
+
+#[test]
+fn a_damaged_record_quarantines_its_own_container_alone() {
+    let mut agent = Agent::start();
+    let id = agent.ok(["create", "--name", "broken", "--", "sleep", "1000"]);
+    agent.ok(["run", "-d", "--name", "whole", "--", "sleep", "1000"]);
+    agent.kill();
+    let mut damaged = 0;
+    for place in ["state", "data"] {
+        damaged += damage(&agent.path(place), &id);
+    }
+    assert!(damaged > 0, "the container has records");
+    agent.restart();
+    agent.ctl(["exec", "whole", "--", "true"]).run().exits(0);
+    agent.api(async |mut api| {
+        let broken = api.get(&id).await.expect("it is still shown");
+        assert_eq!(state(&broken), ContainerState::Quarantined);
+        assert!(!broken.warnings.is_empty(), "it says what was found");
+        api.delete(&id).await.expect("rm always works");
+    });
+    agent.finish();
+}
+
+/// Cuts all records of a container short; returns how many.
+fn damage(dir: &std::path::Path, id: &str) -> usize {
+    let mut cut = 0;
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            cut += damage(&path, id);
+        } else if path.to_string_lossy().contains(id)
+            && path.extension().is_some_and(|e| e == "json")
+            && fs::write(&path, "{\"id\": \"").is_ok()
+        {
+            cut += 1;
+        }
+    }
+    cut
+}
+
+#[test]
+fn killing_the_agent_again_and_again_in_the_middle_of_things_leaks_nothing() {
+    let mut agent = Agent::start();
+    for round in 0..5 {
+        let name = format!("c{round}");
+        let mut clients = Vec::new();
+        for n in 0..4 {
+            let name = format!("{name}-{n}");
+            clients
+                .push(agent.ctl(["run", "-d", "--name", &name, "--", "sleep", "100000"]).spawn());
+        }
+        thread::sleep(Duration::from_millis(15 * round));
+        agent.kill();
+        drop(clients);
+        agent.restart();
+        agent.watch();
+        agent.api(async |mut api| {
+            for container in api.list().await {
+                api.delete(&container.id).await.expect("deleted");
+            }
+        });
+    }
+    wait::until_true("no process of a container is left", || {
+        let state = agent.path("state").display().to_string();
+        host::mentioning(&state).len() < 12
+    });
+    agent.finish();
+}

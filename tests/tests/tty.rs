@@ -1,0 +1,216 @@
+//! Sessions with a terminal: size, raw mode, detach keys, and what is left of it all afterwards.
+
+use conti_tests::{
+    Agent,
+    api::{session, sleeper},
+    facts::{Facts, PROBE, probe_volume},
+    terminal::Terminal,
+    wait,
+    wire::{self, Wire},
+};
+use rustix::process::Signal;
+
+fn with_container() -> Agent {
+    let agent = Agent::start();
+    let volume = probe_volume();
+    agent.ok(["run", "-d", "--name", "c", "-v", &volume, "--", "sleep", "100000"]);
+    agent
+}
+
+#[test]
+fn a_terminal_starts_with_the_size_of_the_users() {
+    let agent = with_container();
+    for args in [vec!["exec", "-it", "c"], vec!["run", "--rm", "-it"]] {
+        let mut args = args;
+        args.extend(["--", "stty", "size"]);
+        let mut terminal = Terminal::spawn(agent.ctl(args), 123, 45);
+        terminal.expect("45 123");
+        assert_eq!(terminal.wait(), 0);
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_resize_reaches_the_command() {
+    let agent = with_container();
+    let script = "trap 'stty size' WINCH; echo ready; while :; do sleep 0.05; done";
+    let mut terminal =
+        Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", "sh", "-c", script]), 80, 24);
+    terminal.expect("ready");
+    terminal.resize(101, 33);
+    terminal.expect("33 101");
+    terminal.resize(40, 10);
+    terminal.expect("10 40");
+    terminal.send("\x03");
+    assert_eq!(terminal.wait(), 130, "ctrl-c is the remote terminal's");
+    agent.finish();
+}
+
+#[test]
+fn a_shell_is_used_as_at_the_keyboard() {
+    let agent = Agent::start();
+    let mut terminal = Terminal::spawn(agent.ctl(["run", "--rm", "-it", "--", "sh"]), 80, 24);
+    terminal.send("echo $((6*7)); tty\r");
+    terminal.expect("42");
+    terminal.expect("/dev/pts/");
+    // ctrl-c ends the command and not the shell.
+    terminal.send("echo st''arts; sleep 1000\r");
+    terminal.expect("starts");
+    terminal.send("\x03");
+    terminal.send("echo a''live\r");
+    terminal.expect("alive");
+    // ctrl-d on an empty line ends the shell.
+    terminal.send("sh -c 'exit 5'\r\x04");
+    assert_eq!(terminal.wait(), 5);
+    agent.finish();
+}
+
+#[test]
+fn raw_mode_is_taken_and_given_back_on_every_way_out() {
+    let agent = with_container();
+    let raw = |script: &str| {
+        let call = agent.ctl(["exec", "-it", "c", "--", "sh", "-c", script]);
+        let mut terminal = Terminal::spawn(call, 80, 24);
+        terminal.expect("ready");
+        wait::until_true("the terminal is raw", || terminal.is_raw());
+        terminal
+    };
+    let restored = |mut terminal: Terminal| {
+        let code = terminal.wait();
+        assert!(!terminal.is_raw(), "raw mode was left behind after exit {code}");
+        code
+    };
+    let mut terminal = raw("echo ready; read x; exit 3");
+    terminal.send("\r");
+    assert_eq!(restored(terminal), 3, "a normal end");
+    let mut terminal = raw("echo ready; sleep 1000");
+    terminal.send("\x10\x11");
+    restored(terminal);
+    for signal in [Signal::TERM, Signal::HUP] {
+        let mut terminal = raw("echo ready; sleep 1000");
+        terminal.client().signal(signal);
+        restored(terminal);
+    }
+    // A command that is not there.
+    let mut terminal = Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", "no-such"]), 80, 24);
+    assert_eq!(terminal.wait(), 127);
+    assert!(!terminal.is_raw());
+    agent.finish();
+}
+
+#[test]
+fn detach_keys_leave_the_command_running_and_attach_finds_it_again() {
+    let agent = Agent::start();
+    let script = "echo ready; while read line; do echo \"<$line>\"; done";
+    let mut terminal =
+        Terminal::spawn(agent.ctl(["run", "-it", "--name", "c", "--", "sh", "-c", script]), 80, 24);
+    terminal.expect("ready");
+    terminal.send("one\r");
+    terminal.expect("<one>");
+    // The first key alone goes through with what follows it.
+    terminal.send("\x10two\r");
+    terminal.expect("two>");
+    terminal.send("\x10\x11");
+    terminal.wait();
+    agent.api(async |mut api| {
+        let state = conti_tests::api::state(&api.get("c").await.expect("it is there"));
+        assert_eq!(state, conti_proto::v1::ContainerState::Running);
+    });
+
+    let attach = agent.ctl(["attach", "--detach-keys", "ctrl-a,x", "c"]);
+    let mut terminal = Terminal::spawn(attach, 80, 24);
+    wait::until_true("the terminal is raw", || terminal.is_raw());
+    terminal.send("three\r");
+    terminal.expect("<three>");
+    terminal.send("\x01x");
+    terminal.wait();
+    agent.api(async |mut api| {
+        let state = conti_tests::api::state(&api.get("c").await.expect("it is there"));
+        assert_eq!(state, conti_proto::v1::ContainerState::Running);
+    });
+    agent.finish();
+}
+
+#[test]
+fn the_command_has_a_controlling_terminal_of_its_own() {
+    let agent = with_container();
+    let mut terminal = Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", PROBE]), 90, 30);
+    let shown = terminal.expect("}}");
+    terminal.wait();
+    let json = shown.trim_start_matches(|c| c != '{').trim_end();
+    let facts = Facts::parse(json.as_bytes());
+    for name in ["stdin", "stdout", "stderr", "controlling"] {
+        assert_eq!(facts.0["tty"][name], true, "{name}");
+    }
+    assert_eq!(facts.0["tty"]["size"], serde_json::json!([90, 30]));
+    assert_eq!(facts.0["fds"].as_object().expect("fds").len(), 3, "{}", facts.0["fds"]);
+    agent.finish();
+}
+
+#[test]
+fn a_container_with_a_terminal_has_a_console() {
+    let agent = Agent::start();
+    let call = agent.ctl(["run", "--rm", "-t", "--", "sh", "-c", "echo to-console > /dev/console"]);
+    let mut terminal = Terminal::spawn(call, 80, 24);
+    terminal.expect("to-console");
+    assert_eq!(terminal.wait(), 0);
+    agent.finish();
+}
+
+#[test]
+fn a_terminal_over_the_raw_api_echoes_resizes_and_ends_on_eof() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let mut spec = session("c", conti_tests::api::process(["cat"]));
+        let process = spec.process.as_mut().expect("a process");
+        process.terminal = Some(conti_proto::v1::Terminal::default());
+        let mut wire = Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+        assert!(wire.session().terminal);
+        wire.write("hi\n").await;
+        let shown = wire.read_until("hi\r\nhi\r\n").await;
+        assert_eq!(shown, "hi\r\nhi\r\n", "the echo and what cat wrote");
+        wire.resize(100, 50).await;
+        wire.close_input().await;
+        let end = loop {
+            match wire.next().await.expect("the stream goes on") {
+                Some(conti_proto::v1::stream_response::Message::End(end)) => break end,
+                Some(_) => {}
+                None => panic!("the stream closed without an end"),
+            }
+        };
+        assert_eq!(conti_tests::api::exit_code(&end), 0);
+        assert_eq!(end.stderr_bytes, 0);
+    });
+    agent.finish();
+}
+
+#[test]
+fn without_a_size_a_terminal_has_80_columns_and_24_rows() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let mut spec = session("c", conti_tests::api::process(["stty", "size"]));
+        let process = spec.process.as_mut().expect("a process");
+        process.terminal = Some(conti_proto::v1::Terminal::default());
+        let wire = Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+        assert_eq!(wire.collect().await.stdout, b"24 80\r\n");
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_session_without_terminal_cannot_be_resized() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let made = api.run(sleeper("c")).await.expect("runs");
+        let request = conti_proto::v1::ResizeSessionRequest {
+            session_id: made.session_id,
+            size: Some(conti_proto::v1::TerminalSize { columns: 10, rows: 10 }),
+        };
+        let error = api.sessions.resize_session(request).await.expect_err("it has none");
+        assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+        assert_eq!(conti_tests::api::reason(&error), "SESSION_WRONG_STATE");
+    });
+    agent.finish();
+}
