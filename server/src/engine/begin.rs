@@ -20,7 +20,7 @@ use super::{
     container::Container,
     error::{Error, Result},
     id, io_error,
-    lifecycle::{blocking, release, release_shared},
+    lifecycle::blocking,
     monitor::{Monitor, RunFds},
     session::{
         self, Session, State,
@@ -64,7 +64,7 @@ impl Engine {
         let joined = match self.joined(&container.spec) {
             Ok(joined) => joined,
             Err(error) => {
-                release(cgroup).await;
+                self.release(Arc::new(cgroup), true).await;
                 return Err(error);
             }
         };
@@ -89,7 +89,7 @@ impl Engine {
             Ok(assembled) => assembled,
             Err(error) => {
                 drop(monitor);
-                release(cgroup).await;
+                self.release(Arc::new(cgroup), true).await;
                 return Err(error);
             }
         };
@@ -99,7 +99,7 @@ impl Engine {
                     .set_devices(policy.as_deref())
                     .map_err(io_error("cannot set the device policy"))?;
             }
-            let fd = cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?;
+            let fd = cgroup.birth_fd().map_err(io_error("cannot open the container's cgroup"))?;
             assembled.plan.cgroup = fd.map(|fd| assembled.fds.add(fd));
             Ok(())
         })();
@@ -138,7 +138,7 @@ impl Engine {
             Ok(opened) => self.follow_main(container.clone(), opened),
             Err(error) => {
                 container.now().cgroup = None;
-                release_shared(cgroup).await;
+                self.release(cgroup, true).await;
                 return Err(error);
             }
         };

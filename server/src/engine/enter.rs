@@ -175,7 +175,7 @@ impl Engine {
         };
         let born_in = match &cgroup {
             Some(cgroup) => {
-                cgroup.unified_fd().map_err(io_error("cannot open the container's cgroup"))?
+                cgroup.birth_fd().map_err(io_error("cannot open the container's cgroup"))?
             }
             None => None,
         };

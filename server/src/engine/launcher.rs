@@ -26,8 +26,24 @@ pub struct Launcher {
     image: OwnedFd,
     /// What it is called in the process list.
     tag: String,
-    /// The socket to the one that runs. Held over a request and its reply.
-    socket: Mutex<Option<AsyncFd<OwnedFd>>>,
+    /// The one that runs. Held over a request and its reply.
+    running: Mutex<Option<Running>>,
+}
+
+/// A launcher that runs.
+#[derive(Debug)]
+struct Running {
+    socket: AsyncFd<OwnedFd>,
+    process: launcher::Launcher,
+}
+
+impl Running {
+    /// Lets it go, and reaps it.
+    async fn end(self) {
+        drop(self.socket);
+        let process = self.process;
+        let _ = tokio::task::spawn_blocking(move || process.wait()).await;
+    }
 }
 
 impl Launcher {
@@ -35,7 +51,7 @@ impl Launcher {
     pub fn new(path: &Path, tag: &str) -> io::Result<Launcher> {
         let mut file = std::fs::File::open(path)?;
         let image = memfd::executable("conti-runtime", &mut file)?;
-        Ok(Launcher { image, tag: tag.to_owned(), socket: Mutex::new(None) })
+        Ok(Launcher { image, tag: tag.to_owned(), running: Mutex::new(None) })
     }
 
     /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
@@ -44,40 +60,45 @@ impl Launcher {
         let (ours, theirs) = socket::pair()?;
         let mut fds = vec![theirs.as_fd()];
         fds.extend(procs.iter().map(|fd| fd.as_fd()));
-        let mut socket = self.socket.lock().await;
+        let mut running = self.running.lock().await;
         // A launcher that died (or was killed) is found out by the first request after it.
         for attempt in 0..2 {
-            let current = match socket.take() {
+            let current = match running.take() {
                 Some(current) => current,
                 None => self.start()?,
             };
-            match request(&current, &fds).await {
+            match request(&current.socket, &fds).await {
                 Ok(LauncherReply::Spawned { .. }) => {
-                    *socket = Some(current);
+                    *running = Some(current);
                     return Monitor::new(ours);
                 }
                 Ok(LauncherReply::Failed { errno }) => {
-                    *socket = Some(current);
+                    *running = Some(current);
                     return Err(io::Error::from_raw_os_error(errno));
                 }
-                Err(error) if attempt == 0 => {
-                    warn!(%error, "the launcher is gone; starting another")
+                Err(error) => {
+                    current.end().await;
+                    if attempt > 0 {
+                        return Err(error);
+                    }
+                    warn!(%error, "the launcher is gone; starting another");
                 }
-                Err(error) => return Err(error),
             }
         }
         Err(io::Error::other("the launcher cannot be started"))
     }
 
-    fn start(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        let (pid, socket) = launcher::spawn(self.image.as_fd(), &self.tag)?;
-        info!(pid, "launcher started");
-        watched(socket)
+    fn start(&self) -> io::Result<Running> {
+        let process = launcher::start(self.image.as_fd(), &self.tag)?;
+        info!(pid = process.pid(), "launcher started");
+        Ok(Running { socket: watched(process.socket.try_clone()?)?, process })
     }
 
     /// Lets the launcher go. Monitors and what they run stay.
     pub async fn stop(&self) {
-        self.socket.lock().await.take();
+        if let Some(running) = self.running.lock().await.take() {
+            running.end().await;
+        }
     }
 }
 

@@ -178,7 +178,9 @@ impl Engine {
             let _ = other.kill(KillCause::ContainerGone);
         }
         if let Some(cgroup) = cgroup {
-            release_shared(cgroup).await;
+            // With its own pid namespace nothing outlives the main process.
+            let populated = container.spec.namespaces.pid != Namespace::Private;
+            self.release(cgroup, populated).await;
             container.now().cgroup = None;
         }
         for other in others.iter().filter(|other| !other.record.main) {
@@ -357,6 +359,24 @@ impl Engine {
         self.registry.remove_container(container);
     }
 
+    /// Gives cgroups back: kills what is left in them where something may be, and removes them in the
+    /// background. Both wait for whoever attaches processes to version 1 cgroups at this moment.
+    pub(super) async fn release(&self, cgroup: Arc<Cgroup>, populated: bool) {
+        if populated {
+            let cgroup = cgroup.clone();
+            let _ = tokio::task::spawn_blocking(move || cgroup.kill()).await;
+        }
+        self.background.spawn_blocking(move || {
+            if cgroup.remove() {
+                return;
+            }
+            cgroup.kill();
+            if !cgroup.remove() {
+                warn!(cgroup = cgroup.name, "cannot be removed: something in it cannot be killed");
+            }
+        });
+    }
+
     /// Makes a monitor ready for the next exec.
     pub(super) fn refill_spare(self: &Arc<Self>, container: &Arc<Container>) {
         if !self.cgroups.needs_forker() {
@@ -386,25 +406,5 @@ pub(super) async fn blocking<T: Send + 'static, E: Send + 'static>(
         Ok(result) => result,
         // A panic is a defect; it is told where it was made and goes on here.
         Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
-}
-
-pub(super) async fn release(cgroup: Cgroup) {
-    release_shared(Arc::new(cgroup)).await;
-}
-
-/// Kills what is left in a cgroup and removes it.
-pub(super) async fn release_shared(cgroup: Arc<Cgroup>) {
-    let name = cgroup.name.clone();
-    let removed = blocking(move || {
-        // Mostly nothing is left, and removing is all there is to do.
-        if cgroup.remove_now() {
-            return Ok::<_, ()>(true);
-        }
-        cgroup.kill();
-        Ok(cgroup.remove())
-    });
-    if !removed.await.unwrap_or(false) {
-        warn!(cgroup = name, "a cgroup could not be removed: something in it cannot be killed");
     }
 }

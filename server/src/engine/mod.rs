@@ -55,6 +55,7 @@ use registry::Registry;
 use session::Session;
 use slots::Slots;
 use sources::host_view::HostView;
+use tokio_util::task::TaskTracker;
 
 /// Where an engine keeps what it has.
 #[derive(Debug, Clone)]
@@ -84,6 +85,8 @@ pub struct Engine {
     host_mount_ns: OwnedFd,
     /// The agent's own devpts, for terminals in processes of the host.
     host_devpts: OwnedFd,
+    /// What is being removed.
+    background: TaskTracker,
     /// Hold the locks of both directories.
     _locks: [File; 2],
 }
@@ -120,6 +123,7 @@ impl Engine {
             sessions_dir,
             host_mount_ns: open("/proc/self/ns/mnt")?,
             host_devpts: open("/dev/pts")?,
+            background: TaskTracker::new(),
             _locks: locks,
         });
         engine.recover().await;
@@ -135,6 +139,8 @@ impl Engine {
             container.now().spare.take();
         }
         self.launcher.stop().await;
+        self.background.close();
+        self.background.wait().await;
         if self.registry.containers().is_empty() {
             self.cgroups.remove_if_empty();
         }

@@ -4,10 +4,14 @@
 //! hierarchy that it uses, and in it one cgroup for each container. So containers, agent and
 //! monitors are siblings, and several agents do not meet.
 //!
-//! - the unified hierarchy, wherever it is mounted (on hybrid hosts too): processes are born in it
-//!   (CLONE_INTO_CGROUP), the device policy hangs on it, `cgroup.kill` ends all of it at once;
+//! - the unified hierarchy, wherever it is mounted (on hybrid hosts too): the device policy hangs
+//!   on it, `cgroup.kill` ends all of it at once, and where it is alone processes are born in it
+//!   (CLONE_INTO_CGROUP);
 //! - version 1 hierarchies with the controllers that limits and accounts need: attaching waits for
-//!   an RCU grace period, so it is done ahead of time by a forker (see `slots`).
+//!   an RCU grace period, so it is done ahead of time by a forker (see `slots`), who then attaches
+//!   itself to the unified hierarchy too. It holds the kernel's cgroup_mutex all that while, for
+//!   which CLONE_INTO_CGROUP, mkdir and rmdir of *other* containers would wait: nothing of
+//!   this is done while a client waits.
 
 pub mod devices;
 
@@ -175,8 +179,8 @@ impl Cgroups {
         }
     }
 
-    /// The cgroups of a process of the host: the directory in the unified hierarchy, and the
-    /// `cgroup.procs` files of the others.
+    /// The cgroups of a process of the host: the directory that another can be born in, or the
+    /// `cgroup.procs` files for a forker.
     pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let (mut unified, mut procs) = (None, Vec::new());
@@ -185,8 +189,8 @@ impl Cgroups {
             let below = Path::new(&path).strip_prefix(root).unwrap_or(Path::new(&path));
             let dir = point.join(below.strip_prefix("/").unwrap_or(below));
             match controller {
-                None => unified = Some(File::open(dir)?.into()),
-                Some(_) => procs
+                None if self.v1.is_empty() => unified = Some(File::open(dir)?.into()),
+                _ => procs
                     .push(OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into()),
             }
         }
@@ -223,15 +227,20 @@ impl Cgroup {
         self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir))
     }
 
-    /// The directory in the unified hierarchy, for CLONE_INTO_CGROUP.
-    pub fn unified_fd(&self) -> io::Result<Option<OwnedFd>> {
-        self.unified.as_ref().map(|dir| File::open(dir).map(OwnedFd::from)).transpose()
+    /// The directory that a process can be born in (CLONE_INTO_CGROUP). `None`: it must be born by a
+    /// forker that is attached to `procs_files`.
+    pub fn birth_fd(&self) -> io::Result<Option<OwnedFd>> {
+        let alone = self.unified.as_ref().filter(|_| self.v1.is_empty());
+        alone.map(|dir| File::open(dir).map(OwnedFd::from)).transpose()
     }
 
-    /// The `cgroup.procs` files of the version 1 hierarchies, for a forker.
+    /// The `cgroup.procs` files for a forker; none where it needs no forker.
     pub fn procs_files(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |dir: &PathBuf| OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
-        self.v1.iter().map(|(_, dir)| open(dir).map(OwnedFd::from)).collect()
+        if self.v1.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.dirs().map(|dir| open(dir).map(OwnedFd::from)).collect()
     }
 
     /// Replaces the device policy: `rules`, or everything where `None`.
@@ -277,11 +286,6 @@ impl Cgroup {
         if let Some(file) = &freezer {
             let _ = write_to(file, "THAWED");
         }
-    }
-
-    /// Removes the cgroups where they are empty.
-    pub fn remove_now(&self) -> bool {
-        self.dirs().fold(true, |all, dir| remove_tree(dir) && all)
     }
 
     /// Removes the cgroups, with those that were made below them. What is busy is tried again for

@@ -1,0 +1,283 @@
+//! The child: one straight recipe from the fresh clone to execve.
+//!
+//! ```text
+//!  step                 container  join   why here
+//!  -------------------  ---------  ----   ---------------------------------------------------
+//!  close fds               x        x     the monitor's own must not be in reach for a moment
+//!                                         longer than needed: a joined pid namespace has tracers
+//!  not dumpable            x        x     for the same reason
+//!  wait for the id map     x              with a new user namespace; then it becomes root there
+//!  oom_score_adj           x        x     while the launcher's /proc is there to write it in
+//!  session keyring         x        x
+//!  session, terminal       x        x     a session leader without a terminal can take one
+//!  namespaces, mounts      x        x     container.rs, join.rs
+//!  user, group             x        x     in the new root's own files
+//!  limits, cwd, umask      x        x     with root's rights still
+//!  stdio                   x        x     its owner is changed, so before the ids
+//!  signals                 x        x
+//!  bounding set            x        x     needs CAP_SETPCAP
+//!  [filter]                x        x     without no_new_privs it needs CAP_SYS_ADMIN: here, or
+//!  groups, ids             x        x
+//!  capabilities            x        x
+//!  close fds               x        x     but stdio, and two that close at execve
+//!  no_new_privs, [filter]  x        x     last, with no_new_privs: nothing after it is filtered
+//!                                         that need not be
+//! ```
+//!
+//! Every step succeeds or is reported; then nothing is run. Steps after the filter use system calls
+//! that it allows: write, read, clone, execve.
+
+use std::{
+    convert::Infallible,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::{Errno, read, retry_on_intr},
+    process::{chdir, fchdir, getcwd, ioctl_tiocsctty, setsid, umask},
+    stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
+    thread::{
+        CapabilitySet, Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
+};
+
+use super::{
+    ChildStdio, PlanFds,
+    command::Command,
+    confine, container,
+    failure::{At as _, Fail, TARGET_CWD},
+    join, reaper,
+    status::Status,
+    user::{self, Ids},
+};
+use crate::{
+    plan::{Confinement, NsSource, Place, Plan, Step},
+    sys::{
+        clone::{OnlyThread, exit_now},
+        exec::default_dispositions,
+        fds::close_all_but,
+        seccomp::{Insn, load},
+        signal::unblock_all,
+        sigwait::block_all,
+    },
+};
+
+/// What a child starts with. Its fds are copies of its parent's: it never drops them, it closes them
+/// by number or becomes another program.
+pub(super) struct Start<'a> {
+    pub plan: &'a Plan,
+    pub fds: &'a PlanFds,
+    pub stdio: &'a ChildStdio,
+    pub command: Command,
+    /// The system call filter; empty for none.
+    pub filter: Vec<Insn>,
+    /// Where [`Status`] records go.
+    pub status: BorrowedFd<'a>,
+    /// Where a paused child waits.
+    pub gate: BorrowedFd<'a>,
+    /// Where it waits for its id map.
+    pub mapped: Option<BorrowedFd<'a>>,
+    /// Whether other namespaces were joined before the clone already.
+    pub joined: bool,
+}
+
+impl Start<'_> {
+    /// The slave of the terminal, where there is one.
+    pub(super) fn terminal(&self) -> Option<BorrowedFd<'_>> {
+        match self.stdio {
+            ChildStdio::Terminal { slave } => Some(slave.as_fd()),
+            ChildStdio::Pipes { .. } => None,
+        }
+    }
+
+    fn has_reaper(&self) -> bool {
+        matches!(&self.plan.place, Place::Container(container) if container.init)
+    }
+}
+
+/// Carries out the recipe and becomes the command, or reports why not and ends.
+pub(super) fn run(proof: &OnlyThread, mut start: Start<'_>) -> ! {
+    let status = start.status;
+    let Err(fail) = recipe(proof, &mut start);
+    Status::from(fail).send(status);
+    exit_now(1)
+}
+
+fn recipe(proof: &OnlyThread, start: &mut Start<'_>) -> Result<Infallible, Fail> {
+    close_fds(proof, start)?;
+    confine::undumpable()?;
+    let process = &start.plan.process;
+    confine::oom_score_adj(process.oom_score_adj)?;
+    become_root_of_user_namespace(start)?;
+    confine::keyring()?;
+    // A reaper leaves the terminal to the command, which then leads the session that has it.
+    begin_session(start.terminal().filter(|_| !start.has_reaper()))?;
+    match &start.plan.place {
+        Place::Container(plan) => {
+            umask(Mode::empty());
+            container::assemble(plan, start)?;
+        }
+        Place::Join(plan) => join::enter(plan, start.fds)?,
+    }
+
+    let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .at(Step::Root)?;
+    let ids = user::find(&process.identity, !start.command.has_home(), root.as_fd())?;
+    if let Some(home) = &ids.home {
+        start.command.set_home(home).at(Step::User)?;
+    }
+    enter_cwd(start)?;
+    umask(Mode::from_raw_mode(process.umask & 0o777));
+    confine::limits(&process.rlimits)?;
+    place_stdio(start.stdio)?;
+    confine::own_stdio(&ids)?;
+    default_dispositions();
+    if start.has_reaper() { block_all() } else { Ok(()) }.at(Step::Init)?;
+    confine(proof, start, &ids)?;
+
+    Status::Ready.send(start.status);
+    if start.plan.paused {
+        wait_for(start.gate).at(Step::Init)?;
+    }
+    if start.has_reaper() {
+        fork_command(proof, start)?;
+    }
+    unblock_all().map_err(|error| errno_of(&error)).at(Step::Init)?;
+    Status::Executing.send(start.status);
+    Err(start.command.execute()).at(Step::Exec)
+}
+
+/// Keeps what the recipe needs and closes the rest.
+fn close_fds(proof: &OnlyThread, start: &Start<'_>) -> Result<(), Fail> {
+    let mut keep: Vec<RawFd> = start.fds.numbers().collect();
+    keep.extend([start.status.as_raw_fd(), start.gate.as_raw_fd()]);
+    keep.extend(start.mapped.map(|fd| fd.as_raw_fd()));
+    match start.stdio {
+        ChildStdio::Pipes { stdin, stdout, stderr } => {
+            keep.extend([stdin.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()]);
+        }
+        ChildStdio::Terminal { slave } => keep.push(slave.as_raw_fd()),
+    }
+    close_all_but(proof, &mut keep).at(Step::CloseFds)
+}
+
+/// In a user namespace other than the host's this process is nobody until it has taken id 0 in it,
+/// which exists once the map is written.
+fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
+    if let Some(mapped) = start.mapped {
+        wait_for(mapped).at(Step::IdMap)?;
+    }
+    match &start.plan.place {
+        Place::Container(plan) if plan.namespaces.user != NsSource::Host => {
+            let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+            set_thread_groups(&[]).at(Step::IdMap)?;
+            set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
+            set_thread_res_uid(uid, uid, uid).at(Step::IdMap)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Leads a new session, with a controlling terminal where one is given.
+fn begin_session(terminal: Option<BorrowedFd<'_>>) -> Result<(), Fail> {
+    setsid().at(Step::Session)?;
+    match terminal {
+        Some(slave) => ioctl_tiocsctty(slave).at(Step::Terminal),
+        None => Ok(()),
+    }
+}
+
+/// Goes to the working directory. It must be reachable from the root: a directory outside of it, by
+/// whatever way it was come to, would be a way out.
+fn enter_cwd(start: &Start<'_>) -> Result<(), Fail> {
+    let given = match &start.plan.place {
+        Place::Join(plan) => plan.cwd,
+        Place::Container(_) => None,
+    };
+    match given {
+        Some(fd) => {
+            let enter = |fd| fchdir(fd).and_then(|()| cwd_is_reachable());
+            start.fds.borrow(fd).and_then(enter).at_item(Step::Cwd, TARGET_CWD as usize)
+        }
+        None => {
+            chdir(start.plan.process.cwd.as_str()).and_then(|()| cwd_is_reachable()).at(Step::Cwd)
+        }
+    }
+}
+
+fn cwd_is_reachable() -> Result<(), Errno> {
+    let path = getcwd(Vec::new())?;
+    // The kernel puts "(unreachable)" in front of a path that does not lead to the root.
+    if path.as_bytes().starts_with(b"/") { Ok(()) } else { Err(Errno::NOENT) }
+}
+
+/// Puts stdin, stdout and stderr at their numbers. Sources that lie there already are moved out of the
+/// way first, or one would be overwritten before it was used.
+fn place_stdio(stdio: &ChildStdio) -> Result<(), Fail> {
+    let place = || {
+        let (stdin, stdout, stderr) = match stdio {
+            ChildStdio::Pipes { stdin, stdout, stderr } => (stdin, stdout, stderr),
+            ChildStdio::Terminal { slave } => (slave, slave, slave),
+        };
+        let (stdin, stdout, stderr) = (above(stdin)?, above(stdout)?, above(stderr)?);
+        dup2_stdin(&stdin)?;
+        dup2_stdout(&stdout)?;
+        dup2_stderr(&stderr)
+    };
+    place().at(Step::Stdio)
+}
+
+fn above(fd: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+}
+
+/// The two orders of confinement: without no_new_privs a filter can only be loaded by who has
+/// CAP_SYS_ADMIN, so before the ids; with it, it is the last.
+fn confine(proof: &OnlyThread, start: &Start<'_>, ids: &Ids) -> Result<(), Fail> {
+    let Confinement { capabilities, no_new_privs, .. } = start.plan.process.confinement;
+    let granted: CapabilitySet = confine::granted(capabilities)?;
+    confine::bound(granted)?;
+    if !no_new_privs {
+        load_filter(&start.filter)?;
+    }
+    confine::become_user(ids)?;
+    // Changed ids make a process dumpable again, as far as the sysctl fs.suid_dumpable says.
+    confine::undumpable()?;
+    confine::capabilities_of(ids, granted)?;
+    // These two close at execve. A paused child holds nothing of the plan while it waits.
+    let mut keep = [0, 1, 2, start.status.as_raw_fd(), start.gate.as_raw_fd()];
+    close_all_but(proof, &mut keep).at(Step::CloseFds)?;
+    if no_new_privs {
+        set_no_new_privs(true).at(Step::NoNewPrivs)?;
+        load_filter(&start.filter)?;
+    }
+    Ok(())
+}
+
+fn load_filter(filter: &[Insn]) -> Result<(), Fail> {
+    if filter.is_empty() { Ok(()) } else { load(filter).at(Step::Seccomp) }
+}
+
+/// Waits for a byte. EOF means that the other end died, and there is nobody left to run for.
+fn wait_for(pipe: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0];
+    match retry_on_intr(|| read(pipe, &mut byte))? {
+        0 => exit_now(1),
+        _ => Ok(()),
+    }
+}
+
+/// Splits off the command: this function returns in it, with the session and terminal that the reaper
+/// left to it.
+fn fork_command(proof: &OnlyThread, start: &Start<'_>) -> Result<(), Fail> {
+    if let Some(child) = proof.fork().at(Step::Init)? {
+        reaper::stay(proof, child);
+    }
+    begin_session(start.terminal().map(|_| rustix::stdio::stdin()))
+}
+
+fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

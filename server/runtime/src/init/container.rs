@@ -1,0 +1,168 @@
+//! The assembly of a new container, from a fresh clone to a pivoted root.
+//!
+//! ```text
+//!  step              why here
+//!  ----------------  ------------------------------------------------------------------------
+//!  join namespaces   of others, while this process still has its rights over them
+//!  cgroup namespace  once it is in its cgroup, which becomes the root of the view
+//!  names, loopback   belong to the namespaces alone
+//!  propagation       before the first mount, or the mounts would show elsewhere
+//!  root              attached first: every target is looked up below it
+//!  mounts            in the plan's order; proc and sysfs while the launcher's unmasked ones are
+//!                    mounted, without which a user namespace may not make its own
+//!  sysctls           for the same reason
+//!  masks, read-only  when nothing more is mounted over them
+//!  cwd               made while the root can be written
+//!  read-only root    last of what is below it
+//!  pivot             lets go of the launcher's namespace
+//! ```
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::{
+    io::Errno,
+    system::{setdomainname, sethostname},
+    thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
+};
+
+use super::{
+    PlanFds,
+    child::Start,
+    failure::{At as _, Fail},
+    hide::{Cover, make_read_only},
+    mounts::{Scene, attach_root, make_private, make_root_read_only, mount, pivot},
+    path::{Kind, is_dir, open_or_create},
+    sysctl::PrivateProc,
+};
+use crate::{
+    plan::{ContainerPlan, Namespaces, NsSource, NsType, Step},
+    sys::ns::{loopback_up, unshare_cgroup},
+};
+
+/// Assembles a container. Afterwards `/` is its root.
+pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(), Fail> {
+    enter_namespaces(container, start)?;
+    make_private().at(Step::Propagation)?;
+    let user_ns = container.namespaces.user != NsSource::Host;
+    let root = attach_root(&container.root, start.fds, user_ns).at(Step::Root)?;
+    mount_all(container, start, &root, user_ns)?;
+    set_sysctls(container)?;
+    cover(container, &root)?;
+    if start.plan.process.create_cwd {
+        create_cwd(&root, &start.plan.process.cwd).at(Step::Cwd)?;
+    }
+    if container.read_only_root {
+        make_root_read_only(root.as_fd()).at_item(Step::ReadOnlyPath, usize::MAX)?;
+    }
+    pivot(root.as_fd()).at(Step::PivotRoot)
+}
+
+/// Joins what is joined, unless [`super::spawn`] had to do it before the clone, and names what is new.
+fn enter_namespaces(container: &ContainerPlan, start: &Start<'_>) -> Result<(), Fail> {
+    let namespaces = &container.namespaces;
+    if !start.joined {
+        join_all(namespaces, start.fds, &[NsType::User, NsType::Pid])?;
+    }
+    if namespaces.cgroup == NsSource::New {
+        unshare_cgroup().at(Step::Clone)?;
+    }
+    if let Some(name) = &container.hostname {
+        only_in_new(namespaces.uts)
+            .and_then(|()| sethostname(name.as_bytes()))
+            .at(Step::Hostname)?;
+    }
+    if let Some(name) = &container.domainname {
+        let set = only_in_new(namespaces.uts).and_then(|()| setdomainname(name.as_bytes()));
+        set.at(Step::Domainname)?;
+    }
+    if namespaces.net == NsSource::New {
+        loopback_up().at(Step::Loopback)?;
+    }
+    Ok(())
+}
+
+/// Whatever a plan says: the name of the host is not a container's to set.
+fn only_in_new(uts: NsSource) -> Result<(), Errno> {
+    if uts == NsSource::New { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// Joins every namespace that comes from somebody else, but for those in `except`.
+pub(super) fn join_all(
+    namespaces: &Namespaces,
+    fds: &PlanFds,
+    except: &[NsType],
+) -> Result<(), Fail> {
+    for (index, ns) in NsType::ALL.into_iter().enumerate() {
+        if let (NsSource::Join(fd), false) = (namespaces.source(ns), except.contains(&ns)) {
+            fds.borrow(fd)
+                .and_then(|fd| move_into_thread_name_spaces(fd, ns.set()))
+                .at_item(Step::JoinNamespace, index)?;
+        }
+    }
+    Ok(())
+}
+
+fn mount_all(
+    container: &ContainerPlan,
+    start: &Start<'_>,
+    root: &OwnedFd,
+    user_ns: bool,
+) -> Result<(), Fail> {
+    let scene = Scene { root: root.as_fd(), fds: start.fds, user_ns, terminal: start.terminal() };
+    for (index, one) in container.mounts.iter().enumerate() {
+        mount(one, &scene).at_item(Step::Mount, index)?;
+    }
+    Ok(())
+}
+
+fn set_sysctls(container: &ContainerPlan) -> Result<(), Fail> {
+    if container.sysctls.is_empty() {
+        return Ok(());
+    }
+    let proc = PrivateProc::open().at(Step::Sysctl)?;
+    for (index, (name, value)) in container.sysctls.iter().enumerate() {
+        proc.set(name, value).at_item(Step::Sysctl, index)?;
+    }
+    Ok(())
+}
+
+fn cover(container: &ContainerPlan, root: &OwnedFd) -> Result<(), Fail> {
+    if !container.masked_paths.is_empty() {
+        let cover = Cover::new().at(Step::MaskPath)?;
+        for (index, path) in container.masked_paths.iter().enumerate() {
+            cover.hide(root.as_fd(), path).at_item(Step::MaskPath, index)?;
+        }
+    }
+    for (index, path) in container.read_only_paths.iter().enumerate() {
+        make_read_only(root.as_fd(), path).at_item(Step::ReadOnlyPath, index)?;
+    }
+    Ok(())
+}
+
+fn create_cwd(root: &OwnedFd, path: &str) -> Result<(), Errno> {
+    let dir = open_or_create(root.as_fd(), path, Kind::Dir)?;
+    if is_dir(dir.as_fd())? { Ok(()) } else { Err(Errno::NOTDIR) }
+}
+
+impl Namespaces {
+    /// Where the namespace of a type comes from.
+    pub(super) fn source(&self, ns: NsType) -> NsSource {
+        match ns {
+            NsType::Mount => NsSource::New,
+            NsType::Uts => self.uts,
+            NsType::Ipc => self.ipc,
+            NsType::Net => self.net,
+            NsType::Pid => self.pid,
+            NsType::Cgroup => self.cgroup,
+            NsType::User => self.user,
+            NsType::Time => self.time,
+        }
+    }
+}
+
+impl NsType {
+    /// As setns(2) takes it.
+    pub(super) fn set(self) -> ThreadNameSpaceType {
+        ThreadNameSpaceType::from_bits_retain(self.clone_flag() as u32)
+    }
+}

@@ -1,0 +1,167 @@
+//! The child side of a session: from a fresh clone to the user's command.
+//!
+//! Read in this order:
+//!
+//! - [`spawn()`] (`spawn.rs`): the parent's part: the clone, and the id map of a user namespace
+//!   (`id_map.rs`);
+//! - `status.rs`: what the child tells its parent; `failure.rs`: how a failed step is named;
+//! - `child.rs`: the recipe, in the order of its steps;
+//! - `container.rs`: the assembly of a new container, with `mounts.rs`, `path.rs` (lookups in a root
+//!   that is not trusted), `sysctl.rs` and `hide.rs`;
+//! - `join.rs`: entering the namespaces of a process that exists;
+//! - `user.rs`, `confine.rs`, `seccomp`: who the command runs as and what it may do;
+//! - `command.rs`: the command itself; `reaper.rs`: the process in front of it where one was asked for.
+//!
+//! Between the clone and execve each step succeeds or is reported; nothing is logged, and nothing of
+//! the host is looked up.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+use crate::plan::{Fd, SetupFailure, Step};
+
+mod child;
+mod command;
+mod confine;
+mod container;
+mod failure;
+mod hide;
+mod id_map;
+mod join;
+mod mounts;
+mod path;
+mod reaper;
+pub mod seccomp;
+mod spawn;
+mod status;
+mod sysctl;
+mod user;
+
+pub use spawn::spawn;
+pub use status::Status;
+
+/// The fds that travelled with a plan, which names them by their place in this list.
+#[derive(Debug, Default)]
+pub struct PlanFds(Vec<OwnedFd>);
+
+impl PlanFds {
+    /// In the order in which they came.
+    pub fn new(fds: Vec<OwnedFd>) -> PlanFds {
+        PlanFds(fds)
+    }
+
+    /// The fd at a place. A plan that names one that did not come is at fault.
+    pub fn get(&self, fd: Fd) -> Result<BorrowedFd<'_>, SetupFailure> {
+        self.borrow(fd).map_err(|errno| SetupFailure {
+            step: Step::Plan,
+            argument: format!("fd {} of {}", fd.0, self.0.len()),
+            errno: errno.raw_os_error(),
+        })
+    }
+
+    fn borrow(&self, fd: Fd) -> Result<BorrowedFd<'_>, Errno> {
+        self.0.get(fd.0 as usize).map(|fd| fd.as_fd()).ok_or(Errno::BADF)
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = RawFd> {
+        self.0.iter().map(|fd| fd.as_raw_fd())
+    }
+}
+
+/// The child's end of its stdin, stdout and stderr.
+#[derive(Debug)]
+pub enum ChildStdio {
+    /// Pipes; stdin may be `/dev/null`.
+    Pipes {
+        /// What it reads.
+        stdin: OwnedFd,
+        /// Where it writes.
+        stdout: OwnedFd,
+        /// Where it writes what went wrong.
+        stderr: OwnedFd,
+    },
+    /// A terminal of its own, which becomes its controlling one.
+    Terminal {
+        /// The slave.
+        slave: OwnedFd,
+    },
+}
+
+/// Whose child the new process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Birth {
+    /// The caller's.
+    Child,
+    /// The caller's sibling: a forker clones on behalf of its parent (CLONE_PARENT). The forker is
+    /// used up by it: it may have joined namespaces, and exits.
+    Sibling,
+}
+
+/// A process that was started and is on its way to its command.
+#[derive(Debug)]
+pub struct Child {
+    /// Its pid, seen from the caller.
+    pub pid: i32,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    /// Gives [`Status`] records of [`Status::RECORD_LEN`] bytes, each whole. Does not block.
+    pub status: OwnedFd,
+    /// One byte in here lets a paused child go on.
+    pub gate: OwnedFd,
+}
+
+#[cfg(test)]
+fn sample_plan() -> crate::plan::Plan {
+    use crate::plan::*;
+    Plan {
+        session_id: "s".to_owned(),
+        place: Place::Container(Box::new(ContainerPlan {
+            namespaces: Namespaces {
+                pid: NsSource::New,
+                uts: NsSource::New,
+                ipc: NsSource::Host,
+                net: NsSource::Host,
+                cgroup: NsSource::Host,
+                user: NsSource::Host,
+                time: NsSource::Host,
+            },
+            uid_maps: Vec::new(),
+            gid_maps: Vec::new(),
+            idmapped: Vec::new(),
+            hostname: None,
+            domainname: None,
+            root: Root::Mount(Fd(0)),
+            read_only_root: false,
+            mounts: vec![Mount {
+                what: MountWhat::Fresh { fs: "proc".to_owned() },
+                target: "/proc".to_owned(),
+                attrs: MountAttrs::default(),
+            }],
+            masked_paths: Vec::new(),
+            read_only_paths: Vec::new(),
+            sysctls: Vec::new(),
+            init: false,
+        })),
+        process: Process {
+            argv: vec!["true".to_owned()],
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            create_cwd: true,
+            identity: Identity::Lookup {
+                user: String::new(),
+                group: String::new(),
+                additional_groups: vec!["wheel".to_owned()],
+            },
+            rlimits: Vec::new(),
+            confinement: Confinement::default(),
+            oom_score_adj: None,
+            umask: 0o022,
+        },
+        stdio: Stdio::Pipes { stdin: false },
+        paused: false,
+        deadline_ms: None,
+        drain_ms: 0,
+        cgroup: None,
+    }
+}

@@ -1,0 +1,180 @@
+//! What is mounted in a container: its root, the mounts below it, the pivot.
+//!
+//! A mount is made or taken as an fd, gets its attributes while nobody can see it, and is then moved
+//! onto its target's fd.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::{
+    fs::{CWD, fstat},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsmount,
+        fsopen, mount_change, move_mount, open_tree, unmount,
+    },
+    process::{chdir, fchdir, pivot_root},
+};
+
+use super::{
+    PlanFds,
+    path::{Kind, is_dir, open_or_create},
+};
+use crate::{
+    launcher::NEW_ROOT,
+    plan::{Mount, MountAttrs, MountWhat, Overlay, Root},
+    sys::mount::set_attributes,
+};
+
+/// Nothing in a filesystem that the kernel fills is a program, a device or set-user-id.
+pub(super) const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// Cuts this mount namespace off: no mount or unmount passes in or out of it.
+pub(super) fn make_private() -> Result<(), Errno> {
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+}
+
+/// Attaches what becomes `/` at the launcher's place for it: an fd of its root.
+pub(super) fn attach_root(root: &Root, fds: &PlanFds, user_ns: bool) -> Result<OwnedFd, Errno> {
+    let mount = match root {
+        Root::Mount(fd) => fds.borrow(*fd)?.try_clone_to_owned().map_err(|_| Errno::MFILE)?,
+        Root::Overlay(overlay) => make_overlay(overlay, fds, user_ns)?,
+    };
+    if !is_dir(mount.as_fd())? {
+        return Err(Errno::NOTDIR);
+    }
+    move_mount(mount.as_fd(), "", CWD, NEW_ROOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(mount)
+}
+
+/// Where a mount finds what it needs.
+pub(super) struct Scene<'a> {
+    /// The attached root of the container.
+    pub root: BorrowedFd<'a>,
+    /// The fds of the plan.
+    pub fds: &'a PlanFds,
+    /// Whether the container has a user namespace of its own.
+    pub user_ns: bool,
+    /// The slave of the terminal, where there is one.
+    pub terminal: Option<BorrowedFd<'a>>,
+}
+
+/// Mounts one thing below the root.
+pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<(), Errno> {
+    let attrs = attributes(&mount.attrs);
+    // A new mount owns its fd; one of the plan is only borrowed.
+    let made;
+    let (source, kind) = match &mount.what {
+        MountWhat::Detached { fd, dir } => {
+            let source = scene.fds.borrow(*fd)?;
+            if !attrs.is_empty() {
+                set_attributes(source, attrs, mount.attrs.recursive)?;
+            }
+            (source, if *dir { Kind::Dir } else { Kind::File })
+        }
+        MountWhat::Overlay(overlay) => {
+            made = make_overlay(overlay, scene.fds, scene.user_ns)?;
+            set_attributes_of_new(made.as_fd(), attrs)?;
+            (made.as_fd(), Kind::Dir)
+        }
+        MountWhat::Fresh { fs } => {
+            made = make_fresh(fs, attrs)?;
+            (made.as_fd(), Kind::Dir)
+        }
+        MountWhat::HostSysfs => {
+            made = clone_tree(CWD, "/sys", OpenTreeFlags::AT_RECURSIVE)?;
+            let attrs = attrs | INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
+            set_attributes(made.as_fd(), attrs, true)?;
+            (made.as_fd(), Kind::Dir)
+        }
+        MountWhat::Console => {
+            let terminal = scene.terminal.ok_or(Errno::NOTTY)?;
+            made = clone_tree(terminal, "", OpenTreeFlags::AT_EMPTY_PATH)?;
+            set_attributes_of_new(made.as_fd(), attrs)?;
+            (made.as_fd(), Kind::File)
+        }
+    };
+    let target = open_or_create(scene.root, &mount.target, kind)?;
+    if same_place(target.as_fd(), scene.root)? {
+        // It would hide the root, and with it all that was mounted before.
+        return Err(Errno::BUSY);
+    }
+    attach(source, target.as_fd())
+}
+
+/// Puts a detached mount onto an open target.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+/// A detached copy of what is mounted at an open path: a bind mount that is not attached yet.
+pub(super) fn clone_tree(
+    at: BorrowedFd<'_>,
+    path: &str,
+    flags: OpenTreeFlags,
+) -> Result<OwnedFd, Errno> {
+    open_tree(at, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | flags)
+}
+
+/// Makes the attached root `/` and lets go of the launcher's.
+pub(super) fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    fchdir(root)?;
+    // Old and new at one place: the old root then lies on top of the new one, and "." is what lies on
+    // top (pivot_root(2)).
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}
+
+/// Makes the root itself read-only, not what is mounted below it.
+pub(super) fn make_root_read_only(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_attributes(root, MountAttrFlags::MOUNT_ATTR_RDONLY, false)
+}
+
+/// A new filesystem of this kind, detached, of which nothing can be executed.
+pub(super) fn make_fresh(fs: &str, attrs: MountAttrFlags) -> Result<OwnedFd, Errno> {
+    // A plan may name these and nothing else: each belongs to a namespace of the container.
+    if !["proc", "sysfs", "mqueue", "cgroup2"].contains(&fs) {
+        return Err(Errno::NODEV);
+    }
+    let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs | INERT)
+}
+
+fn make_overlay(overlay: &Overlay, fds: &PlanFds, user_ns: bool) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_fd(&context, "lowerdir+", fds.borrow(overlay.lower)?)?;
+    fsconfig_set_fd(&context, "upperdir", fds.borrow(overlay.upper)?)?;
+    fsconfig_set_fd(&context, "workdir", fds.borrow(overlay.work)?)?;
+    if user_ns {
+        // A user namespace may not write the trusted.* attributes that overlayfs uses otherwise.
+        fsconfig_set_flag(&context, "userxattr")?;
+    }
+    if overlay.volatile {
+        fsconfig_set_flag(&context, "volatile")?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+fn set_attributes_of_new(mount: BorrowedFd<'_>, attrs: MountAttrFlags) -> Result<(), Errno> {
+    if attrs.is_empty() { Ok(()) } else { set_attributes(mount, attrs, false) }
+}
+
+fn attributes(attrs: &MountAttrs) -> MountAttrFlags {
+    let mut flags = MountAttrFlags::empty();
+    flags.set(MountAttrFlags::MOUNT_ATTR_RDONLY, attrs.read_only);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOSUID, attrs.nosuid);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NODEV, attrs.nodev);
+    flags.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, attrs.noexec);
+    flags
+}
+
+fn same_place(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}

@@ -1,0 +1,23 @@
+//! The privileged part of Conti: it makes namespaces, mounts, joins and execs.
+//!
+//! Read in this order:
+//!
+//! 1. [`plan`]: what is to be started, as plain data;
+//! 2. [`protocol`]: what agent, launcher and monitor say to one another;
+//! 3. [`launcher`]: forks monitors;
+//! 4. [`monitor`]: the parent of one session's process, with its streams and its end;
+//! 5. [`init`]: the child: the ordered steps from a fresh clone to the user's command;
+//! 6. [`journal`]: the shared memory that output and input pass through;
+//! 7. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
+//!
+//! Nothing here knows async code, gRPC or the messages of the API.
+
+#![deny(unsafe_code)]
+
+pub mod init;
+pub mod journal;
+pub mod launcher;
+pub mod monitor;
+pub mod plan;
+pub mod protocol;
+pub mod sys;

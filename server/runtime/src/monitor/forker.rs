@@ -1,0 +1,244 @@
+//! The forker: a child of the monitor that lives in the session's cgroups (version 1) and clones the
+//! session's process on the monitor's behalf.
+//!
+//! A version 1 cgroup is joined by writing to its files, which can take milliseconds. A forker does
+//! so before a plan is there; what it clones is born in its cgroups. With CLONE_PARENT the
+//! process is the monitor's child all the same.
+//!
+//! ```text
+//!   forker --Attached | NotAttached----------------------> monitor
+//!          <-Spawn, fds: plan, stdio, plan's fds; MoreFds---
+//!          --Spawned, fds: pidfd, status, gate | Failed---->  and exits
+//! ```
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    failure,
+    order::{gather, read_plan},
+};
+use crate::{
+    init::{Birth, Child, ChildStdio, PlanFds},
+    plan::{Fd, Plan, SetupFailure, Step},
+    protocol::MAX_PACKET,
+    sys::{
+        process::{Fork, fork},
+        socket::{Packet, Wait, pair, recv_packet, send_packet, send_with_fds},
+        wait::reap_pid,
+    },
+};
+
+/// The longest message to a forker; the plan comes as a file.
+const MAX_MESSAGE: usize = 256;
+
+#[derive(Debug, Serialize, Deserialize)]
+enum ToForker {
+    /// Clone. Fds: the plan's memfd; the terminal, or stdin, stdout and stderr; the plan's fds.
+    Spawn { terminal: bool, plan_fds: u32 },
+    /// Further fds of the plan.
+    MoreFds,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum FromForker {
+    Attached,
+    NotAttached {
+        errno: i32,
+    },
+    /// Fds: pidfd, status pipe, gate.
+    Spawned {
+        pid: i32,
+    },
+    Failed(SetupFailure),
+}
+
+/// The monitor's handle of its forker. Dropping it ends and reaps the forker.
+#[derive(Debug)]
+pub struct Forker {
+    /// `None` once it is closed, upon which the forker exits.
+    socket: Option<OwnedFd>,
+    pid: i32,
+}
+
+/// On which side of the fork one is.
+pub enum Side {
+    /// In the forker, with its socket.
+    Forker(OwnedFd),
+    /// In the monitor.
+    Monitor(Forker),
+}
+
+/// Forks the forker.
+pub fn fork_off() -> io::Result<Side> {
+    let (ours, theirs) = pair()?;
+    match fork()? {
+        Fork::Child => Ok(Side::Forker(theirs)),
+        Fork::Parent(pid) => Ok(Side::Monitor(Forker { socket: Some(ours), pid })),
+    }
+}
+
+impl Forker {
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits until it has joined its cgroups.
+    pub fn attached(&self) -> io::Result<()> {
+        match self.receive()? {
+            (FromForker::Attached, _) => Ok(()),
+            (FromForker::NotAttached { errno }, _) => Err(io::Error::from_raw_os_error(errno)),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Has it clone the process of a plan.
+    pub fn spawn(
+        self,
+        plan: &OwnedFd,
+        fds: &PlanFds,
+        plan_fds: u32,
+        stdio: ChildStdio,
+    ) -> Result<Child, SetupFailure> {
+        let lost = |error: io::Error| failure(Step::Clone, "the forker in the cgroup", &error);
+        let mut all: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
+        let terminal = match &stdio {
+            ChildStdio::Pipes { stdin, stdout, stderr } => {
+                all.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+                false
+            }
+            ChildStdio::Terminal { slave } => {
+                all.push(slave.as_fd());
+                true
+            }
+        };
+        for number in 0..plan_fds {
+            all.push(fds.get(Fd(number))?);
+        }
+        let first = encode(&ToForker::Spawn { terminal, plan_fds }).map_err(lost)?;
+        let more = encode(&ToForker::MoreFds).map_err(lost)?;
+        send_with_fds(self.socket().map_err(lost)?, &first, &more, &all).map_err(lost)?;
+        match self.receive().map_err(lost)? {
+            (FromForker::Spawned { pid }, fds) => {
+                let fds: [OwnedFd; 3] =
+                    fds.try_into().map_err(|_| lost(io::ErrorKind::InvalidData.into()))?;
+                let [pidfd, status, gate] = fds;
+                Ok(Child { pid, pidfd, status, gate })
+            }
+            (FromForker::Failed(failure), _) => Err(failure),
+            _ => Err(lost(io::ErrorKind::InvalidData.into())),
+        }
+    }
+
+    fn receive(&self) -> io::Result<(FromForker, Vec<OwnedFd>)> {
+        // A failure may name a long path.
+        let mut buffer = vec![0; MAX_PACKET];
+        let packet = recv_packet(self.socket()?, &mut buffer, Wait::Yes)?;
+        if packet.len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok((serde_json::from_slice(&buffer[..packet.len])?, packet.fds))
+    }
+
+    fn socket(&self) -> io::Result<&OwnedFd> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Forker {
+    fn drop(&mut self) {
+        self.socket = None;
+        // It exits when its socket closes; that it was reaped by nobody else is known: only this does.
+        let _ = reap_pid(self.pid);
+    }
+}
+
+/// The forker's life.
+pub fn serve(socket: &OwnedFd, cgroups: Vec<OwnedFd>, oom_score_adj: i32) {
+    // For the eye only.
+    let _ = rustix::thread::set_name(c"conti-forker");
+    let attached = cgroups.into_iter().try_for_each(attach);
+    let told = match attached {
+        Ok(()) => send(socket, &FromForker::Attached, &[]),
+        Err(error) => {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            send(socket, &FromForker::NotAttached { errno }, &[])
+        }
+    };
+    crate::sys::process::release_free_memory();
+    if told.is_err() {
+        return;
+    }
+    let Ok(Some((order, fds))) = receive_order(socket) else { return };
+    // The answer goes to a monitor that waits for it; if that is gone there is nobody to tell.
+    let _ = match carry_out(order, fds, oom_score_adj) {
+        Ok(child) => {
+            let fds = [child.pidfd.as_fd(), child.status.as_fd(), child.gate.as_fd()];
+            send(socket, &FromForker::Spawned { pid: child.pid }, &fds)
+        }
+        Err(failure) => send(socket, &FromForker::Failed(failure), &[]),
+    };
+}
+
+/// Moves this process into the cgroup of a `cgroup.procs` file.
+fn attach(procs: OwnedFd) -> io::Result<()> {
+    let mut file = File::from(procs);
+    loop {
+        // One write: the kernel takes each as a command.
+        match file.write(b"0") {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What a forker is asked for: the plan's file and how stdio comes.
+struct Order {
+    terminal: bool,
+}
+
+/// `None` where the monitor has closed.
+fn receive_order(socket: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
+    let mut buffer = [0; MAX_MESSAGE];
+    let Packet { len, fds } = recv_packet(socket, &mut buffer, Wait::Yes)?;
+    if len == 0 {
+        return Ok(None);
+    }
+    let ToForker::Spawn { terminal, plan_fds } = serde_json::from_slice(&buffer[..len])? else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let count = plan_fds as usize + if terminal { 2 } else { 4 };
+    let is_more = |bytes: &[u8]| matches!(serde_json::from_slice(bytes), Ok(ToForker::MoreFds));
+    Ok(Some((Order { terminal }, gather(socket, fds, count, is_more)?)))
+}
+
+fn carry_out(order: Order, fds: Vec<OwnedFd>, oom_score_adj: i32) -> Result<Child, SetupFailure> {
+    let broken = || failure(Step::Plan, "the fds of the plan", &io::ErrorKind::InvalidData.into());
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(broken);
+    let memfd = next()?;
+    let stdio = if order.terminal {
+        ChildStdio::Terminal { slave: next()? }
+    } else {
+        ChildStdio::Pipes { stdin: next()?, stdout: next()?, stderr: next()? }
+    };
+    let mut plan: Plan =
+        read_plan(memfd).map_err(|error| failure(Step::Plan, "the plan", &error))?;
+    plan.process.oom_score_adj.get_or_insert(oom_score_adj);
+    crate::init::spawn(&plan, &PlanFds::new(fds.collect()), stdio, Birth::Sibling)
+}
+
+fn encode(message: &ToForker) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(message)?)
+}
+
+fn send(socket: &OwnedFd, message: &FromForker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_packet(socket, &serde_json::to_vec(message)?, fds, Wait::Yes)
+}

@@ -1,0 +1,209 @@
+//! The session's process, from its set-up to its end.
+
+use std::{fs, os::fd::OwnedFd};
+
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+    process::{Signal, pidfd_send_signal},
+};
+
+use crate::{
+    init::{Child, Status},
+    plan::{Plan, SetupFailure, Step},
+    protocol::{KillCause, ProcessId, WaitStatus},
+    sys::{signal, wait},
+};
+
+/// The numbers of signals are below it.
+const SIGNALS: usize = 65;
+
+/// What the status pipe tells.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All is assembled.
+    Created(ProcessId),
+    /// The command runs.
+    Started,
+    /// Nothing runs; the process is reaped.
+    Failed(SetupFailure),
+}
+
+/// A process that was spawned and not reaped yet.
+#[derive(Debug)]
+pub struct Process {
+    id: ProcessId,
+    pidfd: OwnedFd,
+    /// While init has not become the command: the pipe, the gate, and the plan that gives names to what
+    /// fails.
+    setup: Option<Setup>,
+    /// Who wanted it killed, by signal.
+    causes: [Option<KillCause>; SIGNALS],
+}
+
+#[derive(Debug)]
+struct Setup {
+    status: OwnedFd,
+    gate: OwnedFd,
+    plan: Plan,
+    /// A record that has come in part.
+    partial: Vec<u8>,
+    executing: bool,
+}
+
+impl Process {
+    pub fn new(plan: Plan, child: Child) -> Process {
+        let Child { pid, pidfd, status, gate } = child;
+        // The event loop reads it until it is empty.
+        let _ =
+            fcntl_getfl(&status).and_then(|flags| fcntl_setfl(&status, flags | OFlags::NONBLOCK));
+        Process {
+            id: ProcessId { pid, start_ticks: start_ticks(pid) },
+            pidfd,
+            setup: Some(Setup { status, gate, plan, partial: Vec::new(), executing: false }),
+            causes: [None; SIGNALS],
+        }
+    }
+
+    /// Readable when it has ended.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Readable when the set-up has come further; `None` once the command runs.
+    pub fn status(&self) -> Option<&OwnedFd> {
+        self.setup.as_ref().map(|setup| &setup.status)
+    }
+
+    /// Lets a paused init go on.
+    pub fn open_gate(&self) {
+        if let Some(setup) = &self.setup {
+            // An init that is gone is told of by the status pipe.
+            let _ = rustix::io::write(&setup.gate, &[1]);
+        }
+    }
+
+    /// Reads the status pipe until it is empty.
+    pub fn advance(&mut self) -> Vec<Progress> {
+        let mut progress = Vec::new();
+        let mut bytes = [0; 4 * Status::RECORD_LEN];
+        while let Some(setup) = &mut self.setup {
+            match rustix::io::read(&setup.status, &mut bytes) {
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => break,
+                Ok(n) if n > 0 => setup.partial.extend_from_slice(&bytes[..n]),
+                Ok(_) | Err(_) => {
+                    progress.push(self.settle());
+                    break;
+                }
+            }
+            while let Some(setup) = &mut self.setup
+                && setup.partial.len() >= Status::RECORD_LEN
+            {
+                let record: Vec<u8> = setup.partial.drain(..Status::RECORD_LEN).collect();
+                match Status::decode(&record) {
+                    Some(Status::Ready) => progress.push(Progress::Created(self.id)),
+                    Some(Status::Executing) => setup.executing = true,
+                    Some(Status::Failed { step, index, errno }) => {
+                        let argument = setup.plan.argument(step, index);
+                        let failure = SetupFailure { step, argument, errno };
+                        progress.push(self.abandon(Some(failure)));
+                    }
+                    None => progress.push(self.abandon(None)),
+                }
+            }
+        }
+        progress
+    }
+
+    /// The status pipe is closed: either the command runs or init has died.
+    fn settle(&mut self) -> Progress {
+        if self.setup.take_if(|setup| setup.executing).is_some() {
+            Progress::Started
+        } else {
+            self.abandon(None)
+        }
+    }
+
+    /// Ends a process whose set-up failed, so that nothing of it stays.
+    fn abandon(&mut self, failure: Option<SetupFailure>) -> Progress {
+        self.setup = None;
+        self.kill();
+        let end = wait::reap(&self.pidfd);
+        Progress::Failed(failure.unwrap_or_else(|| SetupFailure {
+            step: Step::Init,
+            argument: match end {
+                Ok(WaitStatus::Exited(code)) => {
+                    format!("it exited with code {code} during the set-up")
+                }
+                Ok(WaitStatus::Signaled { signal, .. }) => {
+                    format!("signal {signal} ended it during the set-up")
+                }
+                Err(error) => format!("its end is unknown: {error}"),
+            },
+            errno: 0,
+        }))
+    }
+
+    /// Whether the set-up is not over although the process has ended: its pipe is held by another.
+    /// What is known then decides.
+    pub fn conclude(&mut self) -> Option<Progress> {
+        self.setup.is_some().then(|| self.settle())
+    }
+
+    /// Sends a signal; what is no signal is ignored.
+    pub fn signal(&mut self, number: i32, cause: Option<KillCause>) {
+        let Some(signal) = signal::from_number(number) else { return };
+        // It may have ended a moment ago.
+        if pidfd_send_signal(&self.pidfd, signal).is_ok()
+            && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))
+        {
+            *slot = slot.or(cause);
+        }
+    }
+
+    fn kill(&mut self) {
+        self.signal(Signal::KILL.as_raw(), None);
+    }
+
+    /// How it ended, and who had it killed where that is why. `None` while it runs. It is reaped.
+    pub fn try_reap(&mut self) -> Option<(WaitStatus, Option<KillCause>)> {
+        // No child, against all reason: nothing is known but that it is gone.
+        let gone = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
+        let status = wait::try_reap(&self.pidfd).unwrap_or(Some(gone))?;
+        let cause = match status {
+            WaitStatus::Exited(_) => None,
+            WaitStatus::Signaled { signal, .. } => {
+                usize::try_from(signal).ok().and_then(|n| *self.causes.get(n)?)
+            }
+        };
+        Some((status, cause))
+    }
+}
+
+/// Field 22 of /proc/PID/stat. The process is not reaped, so that the pid is its own.
+fn start_ticks(pid: i32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; field 3 follows the last one.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    fields.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_that_of_the_process() {
+        let mine = start_ticks(std::process::id() as i32);
+        let mut child = std::process::Command::new("/bin/cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let later = start_ticks(child.id() as i32);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(mine > 0 && later >= mine);
+        assert_eq!(start_ticks(-1), 0);
+    }
+}

@@ -1,0 +1,335 @@
+//! The event loop of a session.
+//!
+//! ```text
+//!   Assembling --Ready--> Created --Executing, EOF--> Running --end, drained--> Ended --Release--> exit
+//!        `-----------------`------ failed ---------> Failed ----Release------------------------> exit
+//! ```
+//!
+//! The agent may go and come back in any state.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::Signal,
+};
+
+use super::{
+    agent::{Agent, Links},
+    process::{Process, Progress},
+    record,
+    stdio::Ends,
+    streams::Streams,
+};
+use crate::{
+    init::Child,
+    journal::Writer,
+    plan::{Plan, SetupFailure},
+    protocol::{End, FromMonitor, KillCause, MonitorState, ToMonitor, WaitStatus},
+    sys::process::release_free_memory,
+};
+
+/// How long nothing happens before memory is given back, and the longest pause between attempts.
+const IDLE: Duration = Duration::from_secs(1);
+const IDLE_MAX: Duration = Duration::from_secs(64);
+
+/// How often a monitor whose session is over looks whether anybody may still ask for it.
+const ORPHAN_CHECK: Duration = Duration::from_secs(30);
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    agent: Agent,
+    state: MonitorState,
+    streams: Streams,
+    process: Option<Process>,
+    limits: Limits,
+    /// How the process ended, while its output is still read.
+    ended: Option<Exit>,
+    deadline: Option<Instant>,
+    /// When memory is given back, and the pause before that.
+    idle: Option<(Instant, Duration)>,
+    released: bool,
+}
+
+/// What the plan says about time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Limits {
+    deadline: Option<Duration>,
+    drain: Duration,
+}
+
+#[derive(Debug)]
+struct Exit {
+    wait: WaitStatus,
+    cause: Option<KillCause>,
+    time: SystemTime,
+    /// When the output that others hold is given up. `None` once it was.
+    drained: Option<Instant>,
+}
+
+/// What the loop waits for.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Control,
+    Listener,
+    Wakeup,
+    Status,
+    Process,
+    Output(usize),
+    Input,
+}
+
+impl Session {
+    /// A session whose plan is about to be carried out.
+    pub fn new(control: OwnedFd, links: Links, journal: Writer) -> Session {
+        Session {
+            agent: Agent::new(control, links),
+            state: MonitorState::Assembling,
+            streams: Streams::new(journal),
+            process: None,
+            limits: Limits::default(),
+            ended: None,
+            deadline: None,
+            idle: None,
+            released: false,
+        }
+    }
+
+    /// Keeps the devpts root of the session for the agents to come.
+    pub fn keep_devpts(&mut self, devpts: Option<OwnedFd>) {
+        self.agent.devpts = devpts;
+    }
+
+    /// Takes charge of the process that was spawned.
+    pub fn begin(&mut self, plan: Plan, child: Child, ends: Ends) {
+        self.limits = Limits {
+            deadline: plan.deadline_ms.map(Duration::from_millis),
+            drain: Duration::from_millis(plan.drain_ms),
+        };
+        self.streams.connect(ends);
+        self.process = Some(Process::new(plan, child));
+    }
+
+    /// The plan could not be carried out.
+    pub fn fail(&mut self, failure: SetupFailure) {
+        self.process = None;
+        self.streams.disconnect();
+        self.state = MonitorState::Failed(failure.clone());
+        self.agent.tell(&FromMonitor::Failed(failure));
+    }
+
+    /// Serves the session until the agent has its end.
+    pub fn serve(&mut self) {
+        while !self.released {
+            for source in self.wait() {
+                self.handle(source);
+            }
+            self.handle_time(Instant::now());
+            if self.ended.is_some() && self.streams.ended() {
+                self.finish();
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, MonitorState::Ended(_) | MonitorState::Failed(_))
+    }
+
+    /// Waits until something can be done, and tells what, in the order in which it is to be done: the
+    /// set-up's progress before the process's end, output before that end too.
+    fn wait(&self) -> Vec<Source> {
+        let process = self.process.as_ref();
+        let candidates = [
+            (Source::Control, self.agent.control(), PollFlags::IN),
+            (Source::Listener, Some(&self.agent.links.listener), PollFlags::IN),
+            (Source::Wakeup, Some(&self.agent.links.own_wakeup), PollFlags::IN),
+            (Source::Status, process.and_then(Process::status), PollFlags::IN),
+            (Source::Output(0), self.streams.readable(0), PollFlags::IN),
+            (Source::Output(1), self.streams.readable(1), PollFlags::IN),
+            (Source::Input, self.streams.writable(), PollFlags::OUT),
+            (Source::Process, process.map(Process::pidfd), PollFlags::IN),
+        ];
+        // An fd that is not wanted must not be there at all: poll reports a hangup unasked.
+        let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = candidates
+            .into_iter()
+            .filter_map(|(source, fd, flags)| Some((source, PollFd::new(fd?, flags))))
+            .unzip();
+
+        let timeout = self.next_moment().map(|moment| {
+            let left = moment.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        // An interrupted wait is one without events.
+        let _ = poll(&mut fds, timeout.as_ref());
+        let ready = sources.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty());
+        ready.map(|(source, _)| source).collect()
+    }
+
+    fn next_moment(&self) -> Option<Instant> {
+        let drained = self.ended.as_ref().and_then(|exit| exit.drained);
+        let idle = self.idle.map(|(moment, _)| moment);
+        let orphan = (self.is_over() && self.agent.control().is_none())
+            .then(|| Instant::now() + ORPHAN_CHECK);
+        [self.deadline, drained, idle, orphan].into_iter().flatten().min()
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Control => self.handle_agent(),
+            Source::Listener => {
+                self.agent.accept(&self.state, self.streams.journal.file().as_fd());
+            }
+            Source::Wakeup => {
+                self.agent.awake();
+                if self.streams.write() {
+                    self.moved();
+                }
+                // Room may have been made, which the next wait takes into account; so may an end.
+                self.idle.get_or_insert((Instant::now() + IDLE, IDLE));
+            }
+            Source::Status => self.handle_status(),
+            Source::Output(index) => {
+                if self.streams.read(index) {
+                    self.moved();
+                }
+            }
+            Source::Input => {
+                if self.streams.write() {
+                    self.moved();
+                }
+            }
+            Source::Process => self.handle_end(),
+        }
+    }
+
+    /// Something went into the journal, or input was taken.
+    fn moved(&mut self) {
+        self.agent.wake();
+        self.idle = Some((Instant::now() + IDLE, IDLE));
+    }
+
+    fn handle_agent(&mut self) {
+        while let Some(message) = self.agent.receive() {
+            match message {
+                ToMonitor::Start => {
+                    if let (MonitorState::Created(_), Some(process)) = (&self.state, &self.process)
+                    {
+                        process.open_gate();
+                    }
+                }
+                ToMonitor::Signal { signal, cause } => {
+                    if let Some(process) = &mut self.process {
+                        process.signal(signal, cause);
+                    }
+                }
+                ToMonitor::Resize { columns, rows } => self.streams.resize(columns, rows),
+                // Before the end it makes no sense, and would lose it.
+                ToMonitor::Release => self.released = self.is_over(),
+                ToMonitor::Run { .. } | ToMonitor::MoreFds => {}
+            }
+            if self.released {
+                return;
+            }
+        }
+    }
+
+    fn handle_status(&mut self) {
+        let progress = self.process.as_mut().map(Process::advance).unwrap_or_default();
+        progress.into_iter().for_each(|step| self.progress(step));
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        match progress {
+            Progress::Created(id) => {
+                self.state = MonitorState::Created(id);
+                self.agent.tell(&FromMonitor::Created(id));
+            }
+            Progress::Started => {
+                if let MonitorState::Created(id) = self.state {
+                    self.state = MonitorState::Running(id);
+                }
+                // One that lies beyond the clock never comes.
+                self.deadline = self.limits.deadline.and_then(|d| Instant::now().checked_add(d));
+                self.agent.tell(&FromMonitor::Started);
+                self.idle.get_or_insert((Instant::now() + IDLE, IDLE));
+            }
+            Progress::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// The process has ended: what its status pipe still holds comes first.
+    fn handle_end(&mut self) {
+        self.handle_status();
+        if let Some(progress) = self.process.as_mut().and_then(Process::conclude) {
+            self.progress(progress);
+        }
+        let Some((wait, cause)) = self.process.as_mut().and_then(Process::try_reap) else { return };
+        self.process = None;
+        self.deadline = None;
+        let now = Instant::now();
+        self.ended = Some(Exit {
+            wait,
+            cause,
+            time: SystemTime::now(),
+            // One that lies beyond the clock never comes.
+            drained: now.checked_add(self.limits.drain),
+        });
+    }
+
+    fn handle_time(&mut self, now: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            self.deadline = None;
+            if let Some(process) = &mut self.process {
+                process.signal(Signal::KILL.as_raw(), Some(KillCause::Deadline));
+            }
+        }
+        if let Some(exit) = &mut self.ended
+            && exit.drained.is_some_and(|drained| drained <= now)
+        {
+            exit.drained = None;
+            self.streams.limit_to_present();
+            self.agent.wake();
+        }
+        if let Some((moment, pause)) = self.idle
+            && moment <= now
+        {
+            let done = self.streams.journal.trim();
+            release_free_memory();
+            // Output that nobody acknowledges keeps its memory; a look now and then finds when it is not
+            // needed any more.
+            let pause = (pause * 2).min(IDLE_MAX);
+            self.idle = (!done).then_some((now + pause, pause));
+        }
+        if self.is_over() && self.agent.never_returns() {
+            self.released = true;
+        }
+    }
+
+    /// All output is in the journal: the end is recorded, then told.
+    fn finish(&mut self) {
+        let Some(exit) = self.ended.take() else { return };
+        let cut_off = self.streams.cut_off();
+        self.streams.disconnect();
+        let totals = self.streams.journal.totals();
+        let since_1970 = exit.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let end = End {
+            wait: exit.wait,
+            cause: exit.cause,
+            time_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            stdout_bytes: totals.stdout,
+            stderr_bytes: totals.stderr,
+            dropped_bytes: totals.dropped,
+            drain_timed_out: cut_off,
+        };
+        // A full disk must not cost the agent the end: it is in this process's memory as well, which
+        // stays until the agent has it.
+        let _ = record::write(&self.agent.links.directory, &end, &self.streams.journal);
+        self.state = MonitorState::Ended(end.clone());
+        self.agent.tell(&FromMonitor::Ended(end));
+        self.agent.wake();
+    }
+}

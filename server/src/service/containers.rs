@@ -1,0 +1,187 @@
+//! Containers: create, start, stop, kill, delete, get, list, wait.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use conti_proto::v1::{
+    CreateContainerRequest, CreateContainerResponse, DeleteContainerRequest,
+    DeleteContainerResponse, GetContainerRequest, GetContainerResponse, KillContainerRequest,
+    KillContainerResponse, ListContainersRequest, ListContainersResponse, StartContainerRequest,
+    StartContainerResponse, StopContainerRequest, StopContainerResponse, WaitContainerRequest,
+    WaitContainerResponse, container_service_server::ContainerService,
+};
+use conti_proto::v1;
+use conti_shared::{name, signal};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{Field, Violations, container, info, text},
+    page::{Page, Place},
+    status::{self, valid},
+    stopping::Stopping,
+};
+use crate::engine::{Engine, error::Error, info::ContainerInfo};
+
+/// How long a container has to end by itself, where nothing was said.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves `conti.v1.ContainerService`.
+#[derive(Debug)]
+pub struct Containers {
+    engine: Arc<Engine>,
+    stopping: Stopping,
+}
+
+impl Containers {
+    /// Serves an engine until the agent stops.
+    pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Containers {
+        Containers { engine, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl ContainerService for Containers {
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Result<Response<CreateContainerResponse>, Status> {
+        let CreateContainerRequest { spec, request_id, start } = request.into_inner();
+        let (spec, request_id) = valid(|v| {
+            let spec = container::container(v, Field::root("spec"), spec);
+            (spec, text::request_id(v, Field::root("request_id"), request_id))
+        })?;
+        let made = self.engine.create(spec, request_id, start).await.map_err(status::of)?;
+        let container = Some(info::container(made));
+        Ok(Response::new(CreateContainerResponse { container }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Result<Response<StartContainerResponse>, Status> {
+        let StartContainerRequest { container, request_id } = request.into_inner();
+        let request_id = valid(|v| {
+            text::container_key(v, Field::root("container"), &container);
+            text::request_id(v, Field::root("request_id"), request_id)
+        })?;
+        let started = self.engine.start_container(&container, request_id).await;
+        let container = Some(info::container(started.map_err(status::of)?));
+        Ok(Response::new(StartContainerResponse { container }))
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> Result<Response<StopContainerResponse>, Status> {
+        let StopContainerRequest { container, signal, grace } = request.into_inner();
+        let (signal, grace) = valid(|v| {
+            text::container_key(v, Field::root("container"), &container);
+            let signal = text::signal(v, Field::root("signal"), &signal, Some(signal::SIGTERM));
+            let grace = grace.map(|grace| text::duration(v, Field::root("grace"), grace));
+            (signal, grace.unwrap_or(GRACE))
+        })?;
+        let stopped = self.stopping.or(self.engine.stop(&container, signal, grace)).await?;
+        let container = Some(info::container(stopped.map_err(status::of)?));
+        Ok(Response::new(StopContainerResponse { container }))
+    }
+
+    async fn kill_container(
+        &self,
+        request: Request<KillContainerRequest>,
+    ) -> Result<Response<KillContainerResponse>, Status> {
+        let KillContainerRequest { container, signal } = request.into_inner();
+        let signal = valid(|v| {
+            text::container_key(v, Field::root("container"), &container);
+            text::signal(v, Field::root("signal"), &signal, Some(signal::SIGKILL))
+        })?;
+        self.engine.kill(&container, signal).await.map_err(status::of)?;
+        Ok(Response::new(KillContainerResponse {}))
+    }
+
+    async fn delete_container(
+        &self,
+        request: Request<DeleteContainerRequest>,
+    ) -> Result<Response<DeleteContainerResponse>, Status> {
+        let DeleteContainerRequest { container, force, allow_missing } = request.into_inner();
+        valid(|v| text::container_key(v, Field::root("container"), &container))?;
+        match self.engine.delete(&container, force).await {
+            Err(Error::NoSuchContainer(_)) if allow_missing => {}
+            result => result.map_err(status::of)?,
+        }
+        Ok(Response::new(DeleteContainerResponse {}))
+    }
+
+    async fn get_container(
+        &self,
+        request: Request<GetContainerRequest>,
+    ) -> Result<Response<GetContainerResponse>, Status> {
+        let GetContainerRequest { container } = request.into_inner();
+        valid(|v| text::container_key(v, Field::root("container"), &container))?;
+        let found = self.engine.container(&container).map_err(status::of)?;
+        let container = Some(info::container(found));
+        Ok(Response::new(GetContainerResponse { container }))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Result<Response<ListContainersResponse>, Status> {
+        let message = request.into_inner();
+        let (filter, page) = valid(|v| {
+            let filter = Filter::parse(v, message.states, message.labels);
+            (filter, Page::parse(v, message.page_size, &message.page_token))
+        })?;
+        let all = self.engine.containers().into_iter().filter(|info| filter.takes(info));
+        let place = |info: &ContainerInfo| Place::new(info.create_time, &info.id);
+        let (containers, next_page_token) = page.cut(all, place, info::container);
+        Ok(Response::new(ListContainersResponse { containers, next_page_token }))
+    }
+
+    async fn wait_container(
+        &self,
+        request: Request<WaitContainerRequest>,
+    ) -> Result<Response<WaitContainerResponse>, Status> {
+        let WaitContainerRequest { container } = request.into_inner();
+        valid(|v| text::container_key(v, Field::root("container"), &container))?;
+        let end = self.stopping.or(self.engine.wait(&container)).await?.map_err(status::of)?;
+        Ok(Response::new(WaitContainerResponse { end: Some(info::session_end(end)) }))
+    }
+}
+
+/// Which containers are listed.
+#[derive(Debug)]
+struct Filter {
+    states: BTreeSet<i32>,
+    labels: BTreeMap<String, String>,
+}
+
+impl Filter {
+    fn parse(v: &mut Violations, states: Vec<i32>, labels: BTreeMap<String, String>) -> Filter {
+        let at = Field::root("states");
+        for (index, &state) in states.iter().enumerate() {
+            match v1::ContainerState::try_from(state) {
+                Ok(known) if known != v1::ContainerState::Unspecified => {}
+                _ => v.add(at.index(index), format_args!("is {state}, which is no state")),
+            }
+        }
+        let at = Field::root("labels");
+        for label in labels.keys() {
+            if let Err(problem) = name::check_label_name(label) {
+                v.add(at.key(label), format_args!("has a name that {problem}"));
+            }
+        }
+        Filter { states: states.into_iter().collect(), labels }
+    }
+
+    fn takes(&self, info: &ContainerInfo) -> bool {
+        let state: i32 = info::container_state(info.state).into();
+        let label = |(name, wanted): (&String, &String)| {
+            info.spec.labels.get(name).is_some_and(|v| wanted.is_empty() || v == wanted)
+        };
+        (self.states.is_empty() || self.states.contains(&state)) && self.labels.iter().all(label)
+    }
+}
+

@@ -1,0 +1,157 @@
+//! A command, who runs it, and how it is talked to.
+//!
+//! PATH and TERM are not added here: in a container that runs, its own environment goes before
+//! the defaults, and only the engine knows it.
+
+use std::collections::BTreeMap;
+
+use conti_proto::v1;
+use conti_runtime::plan::{Identity, Process};
+
+use super::{
+    Field, Violations, capability, rlimit, text,
+    violation::quote,
+};
+use crate::engine::spec::{SessionIo, TerminalSize};
+
+/// The most that the names and values of an environment take, in bytes.
+const ENV_MAX: usize = 1024 * 1024;
+/// The most that one argument or variable takes: MAX_ARG_STRLEN of execve(2), without its NUL.
+const STRING_MAX: usize = 128 * 1024 - 1;
+/// The size of a terminal where none was given.
+const TERMINAL: TerminalSize = TerminalSize { columns: 80, rows: 24 };
+
+/// Checks a command with its confinement. `create_cwd`: whether it is a container's main process.
+pub fn process(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: v1::ProcessSpec,
+    create_cwd: bool,
+) -> Process {
+    argv(v, at.name("argv"), &message.argv);
+    if !message.cwd.is_empty() {
+        text::absolute_path(v, at.name("cwd"), &message.cwd);
+    }
+    let umask = message.umask.unwrap_or(0o022);
+    if umask > 0o777 {
+        v.add(at.name("umask"), format_args!("is 0o{umask:o}, a mask is 0 to 0o777"));
+    }
+    if let Some(adj) = message.oom_score_adj.filter(|adj| !(-1000..=1000).contains(adj)) {
+        v.add(at.name("oom_score_adj"), format_args!("is {adj}, not in -1000 to 1000"));
+    }
+    Process {
+        env: env(v, at.name("env"), message.env),
+        identity: identity(v, at.name("user"), message.user.unwrap_or_default()),
+        rlimits: rlimit::rlimits(v, at.name("rlimits"), &message.rlimits),
+        confinement: capability::confinement(v, at.name("confinement"), message.confinement),
+        cwd: if message.cwd.is_empty() { "/".to_owned() } else { message.cwd },
+        create_cwd,
+        oom_score_adj: message.oom_score_adj,
+        umask,
+        argv: message.argv,
+    }
+}
+
+/// Checks how a process is talked to.
+pub fn io(
+    v: &mut Violations,
+    at: Field<'_>,
+    process: &v1::ProcessSpec,
+    policy_at: Field<'_>,
+    policy: Option<v1::SessionPolicy>,
+) -> SessionIo {
+    let terminal = process.terminal.as_ref().map(|terminal| match terminal.size {
+        Some(size) => terminal_size(v, at.name("terminal").name("size"), size),
+        None => TERMINAL,
+    });
+    let policy = super::session::policy(v, policy_at, policy, terminal.is_some());
+    SessionIo { terminal, stdin: process.stdin || terminal.is_some(), policy }
+}
+
+/// Checks the size of a terminal.
+pub fn terminal_size(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: v1::TerminalSize,
+) -> TerminalSize {
+    let mut number = |name, value: u32| match u16::try_from(value) {
+        Ok(number @ 1..) => number,
+        _ => {
+            v.add(at.name(name), format_args!("is {value}, not in 1 to 65535"));
+            1
+        }
+    };
+    TerminalSize { columns: number("columns", message.columns), rows: number("rows", message.rows) }
+}
+
+fn argv(v: &mut Violations, at: Field<'_>, argv: &[String]) {
+    if argv.is_empty() {
+        v.add(at, "is empty: give the command to be run");
+    }
+    if argv.first().is_some_and(String::is_empty) {
+        v.add(at.index(0), "is empty: give the command to be run");
+    }
+    for (index, argument) in argv.iter().enumerate() {
+        text::no_nul(v, at.index(index), argument);
+        not_too_long(v, at.index(index), argument.len());
+    }
+}
+
+fn env(v: &mut Violations, at: Field<'_>, env: BTreeMap<String, String>) -> Vec<String> {
+    // As the kernel counts it: with `=` and NUL.
+    let total: usize = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
+    if total > ENV_MAX {
+        v.add(at, format_args!("has {total} bytes in all, at most {ENV_MAX} are allowed"));
+    }
+    for (name, value) in &env {
+        if name.is_empty() {
+            v.add(at, "has a variable with an empty name");
+        } else if name.contains(['=', '\0']) {
+            v.add(at.key(name), "has a name with `=` or a NUL byte");
+        }
+        text::no_nul(v, at.key(name), value);
+        not_too_long(v, at.key(name), name.len() + 1 + value.len());
+    }
+    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn not_too_long(v: &mut Violations, at: Field<'_>, length: usize) {
+    if length > STRING_MAX {
+        v.add(at, format_args!("has {length} bytes, the kernel takes at most {STRING_MAX}"));
+    }
+}
+
+fn identity(v: &mut Violations, at: Field<'_>, message: v1::User) -> Identity {
+    account(v, at.name("user"), &message.user);
+    account(v, at.name("group"), &message.group);
+    for (index, group) in message.additional_groups.iter().enumerate() {
+        let at = at.name("additional_groups");
+        if group.is_empty() {
+            v.add(at.index(index), "is empty: give a group's name or number");
+        }
+        account(v, at.index(index), group);
+    }
+    const MAX: usize = 65_536;
+    if message.additional_groups.len() > MAX {
+        v.add(at.name("additional_groups"), format_args!("has more than {MAX} groups"));
+    }
+    Identity::Lookup {
+        user: message.user,
+        group: message.group,
+        additional_groups: message.additional_groups,
+    }
+}
+
+/// Checks a user or group: a name as it can stand in /etc/passwd, or an id.
+fn account(v: &mut Violations, at: Field<'_>, text: &str) {
+    const MAX: usize = 256;
+    // 4294967295 stands for "no change" in setuid(2) and its kin.
+    let number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if text.len() > MAX {
+        v.add(at, format_args!("has {} bytes, at most {MAX} are allowed", text.len()));
+    } else if number && !text.parse().is_ok_and(|id: u32| id < u32::MAX) {
+        v.add(at, format_args!("is {text}, an id is 0 to 4294967294"));
+    } else if text.chars().any(|c| matches!(c, ':' | '\n' | '\0')) {
+        v.add(at, format_args!("is {}: `:`, newline and NUL cannot be in a name", quote(text)));
+    }
+}

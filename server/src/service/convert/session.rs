@@ -1,0 +1,211 @@
+//! A session that is to be started: where, and what happens to its streams.
+
+use std::time::Duration;
+
+use conti_proto::v1::{self, DisconnectPolicy, NamespaceType};
+use conti_runtime::plan::NsType;
+
+use super::{Field, Violations, process, text};
+use crate::engine::spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, Target};
+
+/// How long a session is kept without a client, where nothing was said.
+const KEEP: Duration = Duration::from_secs(60);
+/// How long output is read on after the end, where nothing was said.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// Checks a session.
+pub fn session(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: Option<v1::SessionSpec>,
+) -> SessionSpec {
+    let message = message.unwrap_or_else(|| {
+        v.add(at, "is missing");
+        v1::SessionSpec::default()
+    });
+    let wanted = message.process.unwrap_or_else(|| {
+        v.add(at.name("process"), "is missing");
+        v1::ProcessSpec::default()
+    });
+    let place = message.target.and_then(|target| target.target);
+    let target = target(v, at.name("target"), place, &wanted, at.name("process"));
+    let io = process::io(v, at.name("process"), &wanted, at.name("policy"), message.policy);
+    SessionSpec { target, process: process::process(v, at.name("process"), wanted, false), io }
+}
+
+/// Checks what happens to the streams of a session.
+pub fn policy(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: Option<v1::SessionPolicy>,
+    terminal: bool,
+) -> Policy {
+    let message = message.unwrap_or_default();
+    let mut time = |name, duration: Option<prost_types::Duration>| {
+        duration.map(|duration| text::duration(v, at.name(name), duration))
+    };
+    let keep = time("disconnect_timeout", message.disconnect_timeout);
+    let drain = time("drain_timeout", message.drain_timeout).unwrap_or(DRAIN);
+    let deadline = time("deadline", message.deadline);
+    if message.deadline == Some(prost_types::Duration::default()) {
+        v.add(at.name("deadline"), "is zero: the session would end before it began");
+    }
+    let kept = OnDisconnect::Keep(keep.unwrap_or(KEEP));
+    let on_disconnect = match text::known(v, at.name("disconnect_policy"), message.disconnect_policy)
+    {
+        DisconnectPolicy::Unspecified if terminal => kept,
+        DisconnectPolicy::Unspecified | DisconnectPolicy::Kill => OnDisconnect::Kill,
+        DisconnectPolicy::HangUp => OnDisconnect::HangUp,
+        DisconnectPolicy::Keep => kept,
+        DisconnectPolicy::Detach => OnDisconnect::Detach,
+    };
+    if keep.is_some() && on_disconnect != kept {
+        v.add(at.name("disconnect_timeout"), "needs disconnect_policy KEEP");
+    }
+    Policy { on_disconnect, drain, deadline }
+}
+
+/// A policy as a message.
+pub fn policy_back(policy: &Policy) -> v1::SessionPolicy {
+    let mut keep = None;
+    let chosen = match policy.on_disconnect {
+        OnDisconnect::Kill => DisconnectPolicy::Kill,
+        OnDisconnect::HangUp => DisconnectPolicy::HangUp,
+        OnDisconnect::Detach => DisconnectPolicy::Detach,
+        OnDisconnect::Keep(time) => {
+            keep = Some(duration_back(time));
+            DisconnectPolicy::Keep
+        }
+    };
+    v1::SessionPolicy {
+        disconnect_policy: chosen.into(),
+        disconnect_timeout: keep,
+        drain_timeout: Some(duration_back(policy.drain)),
+        deadline: policy.deadline.map(duration_back),
+    }
+}
+
+fn duration_back(time: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        // Below 1,000,000,000.
+        nanos: time.subsec_nanos() as i32,
+    }
+}
+
+fn target(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: Option<v1::target::Target>,
+    process: &v1::ProcessSpec,
+    process_at: Field<'_>,
+) -> Target {
+    match message {
+        None => {
+            v.add(at, "is missing: give a container or a process");
+            Target::Container(String::new())
+        }
+        Some(v1::target::Target::Container(key)) => {
+            text::container_key(v, at.name("container"), &key);
+            Target::Container(key)
+        }
+        Some(v1::target::Target::Process(message)) => {
+            // Two answers to one question: which of them counts would be a guess.
+            if message.cwd && !process.cwd.is_empty() {
+                v.add(process_at.name("cwd"), "cannot be combined with the target's own directory");
+            }
+            if message.credentials && process.user.as_ref().is_some_and(|u| *u != v1::User::default())
+            {
+                v.add(process_at.name("user"), "cannot be combined with the target's credentials");
+            }
+            Target::Process(process_target(v, at.name("process"), message))
+        }
+    }
+}
+
+fn process_target(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: v1::ProcessTarget,
+) -> ProcessTarget {
+    let pid = match i32::try_from(message.pid) {
+        Ok(pid @ 1..) => pid,
+        _ => {
+            v.add(at.name("pid"), format_args!("is {}, which is no pid", message.pid));
+            1
+        }
+    };
+    let mut namespaces = Vec::new();
+    for (index, &value) in message.namespaces.iter().enumerate() {
+        match namespace_type(value) {
+            Some(namespace) if namespaces.contains(&namespace) => {}
+            Some(namespace) => namespaces.push(namespace),
+            None => {
+                let at = at.name("namespaces");
+                v.add(at.index(index), format_args!("is {value}, which is no type of namespace"));
+            }
+        }
+    }
+    ProcessTarget {
+        pid,
+        start_ticks: Some(message.start_ticks).filter(|&ticks| ticks != 0),
+        namespaces,
+        cgroup: message.cgroup,
+        root: message.root,
+        cwd: message.cwd,
+        env: message.env,
+        credentials: message.credentials,
+    }
+}
+
+fn namespace_type(value: i32) -> Option<NsType> {
+    Some(match NamespaceType::try_from(value).ok()? {
+        NamespaceType::Unspecified => return None,
+        NamespaceType::Mount => NsType::Mount,
+        NamespaceType::Uts => NsType::Uts,
+        NamespaceType::Ipc => NsType::Ipc,
+        NamespaceType::Net => NsType::Net,
+        NamespaceType::Pid => NsType::Pid,
+        NamespaceType::Cgroup => NsType::Cgroup,
+        NamespaceType::User => NsType::User,
+        NamespaceType::Time => NsType::Time,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn convert(message: v1::SessionPolicy, terminal: bool) -> Result<Policy, Violations> {
+        super::super::checked(|v| policy(v, Field::root("policy"), Some(message), terminal))
+    }
+
+    #[test]
+    fn the_default_policy_follows_the_terminal() {
+        let of = |terminal| convert(v1::SessionPolicy::default(), terminal).unwrap().on_disconnect;
+        assert_eq!(of(true), OnDisconnect::Keep(KEEP));
+        assert_eq!(of(false), OnDisconnect::Kill);
+    }
+
+    #[test]
+    fn a_time_to_keep_needs_the_policy_that_keeps() {
+        let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+        let message = |policy: DisconnectPolicy| v1::SessionPolicy {
+            disconnect_policy: policy.into(),
+            disconnect_timeout: second,
+            ..Default::default()
+        };
+        assert!(convert(message(DisconnectPolicy::Keep), false).is_ok());
+        assert!(convert(message(DisconnectPolicy::Unspecified), true).is_ok());
+        assert!(convert(message(DisconnectPolicy::Unspecified), false).is_err());
+        assert!(convert(message(DisconnectPolicy::Kill), true).is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_not_zero() {
+        let zero = Some(prost_types::Duration::default());
+        assert!(convert(v1::SessionPolicy { deadline: zero, ..Default::default() }, false).is_err());
+        let drain = v1::SessionPolicy { drain_timeout: zero, ..Default::default() };
+        assert!(convert(drain, false).is_ok());
+    }
+}

@@ -1,0 +1,87 @@
+//! The server: its services, and every limit of it set on purpose.
+
+use std::{sync::Arc, time::Duration};
+
+use conti_proto::{
+    DESCRIPTORS,
+    v1::{
+        agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
+        session_service_server::SessionServiceServer,
+    },
+};
+use tonic::transport::server::{Router, Server};
+use tower::layer::util::{Identity, Stack};
+
+use super::{
+    agent::Agent, containers::Containers, sessions::Sessions, stopping::Stopping,
+    trace::TraceLayer,
+};
+use crate::engine::Engine;
+
+/// The largest message that is taken.
+const DECODE_MAX: usize = 4 * 1024 * 1024;
+/// The largest message that is sent: a container's description is little more than the request
+/// that made it, and a page of a list at most one description more than its own limit.
+const ENCODE_MAX: usize = 8 * 1024 * 1024;
+/// Calls of one connection at a time. Each may hold a stream's buffers.
+const CONCURRENT_STREAMS: u32 = 1024;
+/// Input that a client may send ahead, for one stream and for a connection: enough for a long
+/// fat network, and all that a hostile client can make the agent hold.
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Large frames: each costs a header, a wake-up and a write.
+const FRAME_MAX: u32 = 1024 * 1024;
+const HEADER_LIST_MAX: u32 = 32 * 1024;
+/// A dead connection is found within twice this time.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Resets beyond these counts close the connection (rapid reset and its kin).
+const PENDING_RESETS_MAX: usize = 32;
+const LOCAL_RESETS_MAX: usize = 1024;
+
+/// Makes the server of an engine.
+pub fn router(
+    engine: &Arc<Engine>,
+    stopping: &Stopping,
+) -> Result<Router<Stack<TraceLayer, Identity>>, tonic_reflection::server::Error> {
+    let agent = AgentServiceServer::new(Agent::new(engine.clone()))
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
+    let containers = Containers::new(engine.clone(), stopping.clone());
+    let containers = ContainerServiceServer::new(containers)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
+    let sessions = Sessions::new(engine.clone(), stopping.clone());
+    let sessions = SessionServiceServer::new(sessions)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
+
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+
+    Ok(Server::builder()
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX)
+        .http2_max_header_list_size(HEADER_LIST_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+        .layer(TraceLayer)
+        .add_service(health())
+        .add_service(reflection)
+        .add_service(agent)
+        .add_service(containers)
+        .add_service(sessions))
+}
+
+/// grpc.health.v1: as long as the agent answers at all, all of its services do.
+fn health() -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
+    use tonic_health::{ServingStatus::Serving, server::HealthService};
+    HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
+    let _ = Serving;
+    unreachable!()
+}

@@ -1,0 +1,23 @@
+//! The gRPC edge: thin methods over the engine.
+//!
+//! Each method validates its request, delegates to the engine, and maps the error. Who may call at
+//! all was decided when the connection was accepted, in [`crate::listen`].
+//!
+//! - [`convert`]: messages to validated types at the door, and back;
+//! - [`status`]: the one place where errors become statuses;
+//! - [`agent`], [`containers`], [`sessions`]: the services; [`page`]: their lists;
+//! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
+//! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
+//! - [`stopping`]: how calls that wait hear that the agent stops.
+
+pub mod agent;
+pub mod containers;
+pub mod convert;
+pub mod edge;
+pub mod page;
+pub mod sessions;
+pub mod status;
+pub mod stopping;
+pub mod stream;
+pub mod trace;
+pub mod wire;

@@ -1,0 +1,186 @@
+//! Sessions: the stream, and the plain calls that do the same one by one.
+
+use std::{collections::BTreeSet, pin::Pin, sync::Arc};
+
+use conti_proto::v1::{
+    self, CloseSessionInputRequest, CloseSessionInputResponse, GetSessionRequest,
+    GetSessionResponse, ListSessionsRequest, ListSessionsResponse, ReadSessionRequest,
+    ReadSessionResponse, ResizeSessionRequest, ResizeSessionResponse, SignalSessionRequest,
+    SignalSessionResponse, StartSessionRequest, StartSessionResponse, StreamRequest,
+    StreamResponse, WaitSessionRequest, WaitSessionResponse, WriteSessionRequest,
+    WriteSessionResponse, session_service_server::SessionService,
+};
+use futures::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert::{Field, info, process, session, text},
+    page::{Page, Place},
+    status::{self, valid},
+    stopping::Stopping,
+    stream::{self, MESSAGE_BYTES_MAX},
+};
+use crate::engine::{Engine, info::SessionInfo, session::Session};
+
+/// Serves `conti.v1.SessionService`.
+#[derive(Debug)]
+pub struct Sessions {
+    engine: Arc<Engine>,
+    stopping: Stopping,
+}
+
+impl Sessions {
+    /// Serves an engine until the agent stops.
+    pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Sessions {
+        Sessions { engine, stopping }
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Session>, Status> {
+        valid(|v| text::session_key(v, Field::root("session_id"), id))?;
+        self.engine.session(id).map_err(status::of)
+    }
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    type StreamStream = Responses<StreamResponse>;
+    type ReadSessionStream = Responses<ReadSessionResponse>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<StreamRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let requests = request.into_inner();
+        let responses = stream::open(&self.engine, requests, self.stopping.clone()).await?;
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn start_session(
+        &self,
+        request: Request<StartSessionRequest>,
+    ) -> Result<Response<StartSessionResponse>, Status> {
+        let StartSessionRequest { spec, request_id } = request.into_inner();
+        let (spec, request_id) = valid(|v| {
+            let spec = session::session(v, Field::root("spec"), spec);
+            (spec, text::request_id(v, Field::root("request_id"), request_id))
+        })?;
+        let started = self.engine.start_session(spec, request_id, false).await;
+        let session = Some(info::session(started.map_err(status::of)?.info()));
+        Ok(Response::new(StartSessionResponse { session }))
+    }
+
+    async fn read_session(
+        &self,
+        request: Request<ReadSessionRequest>,
+    ) -> Result<Response<Self::ReadSessionStream>, Status> {
+        let ReadSessionRequest { session_id, offset, follow } = request.into_inner();
+        let session = self.find(&session_id)?;
+        valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
+        let responses = stream::read(session.view(offset), follow, self.stopping.clone());
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn write_session(
+        &self,
+        request: Request<WriteSessionRequest>,
+    ) -> Result<Response<WriteSessionResponse>, Status> {
+        let WriteSessionRequest { session_id, offset, data } = request.into_inner();
+        let session = self.find(&session_id)?;
+        valid(|v| {
+            if data.len() > MESSAGE_BYTES_MAX {
+                v.add(Field::root("data"), stream::TOO_MUCH);
+            }
+        })?;
+        let taken = self.stopping.or(session.write(offset, data)).await?;
+        Ok(Response::new(WriteSessionResponse { offset: taken.map_err(status::of)? }))
+    }
+
+    async fn close_session_input(
+        &self,
+        request: Request<CloseSessionInputRequest>,
+    ) -> Result<Response<CloseSessionInputResponse>, Status> {
+        let session = self.find(&request.into_inner().session_id)?;
+        session.close_input().map_err(status::of)?;
+        Ok(Response::new(CloseSessionInputResponse {}))
+    }
+
+    async fn resize_session(
+        &self,
+        request: Request<ResizeSessionRequest>,
+    ) -> Result<Response<ResizeSessionResponse>, Status> {
+        let ResizeSessionRequest { session_id, size } = request.into_inner();
+        let size = valid(|v| match size {
+            Some(size) => Some(process::terminal_size(v, Field::root("size"), size)),
+            None => {
+                v.add(Field::root("size"), "is missing");
+                None
+            }
+        })?;
+        let session = self.find(&session_id)?;
+        if let Some(size) = size {
+            session.resize(size).map_err(status::of)?;
+        }
+        Ok(Response::new(ResizeSessionResponse {}))
+    }
+
+    async fn signal_session(
+        &self,
+        request: Request<SignalSessionRequest>,
+    ) -> Result<Response<SignalSessionResponse>, Status> {
+        let SignalSessionRequest { session_id, signal } = request.into_inner();
+        let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
+        self.find(&session_id)?.signal(signal).map_err(status::of)?;
+        Ok(Response::new(SignalSessionResponse {}))
+    }
+
+    async fn wait_session(
+        &self,
+        request: Request<WaitSessionRequest>,
+    ) -> Result<Response<WaitSessionResponse>, Status> {
+        let session = self.find(&request.into_inner().session_id)?;
+        let end = self.stopping.or(session.wait()).await?;
+        Ok(Response::new(WaitSessionResponse { end: Some(info::session_end(end)) }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<GetSessionRequest>,
+    ) -> Result<Response<GetSessionResponse>, Status> {
+        let session = self.find(&request.into_inner().session_id)?;
+        let session = Some(info::session(session.info()));
+        Ok(Response::new(GetSessionResponse { session }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let ListSessionsRequest { container, states, page_size, page_token } =
+            request.into_inner();
+        let container = Some(container).filter(|key| !key.is_empty());
+        let page = valid(|v| {
+            if let Some(key) = &container {
+                text::container_key(v, Field::root("container"), key);
+            }
+            let at = Field::root("states");
+            for (index, &state) in states.iter().enumerate() {
+                match v1::SessionState::try_from(state) {
+                    Ok(known) if known != v1::SessionState::Unspecified => {}
+                    _ => v.add(at.index(index), format_args!("is {state}, which is no state")),
+                }
+            }
+            Page::parse(v, page_size, &page_token)
+        })?;
+        let states: BTreeSet<i32> = states.into_iter().collect();
+        let wanted = |info: &SessionInfo| {
+            states.is_empty() || states.contains(&info::session_state(info.state).into())
+        };
+        let all = self.engine.sessions(container.as_deref()).map_err(status::of)?;
+        let place = |info: &SessionInfo| Place::new(info.start_time, &info.id);
+        let (sessions, next_page_token) =
+            page.cut(all.into_iter().filter(wanted), place, info::session);
+        Ok(Response::new(ListSessionsResponse { sessions, next_page_token }))
+    }
+}

@@ -1,0 +1,254 @@
+//! The one place where errors become gRPC statuses.
+//!
+//! Each carries a `google.rpc.ErrorInfo` with a [`Reason`] and every value that its message speaks
+//! of; faulty fields come as `BadRequest`, a wrong state as `PreconditionFailure`.
+
+use std::collections::HashMap;
+
+use conti_runtime::plan::Step;
+use conti_shared::{
+    name::{CONTAINER_NAME_MAX, ID_LEN},
+    reason::{DOMAIN, Reason},
+};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use super::convert::{Violations, checked, violation::cut};
+use crate::engine::error::Error;
+
+/// How much of one value is told, in bytes: all of a status must fit into the headers that a
+/// client takes, 8 KiB with some, and most of it is told twice.
+const MAX_VALUE: usize = 1024;
+/// How much of a sentence is told, in bytes.
+const MAX_MESSAGE: usize = 1024;
+
+/// The status of an error of the engine.
+pub fn of(error: Error) -> Status {
+    let reason = error.reason();
+    let message = error.to_string();
+    let mut details = ErrorDetails::new();
+    let (code, metadata) = describe(error, &mut details);
+    build(code, message, reason, metadata, details)
+}
+
+/// What is told of an error beside its sentence and its reason.
+fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static str, String)>) {
+    match error {
+        Error::NoSuchContainer(key) => (Code::NotFound, vec![("container", key)]),
+        Error::AmbiguousContainer(key) => {
+            let problem = "fits more than one container";
+            details.add_precondition_failure_violation("AMBIGUOUS", cut_key(&key), problem);
+            (Code::FailedPrecondition, vec![("container", key)])
+        }
+        Error::NoSuchSession(key) => (Code::NotFound, vec![("session", key)]),
+        Error::NameTaken { name, id } => {
+            (Code::AlreadyExists, vec![("name", name), ("container_id", id)])
+        }
+        Error::WrongState { container, action, state, wanted } => {
+            let problem = format!("it is {state}, it must be {wanted}");
+            details.add_precondition_failure_violation("STATE", cut_key(&container), problem);
+            let metadata = vec![
+                ("container", container),
+                ("action", action.to_owned()),
+                ("state", state.to_owned()),
+                ("wanted", wanted.to_owned()),
+            ];
+            (Code::FailedPrecondition, metadata)
+        }
+        Error::WrongSessionState { session, problem } => {
+            details.add_precondition_failure_violation("STATE", cut_key(&session), problem);
+            let metadata = vec![("session", session), ("problem", problem.to_owned())];
+            (Code::FailedPrecondition, metadata)
+        }
+        Error::TargetGone { pid, problem } => {
+            details.add_precondition_failure_violation("PROCESS", pid.to_string(), &problem);
+            (Code::FailedPrecondition, vec![("pid", pid.to_string()), ("problem", problem)])
+        }
+        Error::Setup(failure) => {
+            let step = step_name(failure.step);
+            (Code::FailedPrecondition, setup(step, failure.argument, failure.errno))
+        }
+        Error::Source { step, argument, errno, .. } => {
+            (Code::FailedPrecondition, setup(step.to_owned(), argument, errno))
+        }
+        Error::Invalid { field, problem } => {
+            details.set_bad_request(vec![FieldViolation::new(field.clone(), problem.clone())]);
+            (Code::InvalidArgument, vec![("field", field), ("problem", problem)])
+        }
+        Error::InputOffset { offset, taken } => {
+            let metadata = vec![("offset", offset.to_string()), ("taken", taken.to_string())];
+            (Code::OutOfRange, metadata)
+        }
+        Error::Exhausted { what, errno } => {
+            (Code::ResourceExhausted, vec![("what", what), ("errno", errno.to_string())])
+        }
+        Error::Stopping => (Code::Unavailable, Vec::new()),
+        Error::Internal(message) => (Code::Internal, vec![("message", message)]),
+    }
+}
+
+/// The status of a request whose fields are at fault.
+pub fn invalid(violations: &Violations) -> Status {
+    let mut budget = 3 * MAX_VALUE;
+    let mut fields = Vec::new();
+    for (field, problem) in violations.named() {
+        let size = field.len() + problem.len();
+        if size > budget {
+            break;
+        }
+        budget -= size;
+        fields.push(FieldViolation::new(field, problem));
+    }
+    let metadata = vec![("violations", violations.total().to_string())];
+    let details = ErrorDetails::with_bad_request(fields);
+    build(Code::InvalidArgument, violations.to_string(), Reason::InvalidField, metadata, details)
+}
+
+/// Validates a request: all of its faults make one status.
+pub fn valid<T>(convert: impl FnOnce(&mut Violations) -> T) -> Result<T, Status> {
+    checked(convert).map_err(|violations| invalid(&violations))
+}
+
+/// The status of a stream whose client sent a message that cannot come there.
+pub fn sequence(problem: &str) -> Status {
+    let details = ErrorDetails::with_bad_request_violation("message", problem);
+    let message = format!("the message {problem}");
+    build(Code::InvalidArgument, message, Reason::InvalidSequence, Vec::new(), details)
+}
+
+/// The status of a call that an agent which stops cannot carry on.
+pub fn stopping() -> Status {
+    of(Error::Stopping)
+}
+
+/// The status in place of one that tonic made for a message that it could not read, too large or
+/// malformed: as it stands it would speak of a range or of a defect of the agent. `None`: it
+/// speaks of something else, such as a client that is gone.
+pub fn unreadable(status: &Status) -> Option<Status> {
+    let ours = !status.details().is_empty();
+    if ours || !matches!(status.code(), Code::OutOfRange | Code::Internal) {
+        return None;
+    }
+    let problem = cut(status.message().to_owned(), MAX_MESSAGE / 2);
+    let details = ErrorDetails::with_bad_request_violation("message", &problem);
+    let message = format!("the request could not be read: {problem}");
+    let metadata = vec![("problem", problem)];
+    Some(build(Code::InvalidArgument, message, Reason::InvalidField, metadata, details))
+}
+
+fn build(
+    code: Code,
+    message: String,
+    reason: Reason,
+    metadata: Vec<(&'static str, String)>,
+    mut details: ErrorDetails,
+) -> Status {
+    let metadata: HashMap<String, String> = metadata
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), cut(value, MAX_VALUE)))
+        .collect();
+    details.set_error_info(reason.as_str(), DOMAIN, metadata);
+    Status::with_error_details(code, cut(message, MAX_MESSAGE), details)
+}
+
+fn setup(step: String, argument: String, errno: i32) -> Vec<(&'static str, String)> {
+    vec![("step", step), ("argument", argument), ("errno", errno.to_string())]
+}
+
+/// The name of a step as it stands in the API: that of its serialised form.
+pub fn step_name(step: Step) -> String {
+    match serde_json::to_value(step) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{step:?}").to_lowercase(),
+    }
+}
+
+fn cut_key(key: &str) -> String {
+    cut(key.to_owned(), CONTAINER_NAME_MAX.max(ID_LEN))
+}
+
+#[cfg(test)]
+mod tests {
+    use conti_runtime::plan::SetupFailure;
+
+    use super::*;
+
+    fn reason(status: &Status) -> String {
+        let details = status.get_error_details();
+        let info = details.error_info().expect("an ErrorInfo");
+        assert_eq!(info.domain, DOMAIN);
+        info.reason.clone()
+    }
+
+    #[test]
+    fn a_failed_step_is_told_with_its_argument_and_errno() {
+        let failure =
+            SetupFailure { step: Step::PivotRoot, argument: "/x".into(), errno: libc::EBUSY };
+        let status = of(Error::Setup(failure));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(reason(&status), "SETUP_FAILED");
+        let details = status.get_error_details();
+        let metadata = &details.error_info().unwrap().metadata;
+        assert_eq!(metadata["step"], "pivot_root");
+        assert_eq!(metadata["argument"], "/x");
+        assert_eq!(metadata["errno"], libc::EBUSY.to_string());
+    }
+
+    #[test]
+    fn faulty_fields_come_as_bad_request() {
+        let status = of(Error::Invalid { field: "spec.a".into(), problem: "is odd".into() });
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "spec.a");
+        let status = invalid(&Violations::one("spec.b", "is empty"));
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "spec.b is empty"));
+        assert_eq!(reason(&status), "INVALID_FIELD");
+    }
+
+    #[test]
+    fn a_wrong_state_comes_as_precondition_failure() {
+        let error = Error::WrongState {
+            container: "c".into(),
+            action: "start",
+            state: "running",
+            wanted: "created",
+        };
+        let status = of(error);
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        let details = status.get_error_details();
+        assert_eq!(details.precondition_failure().unwrap().violations[0].subject, "c");
+    }
+
+    #[test]
+    fn a_status_fits_into_the_headers_that_clients_take() {
+        let long = "\u{1F980}".repeat(10_000);
+        let mut violations = Violations::default();
+        for _ in 0..1000 {
+            violations.add(super::super::convert::Field::root(&long), &long);
+        }
+        for status in [
+            of(Error::Internal(long.clone())),
+            of(Error::NoSuchContainer(long.clone())),
+            of(Error::AmbiguousContainer(long.clone())),
+            of(Error::Invalid { field: "f".into(), problem: long.clone() }),
+            of(Error::TargetGone { pid: 1, problem: long.clone() }),
+            invalid(&violations),
+            sequence("is odd"),
+            unreadable(&Status::internal(long.clone())).unwrap(),
+        ] {
+            reason(&status);
+            let mut headers = http::HeaderMap::new();
+            status.add_header(&mut headers).unwrap();
+            let size: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 32).sum();
+            assert!(size < 16 * 1024, "{size}: {:.80}", status.message());
+        }
+    }
+
+    #[test]
+    fn only_what_tonic_made_of_a_bad_message_is_put_in_other_words() {
+        assert!(unreadable(&Status::out_of_range("too large")).is_some());
+        assert!(unreadable(&Status::internal("failed to decode")).is_some());
+        assert!(unreadable(&Status::cancelled("gone")).is_none());
+        assert!(unreadable(&of(Error::InputOffset { offset: 2, taken: 1 })).is_none());
+    }
+}

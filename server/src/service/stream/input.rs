@@ -1,0 +1,252 @@
+//! What comes from the client of a stream after `open`.
+
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use conti_proto::v1::{self, StreamRequest, stream_request::Message};
+use tonic::{Status, Streaming};
+
+use super::{
+    MESSAGE_BYTES_MAX, TOO_MUCH,
+    link::{Finish, Link},
+};
+use crate::{
+    engine::{error::Error, session::Session},
+    service::{
+        convert::{Field, process, text},
+        status::{self, valid},
+    },
+};
+
+/// How much input waits for the process here before the client is made to wait. More than a
+/// careful client sends unacknowledged, so that its signals are not held up behind its input.
+const QUEUE_MAX: usize = 2 * 1024 * 1024;
+/// What a message in the queue costs besides its bytes.
+const MESSAGE_COST: usize = 128;
+
+type Writing = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
+/// Resolves when another client drives the session.
+pub type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The input half of a stream.
+pub struct Inbound {
+    session: Arc<Session>,
+    link: Arc<Link>,
+    role: Role,
+    terminal: bool,
+    queue: VecDeque<Item>,
+    queued: usize,
+    writing: Option<Writing>,
+    /// The client said that there is no more input.
+    eof: bool,
+    /// The process takes no more input.
+    closed: bool,
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Drives,
+    Looks,
+    /// Drove until another took over. What it sends crosses with the message that tells it.
+    Lost,
+}
+
+#[derive(Debug)]
+enum Item {
+    Data(u64, Bytes),
+    Eof(u64),
+}
+
+impl Inbound {
+    /// The input half of a stream; `drives`: whether its client does more than to look.
+    pub fn new(session: Arc<Session>, link: Arc<Link>, drives: bool) -> Inbound {
+        let terminal = session.info().terminal;
+        Inbound {
+            session,
+            link,
+            role: if drives { Role::Drives } else { Role::Looks },
+            terminal,
+            queue: VecDeque::new(),
+            queued: 0,
+            writing: None,
+            eof: false,
+            closed: false,
+        }
+    }
+
+    /// Handles messages until the client sends no more and all of its input was taken.
+    pub async fn follow(mut self, mut requests: Streaming<StreamRequest>, mut lost: Lost) {
+        let mut listening = true;
+        while listening || self.writing.is_some() {
+            tokio::select! {
+                () = &mut lost, if self.role == Role::Drives => {
+                    self.role = Role::Lost;
+                    self.stop_writing();
+                }
+                result = written(&mut self.writing) => {
+                    self.writing = None;
+                    self.wrote(result);
+                    self.write_on();
+                }
+                message = requests.message(), if listening && self.queued < QUEUE_MAX => {
+                    let handled = match message {
+                        Ok(Some(StreamRequest { message: Some(message) })) => self.handle(message),
+                        Ok(Some(StreamRequest { message: None })) => {
+                            Err(status::sequence("is empty, or of a kind that is not known"))
+                        }
+                        Ok(None) => {
+                            listening = false;
+                            Ok(())
+                        }
+                        // Not a bad message, but a broken connection: nobody is there to be told.
+                        Err(broken) => Err(status::unreadable(&broken).unwrap_or(broken)),
+                    };
+                    if let Err(status) = handled {
+                        return self.link.finish(Finish::Refuse(status));
+                    }
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, message: Message) -> Result<(), Status> {
+        match message {
+            Message::Open(_) => return Err(status::sequence("is a second `open`")),
+            Message::OutputAck(v1::OutputAck { offset }) => {
+                return match self.link.output_acked(offset) {
+                    true => Ok(()),
+                    false => valid(|v| {
+                        let at = Field::root("output_ack");
+                        v.add(at.name("offset"), format_args!("is {offset}, which was never sent"));
+                    }),
+                };
+            }
+            Message::Detach(v1::Detach {}) => {
+                self.link.finish(Finish::Detach);
+                return Ok(());
+            }
+            _ => {}
+        }
+        match self.role {
+            Role::Drives => self.drive(message),
+            Role::Looks => Err(status::sequence("is not taken from a client that only looks")),
+            Role::Lost => Ok(()),
+        }
+    }
+
+    fn drive(&mut self, message: Message) -> Result<(), Status> {
+        match message {
+            Message::Input(v1::Input { offset, data }) => {
+                if data.len() > MESSAGE_BYTES_MAX {
+                    let at = Field::root("input");
+                    return valid(|v| v.add(at.name("data"), TOO_MUCH));
+                }
+                if self.eof {
+                    return Err(status::sequence("is `input` after `input_eof`"));
+                }
+                if !self.closed {
+                    self.queued += data.len() + MESSAGE_COST;
+                    self.queue.push_back(Item::Data(offset, data));
+                    self.write_on();
+                }
+            }
+            Message::InputEof(v1::InputEof { offset }) => {
+                self.eof = true;
+                if !self.closed {
+                    self.queued += MESSAGE_COST;
+                    self.queue.push_back(Item::Eof(offset));
+                    self.write_on();
+                }
+            }
+            Message::Resize(size) => {
+                let size = valid(|v| process::terminal_size(v, Field::root("resize"), size))?;
+                let result = self.session.resize(size);
+                return self.unless_over(result, !self.terminal);
+            }
+            Message::Signal(v1::Signal { signal }) => {
+                let at = Field::root("signal");
+                let signal = valid(|v| text::signal(v, at.name("signal"), &signal, None))?;
+                let result = self.session.signal(signal);
+                return self.unless_over(result, false);
+            }
+            Message::Open(_) | Message::OutputAck(_) | Message::Detach(_) => {}
+        }
+        Ok(())
+    }
+
+    /// A session that is over is no fault of its client: its end is on the way.
+    fn unless_over(&self, result: Result<(), Error>, fault: bool) -> Result<(), Status> {
+        match result {
+            Err(Error::WrongSessionState { .. }) if !fault => Ok(()),
+            other => other.map_err(status::of),
+        }
+    }
+
+    /// Begins with the next item, where nothing is being written.
+    fn write_on(&mut self) {
+        while self.writing.is_none() {
+            match self.queue.pop_front() {
+                None => return,
+                Some(Item::Data(offset, data)) => {
+                    self.queued -= data.len() + MESSAGE_COST;
+                    let session = self.session.clone();
+                    let write = async move { session.write(Some(offset), data).await };
+                    self.writing = Some(Box::pin(write));
+                }
+                Some(Item::Eof(offset)) => {
+                    self.queued -= MESSAGE_COST;
+                    self.end_input(offset);
+                }
+            }
+        }
+    }
+
+    fn end_input(&mut self, offset: u64) {
+        let (taken, closed) = self.session.input();
+        if !closed && offset > taken {
+            let error = Error::InputOffset { offset, taken };
+            return self.link.finish(Finish::Refuse(status::of(error)));
+        }
+        if !closed && offset < taken {
+            let problem = format!("is {offset}, but {taken} bytes of input were taken");
+            let violations = crate::service::convert::Violations::one("input_eof.offset", problem);
+            return self.link.finish(Finish::Refuse(status::invalid(&violations)));
+        }
+        if let Err(error) = self.session.close_input() {
+            return self.link.finish(Finish::Refuse(status::of(error)));
+        }
+        self.closed = true;
+        self.link.input_taken(taken, true);
+    }
+
+    fn wrote(&mut self, result: Result<u64, Error>) {
+        match result {
+            Ok(taken) => self.link.input_taken(taken, false),
+            // The process has closed its input, or has ended. That is its right, and no error.
+            Err(Error::WrongSessionState { .. }) => {
+                self.stop_writing();
+                self.link.input_taken(self.session.input().0, true);
+            }
+            Err(error) => {
+                self.stop_writing();
+                self.link.finish(Finish::Refuse(status::of(error)));
+            }
+        }
+    }
+
+    fn stop_writing(&mut self) {
+        self.closed = true;
+        self.writing = None;
+        self.queue.clear();
+        self.queued = 0;
+    }
+}
+
+/// The result of a write that goes on; never, where there is none.
+async fn written(writing: &mut Option<Writing>) -> Result<u64, Error> {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
+}

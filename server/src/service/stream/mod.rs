@@ -1,0 +1,174 @@
+//! The bidirectional stream of a session.
+//!
+//! ```text
+//!  client --open------------------> open: validates, starts or finds the session
+//!         <-opened, output, gap, input_ack, driver_lost, end-- [`output`]: polled by the
+//!                                                               connection itself, no task between
+//!         --input, eof, resize, signal, ack, detach---> [`input`]: a task of its own, so that a
+//!                                                               slow reader can still send a signal
+//! ```
+//!
+//! The two halves share a [`link`]. When the client goes away at any point, the connection drops
+//! the output half; that ends the input half and drops the driver: the session's disconnect
+//! policy begins.
+//!
+//! - [`open`]: from the first message to a stream;
+//! - [`flow`]: how much output may be under way;
+//! - [`read`]: the journal as a stream of its own.
+
+mod flow;
+mod input;
+mod link;
+mod output;
+mod read;
+
+use std::sync::Arc;
+
+use conti_proto::v1::{
+    AttachSession, StreamOpen, StreamOpened, StreamRequest, StreamResponse, stream_open::Open,
+    stream_request::Message,
+};
+use futures::Stream;
+use tonic::{Status, Streaming};
+
+use super::{
+    convert::{Field, Violations, container, info, session, text},
+    status::{self, valid},
+    stopping::Stopping,
+};
+use crate::engine::{Engine, error::Error, session::Session};
+use output::{Outbound, Reader};
+
+pub use read::read;
+
+/// The most bytes that one message carries, either way.
+pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
+/// What is said of a message that carries more.
+pub const TOO_MUCH: &str = "has more than 1 MiB: send it in several messages";
+/// The largest window that a client may ask for.
+const WINDOW_MAX: u64 = 8 * 1024 * 1024;
+
+/// Waits for the first message of a client, does what it asks for, and returns the answers.
+pub async fn open(
+    engine: &Arc<Engine>,
+    mut requests: Streaming<StreamRequest>,
+    stopping: Stopping,
+) -> Result<impl Stream<Item = Result<StreamResponse, Status>> + Send + use<>, Status> {
+    let first = stopping.or(requests.message()).await?;
+    let first = first.map_err(|status| status::unreadable(&status).unwrap_or(status))?;
+    let Some(first) = first else {
+        return Err(status::sequence("is missing: a stream begins with `open`"));
+    };
+    let Some(Message::Open(message)) = first.message else {
+        return Err(status::sequence("is not `open`, which must come first"));
+    };
+    let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
+    let (reader, session) = match what {
+        What::Run(spec) => {
+            let session = engine.run(*spec, request_id).await.map_err(within("open.run"))?;
+            (Reader::Driver(session.drive(None)), session)
+        }
+        What::Start(spec) => {
+            let started = engine.start_session(*spec, request_id, true).await;
+            let session = started.map_err(within("open.start"))?;
+            (Reader::Driver(session.drive(None)), session)
+        }
+        What::Attach(attach) => {
+            let session = match attach.session_id.is_empty() {
+                true => engine.main_session(&attach.container),
+                false => engine.session(&attach.session_id),
+            };
+            let session = session.map_err(status::of)?;
+            let (open, from) = (Field::root("open"), attach.output_offset);
+            valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
+            match attach.view_only {
+                true => (Reader::Viewer(session.view(from)), session),
+                false => (Reader::Driver(session.drive(from)), session),
+            }
+        }
+    };
+    let about = session.info();
+    let opened = StreamOpened {
+        container_name: about.container_name.clone().unwrap_or_default(),
+        output_offset: reader.offset(),
+        input_offset: session.input().0,
+        session: Some(info::session(about)),
+    };
+    Ok(Outbound::start(opened, reader, session, requests, window, stopping))
+}
+
+/// Checks that the journal has come to an offset: one beyond would never be sent.
+pub fn reached(v: &mut Violations, at: Field<'_>, offset: Option<u64>, session: &Session) {
+    let Some(offset) = offset.filter(|&offset| offset > 0) else { return };
+    let written = session.info().output_offset;
+    if offset > written {
+        v.add(at, format_args!("is {offset}, but only {written} bytes were written"));
+    }
+}
+
+/// What the first message asks for.
+#[derive(Debug)]
+struct Plan {
+    what: What,
+    request_id: Option<String>,
+    window: u64,
+}
+
+#[derive(Debug)]
+enum What {
+    Run(Box<crate::engine::spec::ContainerSpec>),
+    Start(Box<crate::engine::spec::SessionSpec>),
+    Attach(AttachSession),
+}
+
+fn plan(v: &mut Violations, message: StreamOpen) -> Plan {
+    let at = Field::root("open");
+    if message.output_window > WINDOW_MAX {
+        let window = message.output_window;
+        v.add(at.name("output_window"), format_args!("is {window}, at most {WINDOW_MAX}"));
+    }
+    let what = match message.open {
+        Some(Open::Run(run)) => {
+            let spec = container::container(v, at.name("run").name("spec"), run.spec);
+            What::Run(Box::new(spec))
+        }
+        Some(Open::Start(spec)) => {
+            What::Start(Box::new(session::session(v, at.name("start"), Some(spec))))
+        }
+        Some(Open::Attach(attach)) => {
+            target(v, at.name("attach"), &attach);
+            What::Attach(attach)
+        }
+        None => {
+            v.add(at, "says nothing: give `run`, `start` or `attach`");
+            What::Attach(AttachSession::default())
+        }
+    };
+    let request_id = text::request_id(v, at.name("request_id"), message.request_id);
+    Plan { what, request_id, window: message.output_window }
+}
+
+fn target(v: &mut Violations, at: Field<'_>, attach: &AttachSession) {
+    match (attach.session_id.as_str(), attach.container.as_str()) {
+        ("", "") => v.add(at, "names nothing: give `session_id` or `container`"),
+        (session, "") => text::session_key(v, at.name("session_id"), session),
+        ("", container) => text::container_key(v, at.name("container"), container),
+        _ => v.add(at, "has both `session_id` and `container`: give one of them"),
+    }
+}
+
+/// The engine names fields as they stand in the plain calls; here they stand deeper.
+fn within(prefix: &'static str) -> impl Fn(Error) -> Status {
+    move |error| {
+        status::of(match error {
+            Error::Invalid { field, problem } => {
+                let field = match prefix {
+                    "open.start" => field.strip_prefix("spec.").unwrap_or(&field).to_owned(),
+                    _ => field,
+                };
+                Error::Invalid { field: format!("{prefix}.{field}"), problem }
+            }
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,232 @@
+//! What goes to the client of a stream.
+
+use std::{pin::Pin, sync::Arc};
+
+use conti_proto::v1::{
+    DriverLost, Gap, Output, OutputStream, StreamOpened, StreamRequest, StreamResponse,
+    stream_response::Message,
+};
+use futures::{Stream, stream};
+use tokio::task::JoinHandle;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::{Status, Streaming};
+
+use super::{
+    flow::Flow,
+    input::{Inbound, Lost},
+    link::{Finish, Link},
+};
+use crate::{
+    engine::session::{Driver, Event, Session, Viewer},
+    service::{convert::info, status, stopping::Stopping},
+};
+
+/// Where output comes from.
+#[derive(Debug)]
+pub enum Reader {
+    /// The session waits for this client.
+    Driver(Driver),
+    /// The session does not care.
+    Viewer(Viewer),
+}
+
+impl Reader {
+    /// Where the next event begins.
+    pub fn offset(&self) -> u64 {
+        match self {
+            Reader::Driver(driver) => driver.offset(),
+            Reader::Viewer(viewer) => viewer.offset(),
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        match self {
+            Reader::Driver(driver) => driver.next().await,
+            Reader::Viewer(viewer) => viewer.next().await,
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Event> {
+        match self {
+            Reader::Driver(driver) => driver.try_next(),
+            Reader::Viewer(viewer) => viewer.try_next(),
+        }
+    }
+
+    fn lost(&self) -> Lost {
+        match self {
+            Reader::Driver(driver) => Box::pin(driver.lost()),
+            Reader::Viewer(_) => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn was_lost(&self) -> bool {
+        matches!(self, Reader::Driver(driver) if !driver.is_current())
+    }
+}
+
+/// The output half of a stream. It owns all of the stream: when it is dropped, all is over.
+pub struct Outbound {
+    session: Arc<Session>,
+    /// `None`: the stream has ended.
+    reader: Option<Reader>,
+    lost: Lost,
+    flow: Flow,
+    /// An event that waits for room.
+    pending: Option<Event>,
+    opened: Option<StreamOpened>,
+    link: Arc<Link>,
+    stopping: Stopping,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    inbound: JoinHandle<()>,
+}
+
+impl Outbound {
+    /// Starts both halves of a stream and returns what is sent.
+    pub fn start(
+        opened: StreamOpened,
+        reader: Reader,
+        session: Arc<Session>,
+        requests: Streaming<StreamRequest>,
+        window: u64,
+        stopping: Stopping,
+    ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
+        let begin = reader.offset();
+        let link = Arc::new(Link::new(begin));
+        let drives = matches!(reader, Reader::Driver(_));
+        let inbound = Inbound::new(session.clone(), link.clone(), drives);
+        let outbound = Outbound {
+            session,
+            lost: reader.lost(),
+            flow: Flow::new(begin, window),
+            pending: None,
+            opened: Some(opened),
+            link,
+            stopped: Box::pin(stopping.wait()),
+            stopping,
+            inbound: tokio::spawn(inbound.follow(requests, reader.lost())),
+            reader: Some(reader),
+        };
+        // In a box: the state is moved at each message.
+        stream::unfold(Box::new(outbound), |mut outbound| async move {
+            let message = outbound.next().await?;
+            Some((message, outbound))
+        })
+    }
+
+    async fn next(&mut self) -> Option<Result<StreamResponse, Status>> {
+        if let Some(opened) = self.opened.take() {
+            return message(Message::Opened(opened));
+        }
+        loop {
+            let reader = self.reader.as_mut()?;
+            let todo = self.link.take(self.flow.position());
+            if self.flow.acked(todo.acked)
+                && let Reader::Driver(driver) = reader
+            {
+                driver.ack(todo.acked);
+            }
+            match todo.finish {
+                Some(Finish::Detach) => {
+                    self.leave();
+                    return None;
+                }
+                Some(Finish::Refuse(status)) => {
+                    self.reader = None;
+                    return Some(Err(status));
+                }
+                None => {}
+            }
+            if self.stopping.begun() {
+                // The agent goes, the session stays.
+                self.leave();
+                return Some(Err(status::stopping()));
+            }
+            if reader.was_lost() {
+                return self.look_on();
+            }
+            if let Some(ack) = todo.input {
+                return message(Message::InputAck(ack));
+            }
+            if self.pending.is_none() {
+                self.pending = reader.try_next();
+            }
+            if let Some(message) = self.send() {
+                return Some(Ok(StreamResponse { message: Some(message) }));
+            }
+            let reader = self.reader.as_mut()?;
+            tokio::select! {
+                biased;
+                () = self.link.wake.notified() => {}
+                () = &mut self.stopped => {}
+                () = &mut self.lost, if matches!(reader, Reader::Driver(_)) => return self.look_on(),
+                event = reader.next(), if self.pending.is_none() => match event {
+                    Some(event) => self.pending = Some(event),
+                    None => self.reader = None,
+                },
+            }
+        }
+    }
+
+    /// The message of the event that waits, where there is room for it.
+    fn send(&mut self) -> Option<Message> {
+        match self.pending.take()? {
+            Event::Output { offset, stderr, mut data } => {
+                let room = usize::try_from(self.flow.room()).unwrap_or(usize::MAX);
+                if room == 0 {
+                    self.pending = Some(Event::Output { offset, stderr, data });
+                    return None;
+                }
+                if data.len() > room {
+                    let rest = data.split_off(room);
+                    let offset = offset + room as u64;
+                    self.pending = Some(Event::Output { offset, stderr, data: rest });
+                }
+                self.flow.sent(offset + data.len() as u64);
+                Some(Message::Output(output(offset, stderr, data)))
+            }
+            Event::Gap { offset, length } => {
+                self.flow.sent_gap(offset, offset.saturating_add(length));
+                Some(Message::Gap(Gap { offset, length }))
+            }
+            Event::End(end) => {
+                self.reader = None;
+                Some(Message::End(info::session_end(end)))
+            }
+        }
+    }
+
+    /// Another client drives from now on.
+    fn look_on(&mut self) -> Option<Result<StreamResponse, Status>> {
+        let position = self.reader.as_ref()?.offset();
+        self.reader = Some(Reader::Viewer(self.session.view(Some(position))));
+        message(Message::DriverLost(DriverLost {}))
+    }
+
+    /// Ends the stream and leaves the session running, whatever its policy.
+    fn leave(&mut self) {
+        if let Some(Reader::Driver(driver)) = self.reader.take() {
+            driver.detach();
+        }
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        self.inbound.abort();
+        // A client that detaches need not wait for the stream to end.
+        if self.link.detached() {
+            self.leave();
+        }
+    }
+}
+
+fn message(message: Message) -> Option<Result<StreamResponse, Status>> {
+    Some(Ok(StreamResponse { message: Some(message) }))
+}
+
+/// Output as a message.
+pub fn output(offset: u64, stderr: bool, data: bytes::Bytes) -> Output {
+    let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
+    Output { offset, stream: stream.into(), data }
+}
