@@ -1,0 +1,112 @@
+//! The command line as a whole.
+
+use clap::{Parser, Subcommand};
+use conti_shared::endpoint::Endpoint;
+
+use crate::{output::Format, verb};
+
+/// Runs, enters and streams Linux containers on any machine that runs contid
+#[derive(Debug, Parser)]
+#[command(
+    name = "contictl",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: the command's own; 124 deadline; 125 Conti failed; 126 the command \
+                  could not be run; 127 it was not found; 128+N signal N ended it."
+)]
+pub struct Cli {
+    /// The agent to talk to
+    #[arg(
+        long,
+        global = true,
+        env = "CONTI_HOST",
+        value_name = "URL",
+        default_value = conti_shared::endpoint::DEFAULT
+    )]
+    pub host: Endpoint,
+    /// How data is shown
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
+    pub output: Format,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Run(Box<verb::run::Run>),
+    Create(Box<verb::create::Create>),
+    Start(verb::start::Start),
+    Stop(verb::stop::Stop),
+    Kill(verb::kill::Kill),
+    Rm(verb::rm::Rm),
+    Ps(verb::ps::Ps),
+    Inspect(verb::inspect::Inspect),
+    Wait(verb::wait::Wait),
+    Attach(verb::attach::Attach),
+    Exec(Box<verb::exec::Exec>),
+    Enter(Box<verb::enter::Enter>),
+    Sessions(verb::sessions::Sessions),
+    Info(verb::info::Info),
+    Version(verb::version::Version),
+    Completion(verb::completion::Completion),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_flag_contradicts_another() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_lines_of_the_manual_are_understood() {
+        for line in [
+            "run --rm -- true",
+            "run -it --rm --name a --hostname h -e K=V -w /d -u u:g -v /a:/b:ro --ns net=host true",
+            "run -d --mount type=tmpfs,dst=/t --rootfs dir:/r --device /dev/fuse --cap-add A -- x",
+            "create --cap-drop ALL --privileged --read-only --init -l k=v -- x",
+            "start a b",
+            "stop -s TERM -t 5 a",
+            "kill -s HUP a",
+            "rm -f a b",
+            "ps -a -q --filter label=k=v --filter state=running",
+            "inspect a",
+            "wait a",
+            "attach a",
+            "exec -i -t -e K=V -w /d -u u a -- ls -l",
+            "exec -d a ls -l",
+            "enter --target 1 -m -u -i -n -p -C -U -T -r -w -e -S -G -- ps",
+            "enter -t 1 -a -- ps",
+            "enter a -- ps",
+            "enter a -n -- ip addr",
+            "sessions",
+            "info -o json",
+            "version",
+            "completion bash",
+            "--host unix:///x ps",
+            "ps --host unix:///x",
+        ] {
+            let args = std::iter::once("contictl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(args).is_ok(), "{line}");
+        }
+        for line in [
+            "run",
+            "exec a",
+            "enter --target 1 a -- ps",
+            "enter -- ps",
+            "enter --target 0 -- ps",
+            "ps --filter colour=red",
+            "stop",
+            "kill -s FOO a",
+            "--host tcp://x:1 ps",
+        ] {
+            let args = std::iter::once("contictl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(args).is_err(), "{line}");
+        }
+    }
+}

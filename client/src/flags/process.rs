@@ -1,0 +1,221 @@
+//! The command, its identity and its confinement.
+
+use clap::Args;
+use conti_proto::v1::{Confinement, ProcessSpec, Rlimit, SeccompMode, Terminal, User};
+
+use crate::{
+    error::{Error, Result},
+    flags::value::{Pair, boolean, octal, ulimit, variable},
+    terminal,
+};
+
+/// How a command is started by run, create and exec.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ProcessFlags {
+    /// Pass stdin on
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Set a variable; without a value it is taken from this environment
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<Option<Pair>>,
+    /// The working directory
+    #[arg(
+        short = 'w',
+        long = "workdir",
+        value_name = "DIR",
+        default_value = "",
+        hide_default_value = true
+    )]
+    workdir: String,
+    /// Who the command runs as, by names of the target or by ids
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    user: Option<String>,
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+/// What confines a command, whichever verb starts it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct LimitFlags {
+    /// Add a supplementary group
+    #[arg(long, value_name = "GROUP")]
+    group_add: Vec<String>,
+    /// Set a resource limit, e.g. nofile=1024:2048 or core=unlimited
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = ulimit)]
+    ulimit: Vec<Rlimit>,
+    /// Add to the badness for the kernel's out-of-memory killer, -1000 to 1000
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    oom_score_adj: Option<i32>,
+    /// The file mode creation mask, in octal digits
+    #[arg(long, value_name = "MASK", value_parser = octal)]
+    umask: Option<u32>,
+    /// Add a capability, or ALL
+    #[arg(long, value_name = "CAP", value_delimiter = ',')]
+    cap_add: Vec<String>,
+    /// Drop a capability, or ALL
+    #[arg(long, value_name = "CAP", value_delimiter = ',')]
+    cap_drop: Vec<String>,
+    /// Lift all confinement
+    #[arg(long)]
+    privileged: bool,
+    /// seccomp=default|unconfined, or no-new-privs=true|false
+    #[arg(long, value_name = "KEY=VALUE", value_parser = security)]
+    security: Vec<Security>,
+}
+
+/// One choice of `--security`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Security {
+    Seccomp(SeccompMode),
+    NoNewPrivs(bool),
+}
+
+fn security(text: &str) -> Result<Security, String> {
+    match text.split_once('=') {
+        Some(("seccomp", "default")) => Ok(Security::Seccomp(SeccompMode::Default)),
+        Some(("seccomp", "unconfined")) => Ok(Security::Seccomp(SeccompMode::Unconfined)),
+        Some(("no-new-privs" | "no-new-privileges", value)) => {
+            boolean(value).map(Security::NoNewPrivs)
+        }
+        None if matches!(text, "no-new-privs" | "no-new-privileges") => {
+            Ok(Security::NoNewPrivs(true))
+        }
+        _ => Err("write seccomp=default, seccomp=unconfined or no-new-privs=false".to_owned()),
+    }
+}
+
+impl ProcessFlags {
+    /// The command as the API has it.
+    pub fn process(self, argv: Vec<String>) -> Result<ProcessSpec> {
+        let ProcessFlags { interactive, tty, env, workdir, user, limits } = self;
+        let mut process = ProcessSpec {
+            argv,
+            env: env.into_iter().flatten().collect(),
+            cwd: workdir,
+            stdin: interactive,
+            ..ProcessSpec::default()
+        };
+        if tty {
+            add_terminal(&mut process);
+        }
+        limits.apply(&mut process, user.as_deref())?;
+        Ok(process)
+    }
+}
+
+/// Asks for a terminal like the one that the user looks at.
+pub fn add_terminal(process: &mut ProcessSpec) {
+    process.terminal = Some(Terminal { size: terminal::size() });
+    // Programs write for the terminal that is really there, not for one that the agent guesses.
+    if terminal::stdout_is_terminal()
+        && let Ok(term) = std::env::var("TERM")
+        && !term.is_empty()
+    {
+        process.env.entry("TERM".to_owned()).or_insert(term);
+    }
+}
+
+impl LimitFlags {
+    /// Writes them, and who the command runs as, into a command.
+    pub fn apply(self, process: &mut ProcessSpec, user: Option<&str>) -> Result<()> {
+        process.user = identity(user, self.group_add)?;
+        process.rlimits = self.ulimit;
+        process.oom_score_adj = self.oom_score_adj;
+        process.umask = self.umask;
+        let mut confinement = Confinement {
+            cap_add: self.cap_add,
+            cap_drop: self.cap_drop,
+            privileged: self.privileged,
+            ..Confinement::default()
+        };
+        for choice in self.security {
+            match choice {
+                Security::Seccomp(mode) => confinement.set_seccomp(mode),
+                Security::NoNewPrivs(set) => confinement.allow_new_privileges = !set,
+            }
+        }
+        if confinement != Confinement::default() {
+            process.confinement = Some(confinement);
+        }
+        Ok(())
+    }
+}
+
+fn identity(user: Option<&str>, additional_groups: Vec<String>) -> Result<Option<User>> {
+    if user.is_none() && additional_groups.is_empty() {
+        return Ok(None);
+    }
+    let text = user.unwrap_or_default();
+    let (name, group) = text.split_once(':').unwrap_or((text, ""));
+    if user.is_some() && name.is_empty() && group.is_empty() || group.contains(':') {
+        return Err(Error::Usage(format!("the user {text:?} is not written as USER[:GROUP]")));
+    }
+    Ok(Some(User { user: name.to_owned(), group: group.to_owned(), additional_groups }))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        process: ProcessFlags,
+    }
+
+    fn process(args: &[&str]) -> ProcessSpec {
+        let line = Line::try_parse_from(["x"].iter().chain(args)).unwrap();
+        line.process.process(vec!["true".to_owned()]).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_asked_for_by_default() {
+        let default = ProcessSpec { argv: vec!["true".to_owned()], ..ProcessSpec::default() };
+        assert_eq!(process(&[]), default);
+    }
+
+    #[test]
+    fn flags_find_their_fields() {
+        let process = process(&[
+            "-ie",
+            "A=b=c",
+            "-w/tmp",
+            "-u",
+            "nobody:users",
+            "--group-add",
+            "7",
+            "--umask=027",
+            "--oom-score-adj=-5",
+            "--cap-add=NET_ADMIN,CAP_SYS_PTRACE",
+            "--cap-drop=ALL",
+            "--security=seccomp=unconfined",
+            "--security=no-new-privs=false",
+            "--ulimit=nofile=1:2",
+        ]);
+        assert!(process.stdin);
+        assert_eq!(process.env["A"], "b=c");
+        assert_eq!(process.cwd, "/tmp");
+        let user = process.user.unwrap();
+        assert_eq!((user.user.as_str(), user.group.as_str()), ("nobody", "users"));
+        assert_eq!(user.additional_groups, ["7"]);
+        assert_eq!((process.umask, process.oom_score_adj), (Some(0o27), Some(-5)));
+        let confinement = process.confinement.unwrap();
+        assert_eq!(confinement.cap_add, ["NET_ADMIN", "CAP_SYS_PTRACE"]);
+        assert_eq!(confinement.seccomp(), SeccompMode::Unconfined);
+        assert!(confinement.allow_new_privileges);
+        assert_eq!(process.rlimits.len(), 1);
+    }
+
+    #[test]
+    fn a_user_has_at_most_one_group() {
+        assert!(identity(Some("a:b:c"), vec![]).is_err());
+        assert!(identity(Some(""), vec![]).is_err());
+        assert_eq!(identity(Some(":5"), vec![]).unwrap().unwrap().group, "5");
+        assert_eq!(identity(None, vec![]).unwrap(), None);
+    }
+}

@@ -1,0 +1,108 @@
+//! All that the client says by itself: data on stdout, as tables or JSON, and notes on stderr.
+//!
+//! - [`json`]: messages as stable JSON;
+//! - [`text`]: how single values look in tables;
+//! - this file: where it goes.
+
+pub mod json;
+pub mod text;
+
+use std::{
+    env,
+    io::{self, Write as _},
+};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use crate::{
+    error::{Error, Result},
+    terminal,
+};
+
+/// How data is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    /// Aligned tables for people.
+    #[default]
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+/// Writes text to stdout. A reader that has seen enough is [`Error::OutputClosed`].
+pub fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|source| match source.kind() {
+        io::ErrorKind::BrokenPipe => Error::OutputClosed,
+        _ => Error::Local { what: "cannot write to stdout", source },
+    })
+}
+
+/// Writes a line to stdout.
+pub fn line(text: &str) -> Result<()> {
+    print(&format!("{text}\n"))
+}
+
+/// Writes JSON to stdout: indented for people, on one line for programs.
+pub fn json(value: &Value) -> Result<()> {
+    if terminal::stdout_is_terminal() {
+        line(&format!("{value:#}"))
+    } else {
+        line(&value.to_string())
+    }
+}
+
+/// Writes an aligned table to stdout.
+pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<()> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row.map(|cell| text::plain(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    let bold = style(terminal::stdout_is_terminal(), Style::new().bold());
+    let mut text = String::new();
+    for (number, row) in table.lines().enumerate() {
+        let row = row.trim_end();
+        match number {
+            0 => text.push_str(&format!("{bold}{row}{bold:#}\n")),
+            _ => text.push_str(&format!("{row}\n")),
+        }
+    }
+    print(&text)
+}
+
+/// Says something on stderr.
+pub fn note(text: &str) {
+    // Where stderr is closed there is nowhere left to say it.
+    let _ = io::stderr().lock().write_all(note_line(text).as_bytes());
+}
+
+/// Says on stderr why Conti failed.
+pub fn error(error: &Error) {
+    if !error.is_silent() {
+        note(&error.to_string());
+    }
+}
+
+/// The line of a note. What comes from an agent or a container cannot steer the terminal.
+pub fn note_line(text: &str) -> String {
+    let name = style(terminal::stderr_is_terminal(), AnsiColor::Yellow.on_default());
+    let text: Vec<String> = text.lines().map(text::plain).collect();
+    // A raw terminal does not go to the first column by itself.
+    let newline = if terminal::is_raw() { "\r\n" } else { "\n" };
+    format!("{name}contictl:{name:#} {}{newline}", text.join(newline))
+}
+
+/// A style, or none where nobody sees it or nobody wants it (no-color.org).
+fn style(is_terminal: bool, style: Style) -> Style {
+    let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || env::var_os("TERM").is_some_and(|value| value == "dumb");
+    if is_terminal && !unwanted { style } else { Style::new() }
+}

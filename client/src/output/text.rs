@@ -1,0 +1,114 @@
+//! How single values look in tables.
+
+use std::time::{Duration, SystemTime};
+
+use conti_proto::v1::{SessionEnd, session_end::Reason};
+use prost_types::Timestamp;
+
+/// How many characters of an id a table shows.
+const SHORT_ID: usize = 12;
+/// How many characters of a command a table shows.
+const COMMAND: usize = 40;
+
+/// Text without control characters: what an agent sends is not to steer the terminal.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| match c {
+            c if c.is_control() => c.escape_default().collect::<Vec<_>>(),
+            c => vec![c],
+        })
+        .collect()
+}
+
+/// The beginning of an id.
+pub fn short_id(id: &str) -> String {
+    id.chars().take(SHORT_ID).collect()
+}
+
+/// A command line, cut to what a table can hold.
+pub fn command(argv: &[String]) -> String {
+    let line = argv.join(" ");
+    if line.chars().count() <= COMMAND {
+        line
+    } else {
+        line.chars().take(COMMAND - 1).chain(['…']).collect()
+    }
+}
+
+/// A pid, or nothing.
+pub fn pid(pid: u32) -> String {
+    if pid == 0 { "-".to_owned() } else { pid.to_string() }
+}
+
+/// The value of an enum as it is written in the proto, without the enum's name, in lower case.
+pub fn enum_name(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+/// A point in time, where it is one.
+pub fn system_time(time: Option<&Timestamp>) -> Option<SystemTime> {
+    time.and_then(|time| SystemTime::try_from(*time).ok())
+}
+
+/// A point in time as RFC 3339, where it is one that can be written so.
+pub fn rfc3339(time: Option<&Timestamp>) -> Option<String> {
+    // Formatting fails beyond the year 9999.
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let time = system_time(time).filter(|t| (SystemTime::UNIX_EPOCH..end).contains(t))?;
+    Some(humantime::format_rfc3339_nanos(time).to_string())
+}
+
+/// How long ago something was, e.g. `3h ago`.
+pub fn age(time: Option<&Timestamp>) -> String {
+    let Some(time) = system_time(time) else { return "-".to_owned() };
+    // The clocks of two machines differ: a little in the future is now.
+    let seconds = SystemTime::now().duration_since(time).map_or(0, |age| age.as_secs());
+    match seconds {
+        0..60 => format!("{seconds}s ago"),
+        60..3600 => format!("{}m ago", seconds / 60),
+        3600..172_800 => format!("{}h ago", seconds / 3600),
+        _ => format!("{}d ago", seconds / 86_400),
+    }
+}
+
+/// How something ended, in a few words.
+pub fn end(end: Option<&SessionEnd>) -> String {
+    match end.and_then(|end| end.reason.as_ref()) {
+        None => "-".to_owned(),
+        Some(Reason::ExitCode(code)) => format!("exit {code}"),
+        Some(Reason::Signal(signal)) => signal.name.clone(),
+        Some(Reason::OutOfMemory(_)) => "out of memory".to_owned(),
+        Some(Reason::Deadline(_)) => "deadline".to_owned(),
+        Some(Reason::Killed(_)) => "killed".to_owned(),
+        Some(Reason::ContainerGone(_)) => "container gone".to_owned(),
+        Some(Reason::StartFailed(_)) => "start failed".to_owned(),
+        Some(Reason::Lost(_)) => "lost".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_command_is_cut_between_characters() {
+        assert_eq!(command(&["ä".repeat(50)]), format!("{}…", "ä".repeat(39)));
+        assert_eq!(command(&["sh".to_owned(), "-c".to_owned()]), "sh -c");
+    }
+
+    #[test]
+    fn escape_sequences_do_not_reach_the_terminal() {
+        assert_eq!(plain("a\x1b[2Jb\u{9b}"), "a\\u{1b}[2Jb\\u{9b}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_of_an_agent_panics(seconds in any::<i64>(), nanos in any::<i32>()) {
+            let time = Timestamp { seconds, nanos };
+            let _ = rfc3339(Some(&time));
+            let _ = age(Some(&time));
+        }
+    }
+}

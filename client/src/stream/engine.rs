@@ -1,0 +1,232 @@
+//! Opens a session, streams it to its end, and resumes it when its connection broke off.
+
+use std::{future::Future, time::Duration};
+
+use conti_proto::v1::{AttachSession, SessionEnd, StreamOpen, StreamOpened, stream_open};
+use conti_shared::endpoint::Endpoint;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::{
+    error::{Error, FAILED, Result},
+    output,
+    stream::{
+        Options,
+        link::{Failure, Link, why},
+        outcome::{by_signal, outcome},
+        pump::{Left, Pump},
+        signals::Signals,
+    },
+};
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LAST_DELAY: Duration = Duration::from_secs(2);
+/// A link that lived this long was a good one: what breaks after it is another trouble.
+const GOOD_LINK: Duration = Duration::from_secs(5);
+const SIGPIPE: i32 = 13;
+
+/// Opens a session and streams it to its end. Returns the exit code.
+pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> Result<u8> {
+    let mut signals = Signals::listen()
+        .map_err(|source| Error::Local { what: "cannot listen to signals", source })?;
+    let opened = tokio::select! {
+        opened = Link::open(endpoint, open.clone()) => opened,
+        number = signals.end() => return Ok(by_signal(number)),
+    };
+    let (link, opened) = match opened {
+        Ok(opened) => opened,
+        // No agent at all is not worth a wait; one that went away in the middle is, where it
+        // can be asked again without doing it twice.
+        Err(Failure::Broken(error @ (Error::Rpc(_) | Error::Stream(_))))
+            if !open.request_id.is_empty() =>
+        {
+            let reason = match &error {
+                Error::Rpc(status) => why(Some(status)),
+                _ => why(None),
+            };
+            let retry = Retry::new(endpoint, &options, &reason, None);
+            let give_up = async { Left::Signalled(signals.end().await) };
+            match retry.open(&open, give_up).await? {
+                Ok(opened) => opened,
+                Err(left) => return Ok(code_of(&left)),
+            }
+        }
+        Err(failure) => return Err(failure.into_error()),
+    };
+    match follow(endpoint, &open, options, signals, link, opened).await {
+        // What a local command would have got.
+        Err(Error::OutputClosed) => Ok(by_signal(SIGPIPE)),
+        result => result,
+    }
+}
+
+/// Streams an open session over as many links as it takes.
+async fn follow(
+    endpoint: &Endpoint,
+    open: &StreamOpen,
+    options: Options,
+    signals: Signals,
+    mut link: Link,
+    opened: StreamOpened,
+) -> Result<u8> {
+    let attach = match &open.open {
+        Some(stream_open::Open::Attach(attach)) => Some(attach),
+        _ => None,
+    };
+    let session = opened.session.clone().unwrap_or_default();
+    let again = match opened.container_name.as_str() {
+        name if session.main && !name.is_empty() => format!("contictl attach {name}"),
+        _ => format!("contictl attach --session {}", session.id),
+    };
+    let view_only = attach.is_some_and(|attach| attach.view_only);
+    let mut pump = Pump::begin(&options, signals, &opened, attach.is_some(), view_only)?;
+    let mut patience = None;
+    loop {
+        let since = Instant::now();
+        let left = pump.run(&mut link).await?;
+        if pump.take_progress() || since.elapsed() > GOOD_LINK {
+            patience = None;
+        }
+        let reason = match left {
+            Left::Ended(end) => return Ok(conclude(&pump, &end)),
+            left @ (Left::Detached | Left::Signalled(_)) => {
+                return Ok(leave(pump, Some(link), &left, &again).await);
+            }
+            Left::Broken(reason) => reason,
+        };
+        drop(link);
+        let open = StreamOpen {
+            open: Some(stream_open::Open::Attach(AttachSession {
+                session_id: session.id.clone(),
+                container: String::new(),
+                output_offset: Some(pump.delivery.next_offset()),
+                view_only: !pump.is_driving(),
+            })),
+            request_id: String::new(),
+            output_window: open.output_window,
+        };
+        let retry = Retry::new(endpoint, &options, &reason, patience);
+        patience = Some(retry.deadline);
+        let reopened = retry.open(&open, pump.give_up()).await.map_err(|error| {
+            Error::Stream(format!("{error}; if the session is still there, `{again}` resumes it"))
+        })?;
+        match reopened {
+            Ok((next, opened)) => {
+                link = next;
+                pump.resume(&opened)?;
+            }
+            Err(left) => return Ok(leave(pump, None, &left, &again).await),
+        }
+    }
+}
+
+/// The session ended: its output is compared with its account, and its end is put into a code.
+fn conclude(pump: &Pump, end: &SessionEnd) -> u8 {
+    pump.restore_terminal();
+    let (code, note) = outcome(end);
+    if let Some(note) = note {
+        output::note(&note);
+    }
+    if end.drain_timed_out {
+        output::note(
+            "other processes still hold the command's stdout or stderr; what they write from now \
+             on is lost",
+        );
+    }
+    match pump.delivery.check(end) {
+        Ok(()) => code,
+        Err(problem) => {
+            output::note(&problem);
+            FAILED
+        }
+    }
+}
+
+/// The session is left before its end.
+async fn leave(mut pump: Pump, link: Option<Link>, left: &Left, again: &str) -> u8 {
+    let code = code_of(left);
+    let connected = link.is_some();
+    if let (Left::Detached, Some(link)) = (left, link) {
+        pump.detach(link).await;
+    }
+    drop(pump);
+    match (left, connected) {
+        (Left::Detached, true) => output::note(&format!("detached; `{again}` attaches again")),
+        _ => output::note(&format!("left before its end; if it is kept, `{again}` attaches again")),
+    }
+    code
+}
+
+fn code_of(left: &Left) -> u8 {
+    match left {
+        Left::Signalled(number) => by_signal(*number),
+        _ => 0,
+    }
+}
+
+/// Opening a session again, until a deadline.
+struct Retry<'a> {
+    endpoint: &'a Endpoint,
+    limit: Duration,
+    deadline: Instant,
+    reason: String,
+}
+
+impl Retry<'_> {
+    /// Says why and for how long, once for each trouble: `patience` is the deadline of one that
+    /// goes on.
+    fn new<'a>(
+        endpoint: &'a Endpoint,
+        options: &Options,
+        reason: &str,
+        patience: Option<Instant>,
+    ) -> Retry<'a> {
+        let limit = options.reconnect_timeout;
+        if patience.is_none() && !limit.is_zero() {
+            output::note(&format!(
+                "the connection to {endpoint} broke off ({reason}); trying to resume for {}",
+                humantime::format_duration(limit)
+            ));
+        }
+        let deadline = patience.unwrap_or_else(|| Instant::now() + limit);
+        Retry { endpoint, limit, deadline, reason: reason.to_owned() }
+    }
+
+    /// Tries until it works, is refused, or the time is over; `give_up` ends it before.
+    async fn open(
+        mut self,
+        open: &StreamOpen,
+        give_up: impl Future<Output = Left>,
+    ) -> Result<Result<(Link, StreamOpened), Left>> {
+        tokio::pin!(give_up);
+        let mut delay = FIRST_DELAY;
+        loop {
+            let wake = Instant::now() + delay;
+            if wake > self.deadline {
+                break;
+            }
+            tokio::select! {
+                () = sleep_until(wake) => {}
+                left = &mut give_up => return Ok(Err(left)),
+            }
+            delay = (delay * 2).min(LAST_DELAY);
+            let attempt = timeout_at(self.deadline, Link::open(self.endpoint, open.clone()));
+            tokio::select! {
+                opened = attempt => match opened {
+                    Ok(Ok(opened)) => return Ok(Ok(opened)),
+                    Ok(Err(Failure::Refused(error))) => return Err(error),
+                    Ok(Err(Failure::Broken(error))) => self.reason = error.to_string(),
+                    Err(_) => "the agent does not answer".clone_into(&mut self.reason),
+                },
+                left = &mut give_up => return Ok(Err(left)),
+            }
+        }
+        let Retry { endpoint, limit, reason, .. } = self;
+        Err(Error::Stream(match limit.is_zero() {
+            true => format!("the connection to {endpoint} broke off: {reason}"),
+            false => format!(
+                "the connection to {endpoint} was not restored within {}: {reason}",
+                humantime::format_duration(limit)
+            ),
+        }))
+    }
+}

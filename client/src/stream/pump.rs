@@ -1,0 +1,323 @@
+//! The loop over one link: whatever is ready next, from either side.
+
+use std::{collections::VecDeque, future::Future, time::Duration};
+
+use conti_proto::v1::{
+    Detach, OutputAck, SessionEnd, Signal, StreamOpened, stream_request::Message as Request,
+    stream_response::Message as Response,
+};
+use conti_shared::signal;
+use tokio::time::{sleep_until, timeout};
+
+use crate::{
+    error::{Error, Result, is_broken},
+    stream::{
+        Options,
+        delivery::Delivery,
+        input::Input,
+        link::{Link, request, why},
+        signals::{Received, Signals},
+    },
+    terminal,
+};
+
+/// How many requests may wait before stdin is not read on.
+const OUTBOX: usize = 4;
+/// How long a detach may take.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A command that goes on after this many SIGINTs from a terminal is left alone: as PID 1 of its
+/// namespace it may not even get them.
+const INTERRUPTS: u32 = 3;
+const SIGINT: i32 = 2;
+
+/// Why the loop was left.
+#[derive(Debug)]
+pub enum Left {
+    /// The session has ended and all of its output is written.
+    Ended(SessionEnd),
+    /// The connection broke off, and why.
+    Broken(String),
+    /// The detach keys were pressed.
+    Detached,
+    /// A signal ends this client.
+    Signalled(i32),
+}
+
+/// A session that is being streamed.
+pub struct Pump {
+    /// The output side.
+    pub delivery: Delivery,
+    input: Input,
+    signals: Signals,
+    interrupts: u32,
+    raw: Option<terminal::Raw>,
+    terminal: bool,
+    driving: bool,
+    outbox: VecDeque<Request>,
+    end: Option<SessionEnd>,
+    progress: bool,
+}
+
+impl Pump {
+    /// Prepares the local side for a session that was just opened.
+    pub fn begin(
+        options: &Options,
+        signals: Signals,
+        opened: &StreamOpened,
+        attached: bool,
+        view_only: bool,
+    ) -> Result<Pump> {
+        let terminal = opened.session.as_ref().is_some_and(|session| session.terminal);
+        let stdin = options.stdin && !view_only;
+        let raw = (stdin && terminal && terminal::stdin_is_terminal())
+            .then(terminal::Raw::enter)
+            .transpose()
+            .map_err(|source| Error::Local { what: "cannot make the terminal raw", source })?;
+        let input = if stdin {
+            let keys = raw.is_some().then(|| options.detach_keys.clone());
+            Input::from_stdin(opened.input_offset, keys)?
+        } else {
+            Input::none(opened.input_offset)
+        };
+        let mut pump = Pump {
+            delivery: Delivery::new(opened.output_offset),
+            input,
+            signals,
+            interrupts: 0,
+            raw,
+            terminal,
+            driving: !view_only,
+            outbox: VecDeque::new(),
+            end: None,
+            progress: false,
+        };
+        if attached {
+            pump.resize();
+            if opened.output_offset > 0 {
+                pump.delivery.note(&format!(
+                    "output begins at byte {}; what came before is not shown",
+                    opened.output_offset
+                ))?;
+            }
+        }
+        Ok(pump)
+    }
+
+    /// Whether this client drives the session, and does not only look.
+    pub fn is_driving(&self) -> bool {
+        self.driving
+    }
+
+    /// Whether anything came since this was last asked.
+    pub fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
+    /// Puts the terminal back, so that what is said from now on looks as it should.
+    pub fn restore_terminal(&self) {
+        terminal::restore();
+    }
+
+    /// Goes on over another link.
+    pub fn resume(&mut self, opened: &StreamOpened) -> Result<()> {
+        self.delivery.resume(opened.output_offset)?;
+        self.delivery.note(&format!("resumed at byte {} of the output", opened.output_offset))?;
+        self.outbox.clear();
+        self.resize();
+        if self.driving {
+            self.outbox.extend(self.input.resume(opened.input_offset)?);
+        }
+        Ok(())
+    }
+
+    /// What ends the wait for another link. Input is taken meanwhile, up to what can be kept.
+    pub fn give_up(&mut self) -> impl Future<Output = Left> {
+        let Pump { signals, input, .. } = self;
+        async move {
+            loop {
+                tokio::select! {
+                    number = signals.end() => return Left::Signalled(number),
+                    event = input.next(), if input.has_room() => {
+                        // What is to be sent is kept for the next link.
+                        if input.take(event).detached {
+                            return Left::Detached;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Streams until the session ends, the link breaks, or the user leaves.
+    pub async fn run(&mut self, link: &mut Link) -> Result<Left> {
+        let Some(requests) = link.requests.clone() else {
+            return Ok(Left::Broken(why(None)));
+        };
+        let mut writable = true;
+        loop {
+            self.delivery.writer.failure()?;
+            if self.delivery.writer.is_idle()
+                && let Some(end) = self.end.take()
+            {
+                self.say_goodbye(link).await;
+                return Ok(Left::Ended(end));
+            }
+            if let Some(offset) = self.delivery.acknowledge() {
+                self.acknowledge(offset);
+            }
+            let reading = self.end.is_none() && self.delivery.writer.has_room();
+            let taking = self.input.has_room() && self.outbox.len() < OUTBOX && self.end.is_none();
+            let ack_due = self.delivery.due();
+            tokio::select! {
+                response = link.next(), if reading => match response {
+                    Ok(Some(response)) => self.respond(response)?,
+                    Ok(None) => return Ok(Left::Broken(why(None))),
+                    Err(status) if is_broken(&status) => {
+                        return Ok(Left::Broken(why(Some(&status))));
+                    }
+                    Err(status) => return Err(status.into()),
+                },
+                event = self.input.next(), if taking => {
+                    let taken = self.input.take(event);
+                    self.outbox.extend(taken.messages);
+                    if taken.detached {
+                        return Ok(Left::Detached);
+                    }
+                }
+                permit = requests.reserve(), if writable && !self.outbox.is_empty() => {
+                    match permit {
+                        Ok(permit) => {
+                            if let Some(message) = self.outbox.pop_front() {
+                                permit.send(request(message));
+                            }
+                        }
+                        // The responses say why.
+                        Err(_) => writable = false,
+                    }
+                }
+                () = self.delivery.writer.progress(), if !self.delivery.writer.is_idle() => {}
+                received = self.signals.next() => {
+                    if let Some(number) = self.receive(received) {
+                        return Ok(Left::Signalled(number));
+                    }
+                }
+                () = async {
+                    match ack_due {
+                        Some(due) => sleep_until(due).await,
+                        None => std::future::pending().await,
+                    }
+                } => {}
+            }
+        }
+    }
+
+    /// Gives up the session: all that was typed goes before.
+    pub async fn detach(&mut self, mut link: Link) {
+        let Some(requests) = link.requests.take() else { return };
+        let _ = timeout(DETACH_TIMEOUT, async {
+            self.outbox.push_back(Request::Detach(Detach {}));
+            // What comes in has to be taken, or the agent may not get to what goes out.
+            let mut responding = true;
+            for message in std::mem::take(&mut self.outbox) {
+                tokio::select! {
+                    biased;
+                    sent = requests.send(request(message)) => {
+                        if sent.is_err() {
+                            return;
+                        }
+                    }
+                    () = drain(&mut link), if responding => responding = false,
+                }
+            }
+            drop(requests);
+            drain(&mut link).await;
+        })
+        .await;
+    }
+
+    fn respond(&mut self, response: Response) -> Result<()> {
+        self.progress = true;
+        match response {
+            Response::Output(output) => self.delivery.output(output),
+            Response::Gap(gap) => self.delivery.gap(gap),
+            Response::InputAck(ack) => self.input.acknowledge(ack.offset, ack.closed),
+            Response::End(end) => {
+                self.input.stop();
+                self.end = Some(end);
+                Ok(())
+            }
+            Response::DriverLost(_) => {
+                self.driving = false;
+                self.input.stop();
+                self.raw = None;
+                self.outbox.retain(|message| matches!(message, Request::OutputAck(_)));
+                self.delivery.note("another client drives this session now; this one only looks")
+            }
+            Response::Opened(_) => {
+                Err(Error::Stream("the agent opened the same stream twice".to_owned()))
+            }
+        }
+    }
+
+    /// Takes a signal. Returns its number where it ends this client.
+    fn receive(&mut self, received: Received) -> Option<i32> {
+        match received {
+            Received::Resized => self.resize(),
+            Received::Continued => {
+                if let Some(raw) = &self.raw {
+                    // A terminal that is gone ends the input by itself.
+                    let _ = raw.again();
+                }
+                self.resize();
+            }
+            Received::End(number) => {
+                // A raw terminal types its signals; what comes besides is meant for this process.
+                if self.raw.is_some() || !self.driving || self.end.is_some() {
+                    return Some(number);
+                }
+                if number == SIGINT && terminal::stderr_is_terminal() {
+                    self.interrupts += 1;
+                    if self.interrupts >= INTERRUPTS {
+                        return Some(number);
+                    }
+                }
+                self.outbox.push_back(Request::Signal(Signal { signal: signal::name(number) }));
+            }
+        }
+        None
+    }
+
+    fn resize(&mut self) {
+        if !self.terminal || !self.driving {
+            return;
+        }
+        if let Some(size) = terminal::size() {
+            self.outbox.retain(|message| !matches!(message, Request::Resize(_)));
+            self.outbox.push_back(Request::Resize(size));
+        }
+    }
+
+    fn acknowledge(&mut self, offset: u64) {
+        let ack = Request::OutputAck(OutputAck { offset });
+        match self.outbox.back_mut() {
+            Some(last @ Request::OutputAck(_)) => *last = ack,
+            _ => self.outbox.push_back(ack),
+        }
+    }
+
+    /// Acknowledges the rest and ends this side of the stream, without waiting for anything.
+    async fn say_goodbye(&mut self, link: &mut Link) {
+        let Some(requests) = link.requests.take() else { return };
+        if let Some(offset) = self.delivery.acknowledge_all() {
+            let _ = requests.try_send(request(Request::OutputAck(OutputAck { offset })));
+            drop(requests);
+            // The connection's own task writes it.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Reads a link to its end.
+async fn drain(link: &mut Link) {
+    while let Ok(Some(_)) = link.next().await {}
+}

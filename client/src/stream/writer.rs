@@ -1,0 +1,220 @@
+//! Writes output to stdout and stderr, in order, without ever stopping the loop that feeds it.
+//!
+//! A write may block for as long as its reader likes, and stdout must not be made non-blocking:
+//! it is shared with other processes. So a thread writes. What is small and would not block, or
+//! goes to a regular file, is written at once, which spares two switches for each keystroke and
+//! the thread for most commands.
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
+
+use bytes::Bytes;
+use rustix::{event::PollFlags, io::Errno, stdio};
+use tokio::sync::Notify;
+
+use crate::{
+    error::{Error, Result},
+    terminal,
+};
+
+/// How many bytes may wait for the thread.
+const QUEUE_LIMIT: usize = 1 << 20;
+/// A pipe that can be written takes at least this much without blocking (PIPE_BUF).
+const SMALL: usize = 4096;
+/// From this size on a chunk is a sign of a stream worth a wide pipe.
+const LARGE: usize = 64 << 10;
+
+/// One of the two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Sink {
+    fn fd(self) -> BorrowedFd<'static> {
+        match self {
+            Sink::Stdout => stdio::stdout(),
+            Sink::Stderr => stdio::stderr(),
+        }
+    }
+}
+
+struct Piece {
+    sink: Sink,
+    data: Bytes,
+    /// Up to where the journal is handled once this is written.
+    handled: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    handled: AtomicU64,
+    queued: AtomicUsize,
+    stdout_failed: AtomicBool,
+    failure: Mutex<Option<Errno>>,
+    stderr_gone: AtomicBool,
+    progress: Notify,
+}
+
+/// The way to stdout and stderr.
+pub struct Writer {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Piece>>,
+    stdout_is_file: bool,
+    widened: bool,
+}
+
+impl Writer {
+    /// Nothing written yet.
+    pub fn new() -> Writer {
+        Writer {
+            shared: Arc::default(),
+            queue: None,
+            stdout_is_file: terminal::is_regular_file(stdio::stdout()),
+            widened: false,
+        }
+    }
+
+    /// Whether more should be handed over.
+    pub fn has_room(&self) -> bool {
+        self.shared.queued.load(Ordering::Acquire) < QUEUE_LIMIT
+    }
+
+    /// Whether all was written.
+    pub fn is_idle(&self) -> bool {
+        self.shared.queued.load(Ordering::Acquire) == 0
+    }
+
+    /// Up to which offset of the journal all is written.
+    pub fn handled(&self) -> u64 {
+        self.shared.handled.load(Ordering::Acquire)
+    }
+
+    /// Counts a part of the journal as handled that has no bytes, or none to be written.
+    pub fn skip_to(&mut self, handled: u64) -> Result<()> {
+        self.write(Sink::Stdout, Bytes::new(), handled)
+    }
+
+    /// Waits until the thread has written something.
+    pub async fn progress(&self) {
+        self.shared.progress.notified().await;
+    }
+
+    /// Why nothing more can be written, where that is so.
+    pub fn failure(&self) -> Result<()> {
+        if !self.shared.stdout_failed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        match *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            None | Some(Errno::PIPE) => Err(Error::OutputClosed),
+            Some(errno) => {
+                Err(Error::Local { what: "cannot write to stdout", source: io::Error::from(errno) })
+            }
+        }
+    }
+
+    /// Hands over output; `handled` is the offset of the journal behind it.
+    pub fn write(&mut self, sink: Sink, mut data: Bytes, handled: u64) -> Result<()> {
+        if data.len() >= LARGE && !self.widened {
+            self.widened = true;
+            terminal::widen_pipe(stdio::stdout());
+        }
+        if self.is_idle() {
+            let at_once = sink == Sink::Stdout && self.stdout_is_file
+                || data.len() <= SMALL && terminal::is_writable_now(sink.fd());
+            if data.is_empty() || at_once {
+                match self.shared.write(sink, &data, false) {
+                    Ok(written) if written == data.len() => {
+                        self.shared.handled.fetch_max(handled, Ordering::AcqRel);
+                        return self.failure();
+                    }
+                    Ok(written) => drop(data.split_to(written)),
+                    Err(errno) => {
+                        self.shared.fail(errno);
+                        return self.failure();
+                    }
+                }
+            }
+        }
+        let piece = Piece { sink, data, handled };
+        // An empty piece counts too, so that it is not taken for written before its turn.
+        self.shared.queued.fetch_add(piece.weight(), Ordering::AcqRel);
+        // The thread ends only after a failure, which is reported below.
+        let _ = self.queue()?.send(piece);
+        self.failure()
+    }
+
+    fn queue(&mut self) -> Result<&mpsc::Sender<Piece>> {
+        if self.queue.is_none() {
+            let (sender, receiver) = mpsc::channel();
+            let shared = Arc::clone(&self.shared);
+            thread::Builder::new()
+                .name("stdout".to_owned())
+                .spawn(move || write_all_of(&receiver, &shared))
+                .map_err(|source| Error::Local { what: "cannot start a thread", source })?;
+            return Ok(self.queue.insert(sender));
+        }
+        self.queue.as_ref().ok_or(Error::OutputClosed)
+    }
+}
+
+impl Piece {
+    fn weight(&self) -> usize {
+        self.data.len().max(1)
+    }
+}
+
+impl Shared {
+    /// Writes all of it, or, where it must not wait, as much as goes.
+    fn write(&self, sink: Sink, data: &[u8], may_wait: bool) -> rustix::io::Result<usize> {
+        let mut written = 0;
+        while written < data.len() {
+            if sink == Sink::Stderr && self.stderr_gone.load(Ordering::Relaxed) {
+                return Ok(data.len());
+            }
+            match rustix::io::write(sink.fd(), &data[written..]) {
+                Ok(n) => written += n,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if may_wait => terminal::wait_for(sink.fd(), PollFlags::OUT),
+                Err(Errno::AGAIN) => break,
+                // Without a stderr there is nowhere to say so; stdout goes on.
+                Err(_) if sink == Sink::Stderr => self.stderr_gone.store(true, Ordering::Relaxed),
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(written)
+    }
+
+    fn fail(&self, errno: Errno) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
+        self.stdout_failed.store(true, Ordering::Release);
+    }
+}
+
+fn write_all_of(queue: &mpsc::Receiver<Piece>, shared: &Shared) {
+    while let Ok(piece) = queue.recv() {
+        let result = shared.write(piece.sink, &piece.data, true);
+        match result {
+            Ok(_) => {
+                shared.handled.fetch_max(piece.handled, Ordering::AcqRel);
+                shared.queued.fetch_sub(piece.weight(), Ordering::AcqRel);
+            }
+            Err(errno) => shared.fail(errno),
+        }
+        shared.progress.notify_one();
+        if result.is_err() {
+            return;
+        }
+    }
+}

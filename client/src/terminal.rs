@@ -1,0 +1,151 @@
+//! The client's own terminal and pipes: all that depends on the system it runs on.
+//!
+//! Raw mode is undone by whoever comes first: the guard's end, a panic, or [`restore`] just before
+//! the process exits.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use conti_proto::v1::TerminalSize;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::FileType,
+    stdio,
+    termios::{self, OptionalActions, Termios},
+};
+
+/// What a pipe is widened to: the default of 64 KiB costs a third of the speed.
+#[cfg(target_os = "linux")]
+const WIDE_PIPE: usize = 1 << 20;
+
+/// The modes to go back to while the terminal is raw.
+static COOKED: Mutex<Option<Termios>> = Mutex::new(None);
+
+fn cooked() -> MutexGuard<'static, Option<Termios>> {
+    COOKED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the terminal on stdin raw for as long as it lives.
+#[derive(Debug)]
+pub struct Raw(());
+
+impl Raw {
+    /// Makes the terminal on stdin raw.
+    pub fn enter() -> io::Result<Raw> {
+        let modes = termios::tcgetattr(stdio::stdin())?;
+        let mut raw = modes.clone();
+        raw.make_raw();
+        // Remembered first: a signal that comes in between restores what is still there.
+        cooked().get_or_insert(modes);
+        termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Raw(()))
+    }
+
+    /// Makes it raw again after somebody else, e.g. a shell, has changed it.
+    pub fn again(&self) -> io::Result<()> {
+        let mut modes = termios::tcgetattr(stdio::stdin())?;
+        modes.make_raw();
+        Ok(termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &modes)?)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Puts the terminal back into its own modes, if it is raw.
+pub fn restore() {
+    if let Some(modes) = cooked().take() {
+        // Nothing can be done about a terminal that is gone.
+        let _ = termios::tcsetattr(stdio::stdin(), OptionalActions::Now, &modes);
+    }
+}
+
+/// Whether the terminal is raw, so that a line must be ended by `\r\n`.
+pub fn is_raw() -> bool {
+    cooked().is_some()
+}
+
+/// Restores the terminal before a panic is reported.
+pub fn restore_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        restore();
+        report(info);
+    }));
+}
+
+/// Whether stdin is a terminal.
+pub fn stdin_is_terminal() -> bool {
+    termios::isatty(stdio::stdin())
+}
+
+/// Whether stdout is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    termios::isatty(stdio::stdout())
+}
+
+/// Whether stderr is a terminal.
+pub fn stderr_is_terminal() -> bool {
+    termios::isatty(stdio::stderr())
+}
+
+/// The size of the terminal that the user looks at, where there is one.
+pub fn size() -> Option<TerminalSize> {
+    let size_of = |fd: BorrowedFd<'_>| {
+        let size = termios::tcgetwinsize(fd).ok()?;
+        (size.ws_col > 0 && size.ws_row > 0)
+            .then(|| TerminalSize { columns: size.ws_col.into(), rows: size.ws_row.into() })
+    };
+    size_of(stdio::stdout())
+        .or_else(|| size_of(stdio::stdin()))
+        .or_else(|| size_of(stdio::stderr()))
+}
+
+/// Whether writing to it never has to wait for a reader.
+pub fn is_regular_file(fd: impl AsFd) -> bool {
+    rustix::fs::fstat(fd)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile)
+}
+
+/// Whether a small write would not have to wait.
+pub fn is_writable_now(fd: impl AsFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&now)), Ok(n) if n > 0)
+}
+
+/// Waits until a non-blocking file can be read or written.
+pub fn wait_for(fd: impl AsFd, flags: PollFlags) {
+    // An error of poll shows up in the read or write that follows.
+    let _ = poll(&mut [PollFd::new(&fd, flags)], None);
+}
+
+/// Whether this process was started with a signal ignored, e.g. by nohup: then it stays so.
+#[cfg(target_os = "linux")]
+pub fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    (1..=64).contains(&signal) && mask & 1 << (signal - 1) != 0
+}
+
+/// This system does not say.
+#[cfg(not(target_os = "linux"))]
+pub fn is_ignored(_signal: i32) -> bool {
+    false
+}
+
+/// Widens a pipe; anything else is left alone.
+#[cfg(target_os = "linux")]
+pub fn widen_pipe(fd: impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(fd, WIDE_PIPE);
+}
+
+/// Pipes of this system have no size to be set.
+#[cfg(not(target_os = "linux"))]
+pub fn widen_pipe(_fd: impl AsFd) {}

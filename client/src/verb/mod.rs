@@ -1,0 +1,134 @@
+//! One file for each verb: its flags as a struct, and what it does.
+
+pub mod attach;
+pub mod completion;
+pub mod create;
+pub mod enter;
+pub mod exec;
+pub mod info;
+pub mod inspect;
+pub mod kill;
+pub mod ps;
+pub mod rm;
+pub mod run;
+pub mod sessions;
+pub mod start;
+pub mod stop;
+pub mod version;
+pub mod wait;
+
+use conti_proto::v1::{Container, SessionSpec, StreamOpen, stream_open};
+use conti_shared::endpoint::Endpoint;
+
+use crate::{
+    cli::{Cli, Verb},
+    connect::{Connection, connect},
+    error::{Error, Result, is_broken},
+    output::{self, Format},
+    stream::{Options, stream},
+};
+
+/// What every verb is given.
+#[derive(Debug)]
+pub struct Context {
+    /// Where the agent is.
+    pub endpoint: Endpoint,
+    /// How data is shown.
+    pub format: Format,
+}
+
+/// Does what the command line says. Returns the exit code.
+pub async fn run(cli: Cli) -> Result<u8> {
+    let context = Context { endpoint: cli.host, format: cli.output };
+    match cli.verb {
+        Verb::Run(verb) => verb.run(&context).await,
+        Verb::Create(verb) => verb.run(&context).await,
+        Verb::Start(verb) => verb.run(&context).await,
+        Verb::Stop(verb) => verb.run(&context).await,
+        Verb::Kill(verb) => verb.run(&context).await,
+        Verb::Rm(verb) => verb.run(&context).await,
+        Verb::Ps(verb) => verb.run(&context).await,
+        Verb::Inspect(verb) => verb.run(&context).await,
+        Verb::Wait(verb) => verb.run(&context).await,
+        Verb::Attach(verb) => verb.run(&context).await,
+        Verb::Exec(verb) => verb.run(&context).await,
+        Verb::Enter(verb) => verb.run(&context).await,
+        Verb::Sessions(verb) => verb.run(&context).await,
+        Verb::Info(verb) => verb.run(&context).await,
+        Verb::Version(verb) => verb.run(&context).await,
+        Verb::Completion(verb) => verb.run(),
+    }
+}
+
+impl Context {
+    /// Connects to the agent.
+    pub async fn connect(&self) -> Result<Connection> {
+        connect(&self.endpoint).await
+    }
+
+    /// Shows a container that was just made or changed: its id, or all of it as JSON.
+    pub fn show_container(&self, container: &Container) -> Result<()> {
+        warn(container);
+        match self.format {
+            Format::Table => output::line(&output::text::plain(&container.id)),
+            Format::Json => output::json(&output::json::container(container)),
+        }
+    }
+
+    /// Starts a session and streams it.
+    pub async fn stream_session(&self, spec: SessionSpec, options: Options) -> Result<u8> {
+        let open = StreamOpen {
+            open: Some(stream_open::Open::Start(spec)),
+            request_id: request_id(),
+            output_window: 0,
+        };
+        stream(&self.endpoint, open, options).await
+    }
+}
+
+/// Says what the agent did otherwise than asked.
+pub fn warn(container: &Container) {
+    for warning in &container.warnings {
+        output::note(&format!("warning: {warning}"));
+    }
+}
+
+/// An id that makes a call safe to repeat.
+pub fn request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Makes a call that is safe to repeat; once more where the connection broke off under it.
+pub async fn repeatable<T>(
+    context: &Context,
+    call: impl AsyncFn(Connection) -> Result<T, tonic::Status>,
+) -> Result<T> {
+    match call(context.connect().await?).await {
+        Err(status) if is_broken(&status) => Ok(call(context.connect().await?).await?),
+        result => Ok(result?),
+    }
+}
+
+/// What an agent must send and did not.
+pub fn missing(what: &str) -> Error {
+    Error::Stream(format!("the agent answered without {what}; it does not keep to the API"))
+}
+
+/// Does something to each of several containers and says what failed for which; the others are
+/// done all the same.
+pub async fn for_each(
+    containers: &[String],
+    mut action: impl AsyncFnMut(&str) -> Result<()>,
+) -> Result<u8> {
+    let mut failed = None;
+    for container in containers {
+        if let Err(error) = action(container).await {
+            if containers.len() == 1 || matches!(error, Error::OutputClosed) {
+                return Err(error);
+            }
+            output::note(&format!("{container}: {error}"));
+            failed = Some(Error::Reported);
+        }
+    }
+    failed.map_or(Ok(0), Err)
+}
