@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use conti_proto::v1::{
-    GetAgentRequest, GetAgentResponse, agent_service_server::AgentService,
-};
+use conti_proto::v1::{GetAgentRequest, GetAgentResponse, agent_service_server::AgentService};
 use tonic::{Request, Response, Status};
 
 use super::convert::info;

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use conti_proto::v1;
 use conti_proto::v1::{
     CreateContainerRequest, CreateContainerResponse, DeleteContainerRequest,
     DeleteContainerResponse, GetContainerRequest, GetContainerResponse, KillContainerRequest,
@@ -13,7 +14,6 @@ use conti_proto::v1::{
     StartContainerResponse, StopContainerRequest, StopContainerResponse, WaitContainerRequest,
     WaitContainerResponse, container_service_server::ContainerService,
 };
-use conti_proto::v1;
 use conti_shared::{name, signal};
 use tonic::{Request, Response, Status};
 
@@ -184,4 +184,3 @@ impl Filter {
         (self.states.is_empty() || self.states.contains(&state)) && self.labels.iter().all(label)
     }
 }
-

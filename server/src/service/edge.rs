@@ -6,7 +6,6 @@ use conti_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
-        session_service_server::SessionServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
@@ -14,7 +13,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::{
     agent::Agent, containers::Containers, sessions::Sessions, stopping::Stopping,
-    trace::TraceLayer,
+    trace::TraceLayer, wire::SessionsOnWire,
 };
 use crate::engine::Engine;
 
@@ -39,7 +38,7 @@ const PENDING_RESETS_MAX: usize = 32;
 const LOCAL_RESETS_MAX: usize = 1024;
 
 /// Makes the server of an engine.
-pub fn router(
+pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
 ) -> Result<Router<Stack<TraceLayer, Identity>>, tonic_reflection::server::Error> {
@@ -51,9 +50,13 @@ pub fn router(
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
-    let sessions = SessionServiceServer::new(sessions)
-        .max_decoding_message_size(DECODE_MAX)
-        .max_encoding_message_size(ENCODE_MAX);
+    let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
+
+    // As long as the agent answers at all, all of its services do.
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<AgentServiceServer<Agent>>().await;
+    reporter.set_serving::<ContainerServiceServer<Containers>>().await;
+    reporter.set_serving::<SessionsOnWire<Sessions>>().await;
 
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -71,17 +74,9 @@ pub fn router(
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .layer(TraceLayer)
-        .add_service(health())
+        .add_service(health)
         .add_service(reflection)
         .add_service(agent)
         .add_service(containers)
         .add_service(sessions))
-}
-
-/// grpc.health.v1: as long as the agent answers at all, all of its services do.
-fn health() -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health> {
-    use tonic_health::{ServingStatus::Serving, server::HealthService};
-    HealthService::from_health_reporter(tonic_health::server::HealthReporter::new());
-    let _ = Serving;
-    unreachable!()
 }

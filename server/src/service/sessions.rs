@@ -18,7 +18,7 @@ use super::{
     page::{Page, Place},
     status::{self, valid},
     stopping::Stopping,
-    stream::{self, MESSAGE_BYTES_MAX},
+    stream::{self, Context, MESSAGE_BYTES_MAX, Takeovers},
 };
 use crate::engine::{Engine, info::SessionInfo, session::Session};
 
@@ -26,13 +26,14 @@ use crate::engine::{Engine, info::SessionInfo, session::Session};
 #[derive(Debug)]
 pub struct Sessions {
     engine: Arc<Engine>,
+    takeovers: Takeovers,
     stopping: Stopping,
 }
 
 impl Sessions {
     /// Serves an engine until the agent stops.
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Sessions {
-        Sessions { engine, stopping }
+        Sessions { engine, takeovers: Takeovers::default(), stopping }
     }
 
     fn find(&self, id: &str) -> Result<Arc<Session>, Status> {
@@ -53,7 +54,9 @@ impl SessionService for Sessions {
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let requests = request.into_inner();
-        let responses = stream::open(&self.engine, requests, self.stopping.clone()).await?;
+        let service =
+            Context { engine: &self.engine, takeovers: &self.takeovers, stopping: &self.stopping };
+        let responses = stream::open(service, requests).await?;
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -157,8 +160,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let ListSessionsRequest { container, states, page_size, page_token } =
-            request.into_inner();
+        let ListSessionsRequest { container, states, page_size, page_token } = request.into_inner();
         let container = Some(container).filter(|key| !key.is_empty());
         let page = valid(|v| {
             if let Some(key) = &container {

@@ -122,9 +122,7 @@ fn recipe(proof: &OnlyThread, start: &mut Start<'_>) -> Result<Infallible, Fail>
         Place::Join(plan) => join::enter(plan, start.fds)?,
     }
 
-    let root = openat(CWD, "/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .at(Step::Root)?;
-    let ids = user::find(&process.identity, !start.command.has_home(), root.as_fd())?;
+    let ids = find_user(start)?;
     if let Some(home) = &ids.home {
         start.command.set_home(home).at(Step::User)?;
     }
@@ -174,10 +172,20 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
             let (uid, gid) = (Uid::ROOT, Gid::ROOT);
             set_thread_groups(&[]).at(Step::IdMap)?;
             set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
-            set_thread_res_uid(uid, uid, uid).at(Step::IdMap)
+            set_thread_res_uid(uid, uid, uid).at(Step::IdMap)?;
+            // Changed ids may make a process dumpable again (the sysctl fs.suid_dumpable).
+            confine::undumpable()
         }
         _ => Ok(()),
     }
+}
+
+/// Finds out who the command runs as, in what is `/` by now. The fd of it is closed again: it could lie
+/// at one of the numbers that stdio is put at next.
+fn find_user(start: &Start<'_>) -> Result<Ids, Fail> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, "/", flags, Mode::empty()).at(Step::Root)?;
+    user::find(&start.plan.process.identity, !start.command.has_home(), root.as_fd())
 }
 
 /// Leads a new session, with a controlling terminal where one is given.
@@ -243,7 +251,6 @@ fn confine(proof: &OnlyThread, start: &Start<'_>, ids: &Ids) -> Result<(), Fail>
         load_filter(&start.filter)?;
     }
     confine::become_user(ids)?;
-    // Changed ids make a process dumpable again, as far as the sysctl fs.suid_dumpable says.
     confine::undumpable()?;
     confine::capabilities_of(ids, granted)?;
     // These two close at execve. A paused child holds nothing of the plan while it waits.

@@ -112,10 +112,6 @@ pub(super) fn bound(granted: CapabilitySet) -> Result<(), Fail> {
 
 /// Becomes the user: groups first, while there is the right to.
 pub(super) fn become_user(ids: &Ids) -> Result<(), Fail> {
-    // The kernel takes this id for "leave it as it is", which here is root.
-    if ids.uid == u32::MAX || ids.gid == u32::MAX {
-        return Err(Fail::new(Step::Credentials, 0, Errno::INVAL));
-    }
     let (uid, gid) = (ids.kernel_uid(), ids.kernel_gid());
     set_thread_groups(&ids.kernel_groups()).at(Step::Credentials)?;
     set_thread_res_gid(gid, gid, gid).at(Step::Credentials)?;

@@ -30,7 +30,7 @@ use super::{
     child::Start,
     failure::{At as _, Fail},
     hide::{Cover, make_read_only},
-    mounts::{Scene, attach_root, make_private, make_root_read_only, mount, pivot},
+    mounts::{Scene, attach_layers, attach_root, make_private, make_root_read_only, mount, pivot},
     path::{Kind, is_dir, open_or_create},
     sysctl::PrivateProc,
 };
@@ -44,6 +44,9 @@ pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(
     enter_namespaces(container, start)?;
     make_private().at(Step::Propagation)?;
     let user_ns = container.namespaces.user != NsSource::Host;
+    if user_ns {
+        attach_layers(container, start.fds).at(Step::Root)?;
+    }
     let root = attach_root(&container.root, start.fds, user_ns).at(Step::Root)?;
     mount_all(container, start, &root, user_ns)?;
     set_sysctls(container)?;

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -16,7 +16,7 @@ use super::{
     failure::{At as _, Fail},
 };
 use crate::{
-    plan::{ContainerPlan, IdMap, Step},
+    plan::{ContainerPlan, IdMap, NsType, Place, Plan, Step},
     sys::mount::set_id_map,
 };
 
@@ -48,13 +48,19 @@ pub(super) fn map_mounts(
     Ok(())
 }
 
-/// Gives the pipes or the terminal to the root of the new user namespace: in there, nobody else could
-/// hand them on to the user.
-pub(super) fn give_stdio(stdio: &ChildStdio, container: &ContainerPlan) -> Result<(), Fail> {
-    let (Some(uid), Some(gid)) = (root_of(&container.uid_maps), root_of(&container.gid_maps))
-    else {
-        return Ok(());
+/// Gives the pipes or the terminal to the root of the user namespace that the child will be in: in
+/// there, nobody else could hand them on to the user. Nothing is changed where that root has no id here.
+pub(super) fn give_stdio(stdio: &ChildStdio, plan: &Plan, fds: &PlanFds) -> Result<(), Fail> {
+    let root = match &plan.place {
+        Place::Container(container) => {
+            root_of(&container.uid_maps).zip(root_of(&container.gid_maps))
+        }
+        Place::Join(join) if join.namespaces.contains(&NsType::User) => {
+            fds.borrow(join.pidfd).and_then(root_of_process).at(Step::Stdio)?
+        }
+        Place::Join(_) => None,
     };
+    let Some((uid, gid)) = root else { return Ok(()) };
     let give = |fd: &OwnedFd| match is_pipe_or_terminal(fd.as_fd())? {
         true => fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))),
         false => Ok(()),
@@ -66,6 +72,30 @@ pub(super) fn give_stdio(stdio: &ChildStdio, container: &ContainerPlan) -> Resul
         ChildStdio::Terminal { slave } => give(slave),
     }
     .at(Step::Stdio)
+}
+
+/// The outer ids of the root of a process's user namespace. What is read belongs to the process behind
+/// the pidfd if that still lives afterwards; if it does not, joining it fails anyhow.
+fn root_of_process(pidfd: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
+    let info = read_proc(&format!("self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
+    let pid = pid.ok_or(Errno::SRCH)?;
+    let maps = |name: &str| read_proc(&format!("{pid}/{name}")).map(|text| parse_map(&text));
+    Ok(root_of(&maps("uid_map")?).zip(root_of(&maps("gid_map")?)))
+}
+
+fn read_proc(path: &str) -> Result<String, Errno> {
+    let text = std::fs::read_to_string(format!("/proc/{path}"));
+    text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))
+}
+
+fn parse_map(text: &str) -> Vec<IdMap> {
+    let parse = |line: &str| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
+        let mut next = || numbers.next().flatten();
+        Some(IdMap { inside: next()?, outside: next()?, count: next()? })
+    };
+    text.lines().filter_map(parse).collect()
 }
 
 fn write_map(dir: &OwnedFd, name: &str, maps: &[IdMap]) -> Result<(), Errno> {
@@ -83,9 +113,10 @@ fn map_text(maps: &[IdMap]) -> String {
     text
 }
 
-/// The outer id of id 0.
+/// The outer id of id 0, where there is one that a file can have.
 fn root_of(maps: &[IdMap]) -> Option<u32> {
-    maps.iter().find(|map| map.inside == 0 && map.count > 0).map(|map| map.outside)
+    let root = maps.iter().find(|map| map.inside == 0 && map.count > 0);
+    root.map(|map| map.outside).filter(|id| *id != u32::MAX)
 }
 
 #[cfg(test)]
@@ -99,7 +130,10 @@ mod tests {
             IdMap { inside: 0, outside: 1000, count: 1 },
         ];
         assert_eq!(map_text(&maps), "1 100001 65535\n0 1000 1\n");
+        assert_eq!(parse_map("         1     100001      65535\n 0 1000 1\n"), maps);
+        assert_eq!(parse_map("1\nx y z\n"), []);
         assert_eq!(root_of(&maps), Some(1000));
         assert_eq!(root_of(&maps[..1]), None);
+        assert_eq!(root_of(&[IdMap { inside: 0, outside: u32::MAX, count: 1 }]), None);
     }
 }

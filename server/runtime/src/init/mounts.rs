@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     launcher::NEW_ROOT,
-    plan::{Mount, MountAttrs, MountWhat, Overlay, Root},
+    plan::{ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
     sys::mount::set_attributes,
 };
 
@@ -34,6 +34,39 @@ pub(super) const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
 /// Cuts this mount namespace off: no mount or unmount passes in or out of it.
 pub(super) fn make_private() -> Result<(), Errno> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+}
+
+/// Attaches the layers of overlays that are made in a user namespace. A mount that is attached nowhere
+/// belongs to the user namespace of whoever made it, and overlayfs takes no layer from another one;
+/// attached, it belongs to this mount namespace. It is out of sight below the root, and goes at the pivot.
+pub(super) fn attach_layers(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Errno> {
+    let overlays = container.mounts.iter().filter_map(|mount| match &mount.what {
+        MountWhat::Overlay(overlay) => Some(overlay),
+        _ => None,
+    });
+    let root = match &container.root {
+        Root::Overlay(overlay) => Some(overlay),
+        Root::Mount(_) => None,
+    };
+    let lowers: Vec<Fd> = overlays.chain(root).map(|overlay| overlay.lower).collect();
+    if lowers.is_empty() {
+        return Ok(());
+    }
+    // The mount that upper and work lie in is only named where it gets the id map. Mounts with a
+    // target of their own are not layers.
+    let has_target = |fd: &Fd| {
+        let is =
+            |mount: &Mount| matches!(&mount.what, MountWhat::Detached { fd: f, .. } if f == fd);
+        container.root == Root::Mount(*fd) || container.mounts.iter().any(is)
+    };
+    let mut layers: Vec<Fd> = lowers.iter().chain(&container.idmapped).copied().collect();
+    layers.sort_unstable_by_key(|fd| fd.0);
+    layers.dedup();
+    for layer in layers.into_iter().filter(|fd| !has_target(fd)) {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(fds.borrow(layer)?, "", CWD, NEW_ROOT, flags)?;
+    }
+    Ok(())
 }
 
 /// Attaches what becomes `/` at the launcher's place for it: an fd of its root.
@@ -100,6 +133,12 @@ pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<(), Errno> {
     if same_place(target.as_fd(), scene.root)? {
         // It would hide the root, and with it all that was mounted before.
         return Err(Errno::BUSY);
+    }
+    // The kernel says EINVAL to both, which could mean anything.
+    match (kind, is_dir(target.as_fd())?) {
+        (Kind::Dir, false) => return Err(Errno::NOTDIR),
+        (Kind::File, true) => return Err(Errno::ISDIR),
+        _ => {}
     }
     attach(source, target.as_fd())
 }

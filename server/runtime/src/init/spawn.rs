@@ -82,9 +82,7 @@ pub fn spawn(
         joined: false,
     };
     let started = || -> Result<(i32, OwnedFd), Fail> {
-        if let Some(container) = maps {
-            id_map::give_stdio(&stdio, container)?;
-        }
+        id_map::give_stdio(&stdio, plan, fds)?;
         let (pid, pidfd) = clone_init(start, birth)?;
         if let Some(container) = maps {
             let written = id_map::write_maps(pid, container, fds);

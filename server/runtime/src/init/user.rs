@@ -53,6 +53,10 @@ pub(super) fn find(
         let Identity::Ids { uid, gid, groups } = identity else {
             return Err(Fail::unknown(Step::User, 0));
         };
+        // To the kernel the id beyond means "leave it as it is", which here would be root.
+        if [*uid, *gid].iter().chain(groups).any(|id| *id > MAX_ID) {
+            return Err(Fail::new(Step::Credentials, 0, Errno::INVAL));
+        }
         let home = want_home.then(|| home_of(&read_file(root, "etc/passwd"), *uid));
         return Ok(Ids { uid: *uid, gid: *gid, groups: groups.clone(), home });
     };

@@ -72,14 +72,16 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
     if tell(&control, &FromMonitor::Prepared { forker: pid }).is_err() {
         return;
     }
-    release_free_memory();
+    if forker.is_some() {
+        // Such a monitor is made in advance and may wait for long; others get their order at once.
+        release_free_memory();
+    }
     // Without a whole order nothing was begun: the agent sees this socket close, the forker its own.
     let Ok(Some(order)) = order::receive(&control) else { return };
     let mut session = Session::new(control, order.links, order.journal);
     if let Err(failure) = carry_out(order.plan, order.fds, forker, oom_score_adj, &mut session) {
         session.fail(failure);
     }
-    release_free_memory();
     session.serve();
 }
 

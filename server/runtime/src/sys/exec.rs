@@ -49,13 +49,22 @@ pub fn execve(path: &CStr, argv: &CStrings, env: &CStrings) -> Errno {
     last_errno()
 }
 
-/// Gives every signal its default disposition: execve would pass on those that are ignored.
+/// Gives every signal its default disposition: execve would pass on those that are ignored. Asks the
+/// kernel itself, as C libraries refuse the numbers that they keep, and such may have been inherited.
 pub fn default_dispositions() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is no function, so that no code of ours runs as a handler. KILL, STOP and
-        // the numbers that the C library keeps are EINVAL, which changes nothing.
+    // The kernel's struct sigaction: handler, flags, restorer, mask. SIG_DFL is 0.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: `default` has the size of the kernel's struct and of its mask, and names no function,
+        // so that no code of ours runs as a handler. KILL and STOP are EINVAL, which changes nothing.
         unsafe {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                0usize,
+                size_of::<u64>(),
+            );
         }
     }
 }

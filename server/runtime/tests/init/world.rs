@@ -119,14 +119,16 @@ impl World {
         }
     }
 
-    /// A root filesystem on a tmpfs, with the host's programs, and the usual mounts.
-    pub fn make_container(&mut self) {
+    /// A root filesystem on a tmpfs, with the host's programs, and the usual mounts. What it returns is
+    /// written to and so wants the id map of a user namespace.
+    pub fn make_container(&mut self) -> Vec<Fd> {
         let root = tmpfs(&[("mode", "0755")]);
         self.fill_root(&root);
         let fd = self.fd(root);
         self.container().root = Root::Mount(fd);
         let usr = self.usr.try_clone().unwrap();
-        let usr = self.fd(open_tree(&usr, "", clone_flags() | OpenTreeFlags::AT_EMPTY_PATH).unwrap());
+        let usr =
+            self.fd(open_tree(&usr, "", clone_flags() | OpenTreeFlags::AT_EMPTY_PATH).unwrap());
         let dev = self.fd(tmpfs(&[("mode", "0755")]));
         self.mount(MountWhat::Detached { fd: usr, dir: true }, "/usr");
         for (fs, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("mqueue", "/dev/mqueue")] {
@@ -135,6 +137,7 @@ impl World {
             }
             self.mount(MountWhat::Fresh { fs: fs.to_owned() }, target);
         }
+        vec![fd, dev]
     }
 
     /// The files of a root.
@@ -145,7 +148,11 @@ impl World {
         for name in ["bin", "sbin", "lib", "lib64"] {
             symlinkat(format!("usr/{name}"), root, name).unwrap();
         }
-        write_at(root, "etc/passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n");
+        write_at(
+            root,
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\nann:x:1000:1001::/home/ann:/bin/sh\n",
+        );
         write_at(root, "etc/group", "root:x:0:\naudio:x:29:ann\nann:x:1001:\n");
     }
 
@@ -246,7 +253,8 @@ fn spawn_by_forker(plan: &Plan, fds: &PlanFds, stdio: ChildStdio) -> Result<Chil
             let raw = rustix::process::Pid::from_raw(*pid).unwrap();
             Ok(Child {
                 pid: *pid,
-                pidfd: rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).unwrap(),
+                pidfd: rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
+                    .unwrap(),
                 status: get(*status),
                 gate: get(*gate),
             })
@@ -288,7 +296,8 @@ impl Session {
         let wall = WaitIdOptions::from_bits_retain(libc::__WALL as u32);
         let id = WaitId::PidFd(child.pidfd.as_fd());
         let status = waitid(id, WaitIdOptions::EXITED | wall).unwrap().unwrap();
-        let end = status.exit_status().or_else(|| Some(1000 + status.terminating_signal()?)).unwrap();
+        let end =
+            status.exit_status().or_else(|| Some(1000 + status.terminating_signal()?)).unwrap();
         let mut statuses = Vec::new();
         let mut record = [0; Status::RECORD_LEN];
         while let Ok(Status::RECORD_LEN) = rustix::io::read(&child.status, &mut record) {

@@ -34,7 +34,7 @@ use super::{
     spec::{OnDisconnect, SessionIo, TerminalSize},
 };
 
-pub use stream::{Driver, Viewer};
+pub use stream::{Driver, Event, Viewer};
 
 /// One process that Conti started, with all that belongs to it.
 #[derive(Debug)]

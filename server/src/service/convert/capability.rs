@@ -3,19 +3,51 @@
 use conti_proto::v1;
 use conti_runtime::plan::Confinement;
 
-use super::{
-    Field, Violations, text,
-    violation::quote,
-};
+use super::{Field, Violations, text, violation::quote};
 
 /// Their names without `CAP_`, in the order of their numbers.
 const NAMES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// Every capability.
@@ -28,7 +60,7 @@ pub fn confinement(
     message: Option<v1::Confinement>,
 ) -> Confinement {
     let Some(message) = message else { return Confinement::default() };
-    let seccomp = text::known(v, at.name("seccomp"), message.seccomp);
+    let seccomp: v1::SeccompMode = text::known(v, at.name("seccomp"), message.seccomp);
     let add = set(v, at.name("cap_add"), &message.cap_add);
     let drop = set(v, at.name("cap_drop"), &message.cap_drop);
     if message.privileged {
@@ -140,8 +172,12 @@ mod tests {
     #[test]
     fn privileged_lifts_all_and_excludes_drops() {
         let privileged = v1::Confinement { privileged: true, ..Default::default() };
-        let wanted =
-            Confinement { capabilities: ALL, no_new_privs: false, seccomp: false, privileged: true };
+        let wanted = Confinement {
+            capabilities: ALL,
+            no_new_privs: false,
+            seccomp: false,
+            privileged: true,
+        };
         assert_eq!(convert(privileged), Ok(wanted));
         let both = v1::Confinement { privileged: true, ..with(&[], &["CHOWN"]) };
         assert!(convert(both).is_err());

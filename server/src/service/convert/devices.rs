@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use conti_proto::v1;
 
-use super::{
-    Field, Violations, text,
-    violation::quote,
-};
+use super::{Field, Violations, text, violation::quote};
 use crate::engine::spec::Device;
 
 /// Checks the devices of a container.

@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use conti_proto::v1::{self, MountPropagation, mount::Source};
 
-use super::{
-    Field, Violations, text,
-    violation::quote,
-};
+use super::{Field, Violations, text, violation::quote};
 use crate::engine::spec::{Mount, MountSource, Propagation};
 
 /// The mode of the root of a tmpfs, where nothing was said.
@@ -23,11 +20,15 @@ pub fn mounts(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Mount>) -> Ve
         let at = at.index(index);
         let target_at = at.name("target");
         text::absolute_path(v, target_at, &message.target);
-        let place: Vec<String> = text::parts(&message.target).into_iter().map(str::to_owned).collect();
+        let place: Vec<String> =
+            text::parts(&message.target).into_iter().map(str::to_owned).collect();
         if place.is_empty() && message.target.starts_with('/') {
             v.add(target_at, "is `/`: the root filesystem is chosen with rootfs");
         } else if !targets.insert(place) {
-            v.add(target_at, format_args!("{} is the target of two mounts", quote(&message.target)));
+            v.add(
+                target_at,
+                format_args!("{} is the target of two mounts", quote(&message.target)),
+            );
         }
         let source = match message.source {
             Some(source) => mount_source(v, at, source, message.read_only),
@@ -41,12 +42,7 @@ pub fn mounts(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Mount>) -> Ve
     mounts
 }
 
-fn mount_source(
-    v: &mut Violations,
-    at: Field<'_>,
-    source: Source,
-    read_only: bool,
-) -> MountSource {
+fn mount_source(v: &mut Violations, at: Field<'_>, source: Source, read_only: bool) -> MountSource {
     match source {
         Source::Bind(bind) => {
             let at = at.name("bind");

@@ -120,7 +120,13 @@ fn id_map(v: &mut Violations, at: Field<'_>, ranges: &[v1::IdMapping]) -> Vec<Id
         for (name, first) in [("inside", range.inside), ("outside", range.outside)] {
             // The last id, 4294967295, stands for "none".
             if first.checked_add(range.count).is_none() {
-                v.add(at.name(name), format_args!("is {first}: with count {} the range goes beyond 4294967294", range.count));
+                v.add(
+                    at.name(name),
+                    format_args!(
+                        "is {first}: with count {} the range goes beyond 4294967294",
+                        range.count
+                    ),
+                );
             }
         }
     }

@@ -8,10 +8,7 @@ use std::collections::BTreeMap;
 use conti_proto::v1;
 use conti_runtime::plan::{Identity, Process};
 
-use super::{
-    Field, Violations, capability, rlimit, text,
-    violation::quote,
-};
+use super::{Field, Violations, capability, rlimit, text, violation::quote};
 use crate::engine::spec::{SessionIo, TerminalSize};
 
 /// The most that the names and values of an environment take, in bytes.
@@ -69,11 +66,7 @@ pub fn io(
 }
 
 /// Checks the size of a terminal.
-pub fn terminal_size(
-    v: &mut Violations,
-    at: Field<'_>,
-    message: v1::TerminalSize,
-) -> TerminalSize {
+pub fn terminal_size(v: &mut Violations, at: Field<'_>, message: v1::TerminalSize) -> TerminalSize {
     let mut number = |name, value: u32| match u16::try_from(value) {
         Ok(number @ 1..) => number,
         _ => {

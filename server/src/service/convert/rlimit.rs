@@ -5,15 +5,26 @@ use std::collections::BTreeSet;
 use conti_proto::v1;
 use conti_runtime::plan::Rlimit;
 
-use super::{
-    Field, Violations,
-    violation::quote,
-};
+use super::{Field, Violations, violation::quote};
 
 /// Their names, in the order of the RLIMIT_* numbers of x86_64 and aarch64.
 const NAMES: [&str; 16] = [
-    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks",
-    "sigpending", "msgqueue", "nice", "rtprio", "rttime",
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
 ];
 
 /// Checks the limits of a process: known names, each once, the soft limit not above the hard.
@@ -34,11 +45,7 @@ pub fn rlimits(v: &mut Violations, at: Field<'_>, messages: &[v1::Rlimit]) -> Ve
             let (soft, hard) = (message.soft, message.hard);
             v.add(at.name("soft"), format_args!("is {soft}, above the hard limit {hard}"));
         }
-        limits.push(Rlimit {
-            resource: resource as u32,
-            soft: message.soft,
-            hard: message.hard,
-        });
+        limits.push(Rlimit { resource: resource as u32, soft: message.soft, hard: message.hard });
     }
     limits
 }

@@ -14,11 +14,7 @@ const KEEP: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// Checks a session.
-pub fn session(
-    v: &mut Violations,
-    at: Field<'_>,
-    message: Option<v1::SessionSpec>,
-) -> SessionSpec {
+pub fn session(v: &mut Violations, at: Field<'_>, message: Option<v1::SessionSpec>) -> SessionSpec {
     let message = message.unwrap_or_else(|| {
         v.add(at, "is missing");
         v1::SessionSpec::default()
@@ -51,14 +47,14 @@ pub fn policy(
         v.add(at.name("deadline"), "is zero: the session would end before it began");
     }
     let kept = OnDisconnect::Keep(keep.unwrap_or(KEEP));
-    let on_disconnect = match text::known(v, at.name("disconnect_policy"), message.disconnect_policy)
-    {
-        DisconnectPolicy::Unspecified if terminal => kept,
-        DisconnectPolicy::Unspecified | DisconnectPolicy::Kill => OnDisconnect::Kill,
-        DisconnectPolicy::HangUp => OnDisconnect::HangUp,
-        DisconnectPolicy::Keep => kept,
-        DisconnectPolicy::Detach => OnDisconnect::Detach,
-    };
+    let on_disconnect =
+        match text::known(v, at.name("disconnect_policy"), message.disconnect_policy) {
+            DisconnectPolicy::Unspecified if terminal => kept,
+            DisconnectPolicy::Unspecified | DisconnectPolicy::Kill => OnDisconnect::Kill,
+            DisconnectPolicy::HangUp => OnDisconnect::HangUp,
+            DisconnectPolicy::Keep => kept,
+            DisconnectPolicy::Detach => OnDisconnect::Detach,
+        };
     if keep.is_some() && on_disconnect != kept {
         v.add(at.name("disconnect_timeout"), "needs disconnect_policy KEEP");
     }
@@ -114,7 +110,8 @@ fn target(
             if message.cwd && !process.cwd.is_empty() {
                 v.add(process_at.name("cwd"), "cannot be combined with the target's own directory");
             }
-            if message.credentials && process.user.as_ref().is_some_and(|u| *u != v1::User::default())
+            if message.credentials
+                && process.user.as_ref().is_some_and(|u| *u != v1::User::default())
             {
                 v.add(process_at.name("user"), "cannot be combined with the target's credentials");
             }
@@ -123,11 +120,7 @@ fn target(
     }
 }
 
-fn process_target(
-    v: &mut Violations,
-    at: Field<'_>,
-    message: v1::ProcessTarget,
-) -> ProcessTarget {
+fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget) -> ProcessTarget {
     let pid = match i32::try_from(message.pid) {
         Ok(pid @ 1..) => pid,
         _ => {
@@ -204,7 +197,9 @@ mod tests {
     #[test]
     fn a_deadline_is_not_zero() {
         let zero = Some(prost_types::Duration::default());
-        assert!(convert(v1::SessionPolicy { deadline: zero, ..Default::default() }, false).is_err());
+        assert!(
+            convert(v1::SessionPolicy { deadline: zero, ..Default::default() }, false).is_err()
+        );
         let drain = v1::SessionPolicy { drain_timeout: zero, ..Default::default() };
         assert!(convert(drain, false).is_ok());
     }

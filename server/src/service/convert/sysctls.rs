@@ -54,7 +54,9 @@ fn owner_problem(name: &str, namespaces: &Namespaces) -> Option<&'static str> {
     } else if dotted == "kernel.hostname" || dotted == "kernel.domainname" {
         return Some("is set with the fields hostname and domainname");
     } else {
-        return Some("belongs to the whole host: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* can be set");
+        return Some(
+            "belongs to the whole host: only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* can be set",
+        );
     };
     (*owner != Namespace::Private).then_some(problem)
 }

@@ -7,10 +7,7 @@ use std::{
 
 use conti_shared::{name, signal};
 
-use super::{
-    Field, Violations,
-    violation::quote,
-};
+use super::{Field, Violations, violation::quote};
 
 /// The longest path of Linux, without its NUL.
 const PATH_LENGTH_MAX: usize = 4095;

@@ -4,11 +4,14 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use conti_proto::v1::{self, StreamRequest, stream_request::Message};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
 
 use super::{
     MESSAGE_BYTES_MAX, TOO_MUCH,
     link::{Finish, Link},
+    output::resolved,
+    takeover::Hold,
 };
 use crate::{
     engine::{error::Error, session::Session},
@@ -25,14 +28,13 @@ const QUEUE_MAX: usize = 2 * 1024 * 1024;
 const MESSAGE_COST: usize = 128;
 
 type Writing = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
-/// Resolves when another client drives the session.
-pub type Lost = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The input half of a stream.
 pub struct Inbound {
     session: Arc<Session>,
     link: Arc<Link>,
     role: Role,
+    lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     terminal: bool,
     queue: VecDeque<Item>,
     queued: usize,
@@ -59,13 +61,14 @@ enum Item {
 }
 
 impl Inbound {
-    /// The input half of a stream; `drives`: whether its client does more than to look.
-    pub fn new(session: Arc<Session>, link: Arc<Link>, drives: bool) -> Inbound {
+    /// The input half of a stream. Without a hold of the session its client only looks.
+    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<&Hold>) -> Inbound {
         let terminal = session.info().terminal;
         Inbound {
             session,
             link,
-            role: if drives { Role::Drives } else { Role::Looks },
+            role: if hold.is_some() { Role::Drives } else { Role::Looks },
+            lost: hold.map(|hold| Box::pin(hold.lost())),
             terminal,
             queue: VecDeque::new(),
             queued: 0,
@@ -76,11 +79,12 @@ impl Inbound {
     }
 
     /// Handles messages until the client sends no more and all of its input was taken.
-    pub async fn follow(mut self, mut requests: Streaming<StreamRequest>, mut lost: Lost) {
+    pub async fn follow(mut self, mut requests: Streaming<StreamRequest>) {
         let mut listening = true;
         while listening || self.writing.is_some() {
             tokio::select! {
-                () = &mut lost, if self.role == Role::Drives => {
+                () = resolved(&mut self.lost) => {
+                    self.lost = None;
                     self.role = Role::Lost;
                     self.stop_writing();
                 }

@@ -14,6 +14,7 @@
 //!
 //! - [`open`]: from the first message to a stream;
 //! - [`flow`]: how much output may be under way;
+//! - [`takeover`]: who drives a session, and who did;
 //! - [`read`]: the journal as a stream of its own.
 
 mod flow;
@@ -21,6 +22,7 @@ mod input;
 mod link;
 mod output;
 mod read;
+mod takeover;
 
 use std::sync::Arc;
 
@@ -39,7 +41,10 @@ use super::{
 use crate::engine::{Engine, error::Error, session::Session};
 use output::{Outbound, Reader};
 
+#[cfg(test)]
+pub use output::output as output_message;
 pub use read::read;
+pub use takeover::Takeovers;
 
 /// The most bytes that one message carries, either way.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -48,12 +53,23 @@ pub const TOO_MUCH: &str = "has more than 1 MiB: send it in several messages";
 /// The largest window that a client may ask for.
 const WINDOW_MAX: u64 = 8 * 1024 * 1024;
 
+/// What all streams of a service share.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What does the work.
+    pub engine: &'a Arc<Engine>,
+    /// Who drives what.
+    pub takeovers: &'a Takeovers,
+    /// The end of the agent.
+    pub stopping: &'a Stopping,
+}
+
 /// Waits for the first message of a client, does what it asks for, and returns the answers.
 pub async fn open(
-    engine: &Arc<Engine>,
+    service: Context<'_>,
     mut requests: Streaming<StreamRequest>,
-    stopping: Stopping,
 ) -> Result<impl Stream<Item = Result<StreamResponse, Status>> + Send + use<>, Status> {
+    let Context { engine, takeovers, stopping } = service;
     let first = stopping.or(requests.message()).await?;
     let first = first.map_err(|status| status::unreadable(&status).unwrap_or(status))?;
     let Some(first) = first else {
@@ -63,15 +79,19 @@ pub async fn open(
         return Err(status::sequence("is not `open`, which must come first"));
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
+    let drive = |session: &Arc<Session>, from| {
+        let (driver, hold) = takeovers.drive(session, from);
+        Reader::Driver(driver, hold)
+    };
     let (reader, session) = match what {
         What::Run(spec) => {
             let session = engine.run(*spec, request_id).await.map_err(within("open.run"))?;
-            (Reader::Driver(session.drive(None)), session)
+            (drive(&session, None), session)
         }
         What::Start(spec) => {
             let started = engine.start_session(*spec, request_id, true).await;
             let session = started.map_err(within("open.start"))?;
-            (Reader::Driver(session.drive(None)), session)
+            (drive(&session, None), session)
         }
         What::Attach(attach) => {
             let session = match attach.session_id.is_empty() {
@@ -83,7 +103,7 @@ pub async fn open(
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
             match attach.view_only {
                 true => (Reader::Viewer(session.view(from)), session),
-                false => (Reader::Driver(session.drive(from)), session),
+                false => (drive(&session, from), session),
             }
         }
     };
@@ -94,7 +114,7 @@ pub async fn open(
         input_offset: session.input().0,
         session: Some(info::session(about)),
     };
-    Ok(Outbound::start(opened, reader, session, requests, window, stopping))
+    Ok(Outbound::start(opened, reader, session, requests, window, &service))
 }
 
 /// Checks that the journal has come to an offset: one beyond would never be sent.

@@ -13,8 +13,9 @@ use tonic::{Status, Streaming};
 
 use super::{
     flow::Flow,
-    input::{Inbound, Lost},
+    input::Inbound,
     link::{Finish, Link},
+    takeover::{Hold, Takeovers},
 };
 use crate::{
     engine::session::{Driver, Event, Session, Viewer},
@@ -25,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Reader {
     /// The session waits for this client.
-    Driver(Driver),
+    Driver(Driver, Hold),
     /// The session does not care.
     Viewer(Viewer),
 }
@@ -34,34 +35,31 @@ impl Reader {
     /// Where the next event begins.
     pub fn offset(&self) -> u64 {
         match self {
-            Reader::Driver(driver) => driver.offset(),
+            Reader::Driver(driver, _) => driver.offset(),
             Reader::Viewer(viewer) => viewer.offset(),
         }
     }
 
     async fn next(&mut self) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.next().await,
+            Reader::Driver(driver, _) => driver.next().await,
             Reader::Viewer(viewer) => viewer.next().await,
         }
     }
 
     fn try_next(&mut self) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.try_next(),
+            Reader::Driver(driver, _) => driver.try_next(),
             Reader::Viewer(viewer) => viewer.try_next(),
         }
     }
 
-    fn lost(&self) -> Lost {
+    /// The hold of the session, where there is one.
+    pub fn hold(&self) -> Option<&Hold> {
         match self {
-            Reader::Driver(driver) => Box::pin(driver.lost()),
-            Reader::Viewer(_) => Box::pin(std::future::pending()),
+            Reader::Driver(_, hold) => Some(hold),
+            Reader::Viewer(_) => None,
         }
-    }
-
-    fn was_lost(&self) -> bool {
-        matches!(self, Reader::Driver(driver) if !driver.is_current())
     }
 }
 
@@ -70,7 +68,8 @@ pub struct Outbound {
     session: Arc<Session>,
     /// `None`: the stream has ended.
     reader: Option<Reader>,
-    lost: Lost,
+    lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    takeovers: Takeovers,
     flow: Flow,
     /// An event that waits for room.
     pending: Option<Event>,
@@ -89,22 +88,22 @@ impl Outbound {
         session: Arc<Session>,
         requests: Streaming<StreamRequest>,
         window: u64,
-        stopping: Stopping,
+        service: &super::Context<'_>,
     ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
-        let drives = matches!(reader, Reader::Driver(_));
-        let inbound = Inbound::new(session.clone(), link.clone(), drives);
+        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold());
         let outbound = Outbound {
             session,
-            lost: reader.lost(),
+            lost: reader.hold().map(|hold| Box::pin(hold.lost())),
+            takeovers: service.takeovers.clone(),
             flow: Flow::new(begin, window),
             pending: None,
             opened: Some(opened),
             link,
-            stopped: Box::pin(stopping.wait()),
-            stopping,
-            inbound: tokio::spawn(inbound.follow(requests, reader.lost())),
+            stopped: Box::pin(service.stopping.wait()),
+            stopping: service.stopping.clone(),
+            inbound: tokio::spawn(inbound.follow(requests)),
             reader: Some(reader),
         };
         // In a box: the state is moved at each message.
@@ -122,7 +121,7 @@ impl Outbound {
             let reader = self.reader.as_mut()?;
             let todo = self.link.take(self.flow.position());
             if self.flow.acked(todo.acked)
-                && let Reader::Driver(driver) = reader
+                && let Reader::Driver(driver, _) = reader
             {
                 driver.ack(todo.acked);
             }
@@ -132,7 +131,7 @@ impl Outbound {
                     return None;
                 }
                 Some(Finish::Refuse(status)) => {
-                    self.reader = None;
+                    drop(self.take_reader());
                     return Some(Err(status));
                 }
                 None => {}
@@ -142,7 +141,7 @@ impl Outbound {
                 self.leave();
                 return Some(Err(status::stopping()));
             }
-            if reader.was_lost() {
+            if reader.hold().is_some_and(Hold::is_lost) {
                 return self.look_on();
             }
             if let Some(ack) = todo.input {
@@ -159,10 +158,10 @@ impl Outbound {
                 biased;
                 () = self.link.wake.notified() => {}
                 () = &mut self.stopped => {}
-                () = &mut self.lost, if matches!(reader, Reader::Driver(_)) => return self.look_on(),
+                () = resolved(&mut self.lost) => {}
                 event = reader.next(), if self.pending.is_none() => match event {
                     Some(event) => self.pending = Some(event),
-                    None => self.reader = None,
+                    None => drop(self.take_reader()),
                 },
             }
         }
@@ -190,7 +189,7 @@ impl Outbound {
                 Some(Message::Gap(Gap { offset, length }))
             }
             Event::End(end) => {
-                self.reader = None;
+                drop(self.take_reader());
                 Some(Message::End(info::session_end(end)))
             }
         }
@@ -198,14 +197,25 @@ impl Outbound {
 
     /// Another client drives from now on.
     fn look_on(&mut self) -> Option<Result<StreamResponse, Status>> {
+        self.lost = None;
         let position = self.reader.as_ref()?.offset();
         self.reader = Some(Reader::Viewer(self.session.view(Some(position))));
         message(Message::DriverLost(DriverLost {}))
     }
 
+    /// Ends the stream: whoever reads is no more.
+    fn take_reader(&mut self) -> Option<Reader> {
+        let reader = self.reader.take()?;
+        if let Some(hold) = reader.hold() {
+            self.takeovers.leave(&self.session.id, hold);
+        }
+        Some(reader)
+    }
+
     /// Ends the stream and leaves the session running, whatever its policy.
     fn leave(&mut self) {
-        if let Some(Reader::Driver(driver)) = self.reader.take() {
+        let reader = self.take_reader();
+        if let Some(Reader::Driver(driver, _)) = reader {
             driver.detach();
         }
     }
@@ -218,6 +228,15 @@ impl Drop for Outbound {
         if self.link.detached() {
             self.leave();
         }
+        drop(self.take_reader());
+    }
+}
+
+/// Resolves with what is there; never, where there is nothing.
+pub async fn resolved(future: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 

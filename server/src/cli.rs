@@ -1,0 +1,98 @@
+//! The command line of the agent.
+
+use std::{env, io, path::PathBuf};
+
+use clap::{Parser, ValueEnum};
+use conti_shared::endpoint::{self, Endpoint};
+
+/// The agent of Conti: runs containers and sessions on this machine for its clients.
+#[derive(Debug, Parser)]
+#[command(name = "contid", version)]
+pub struct Args {
+    /// Where to listen: unix:///PATH. May be given several times.
+    #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT)]
+    pub listen: Vec<Endpoint>,
+    /// Directory for what lives as long as the host is up: sessions and their sockets.
+    #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
+    pub state_dir: PathBuf,
+    /// Directory for the records of containers and their private layers.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/conti", value_parser = absolute)]
+    pub data_dir: PathBuf,
+    /// The program conti-runtime [default: beside contid].
+    #[arg(long, value_name = "PATH")]
+    pub runtime: Option<PathBuf>,
+    /// How the log is written to stderr. `auto`: for humans on a terminal, else as JSON.
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+    /// What is logged: error, warn, info, debug or trace, or directives such as
+    /// `warn,contid::engine=debug`.
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "CONTID_LOG")]
+    pub log_level: String,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For humans on a terminal, else as JSON.
+    Auto,
+    /// One readable line for each event.
+    Human,
+    /// One JSON object for each event.
+    Json,
+}
+
+impl Args {
+    /// The program conti-runtime: as given, or the one beside this program.
+    pub fn runtime(&self) -> io::Result<PathBuf> {
+        match &self.runtime {
+            Some(path) => Ok(path.clone()),
+            None => Ok(env::current_exe()?.with_file_name("conti-runtime")),
+        }
+    }
+}
+
+/// A path that stays the same path whatever the working directory of a later process is.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    std::path::absolute(&path)
+        .map_err(|error| format!("no absolute path can be made of it: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let args = Args::parse_from(["contid"]);
+        assert_eq!(args.listen, [Endpoint::default()]);
+        assert_eq!(args.state_dir, Path::new("/run/conti"));
+        assert_eq!(args.data_dir, Path::new("/var/lib/conti"));
+        assert_eq!(args.log_format, LogFormat::Auto);
+        assert!(args.runtime().unwrap().ends_with("conti-runtime"));
+    }
+
+    #[test]
+    fn several_addresses_can_be_given_and_replace_the_default() {
+        let args = Args::parse_from([
+            "contid",
+            "--listen",
+            "unix:///a.sock",
+            "--listen",
+            "unix:///b.sock",
+        ]);
+        assert_eq!(args.listen.len(), 2);
+        assert!(Args::try_parse_from(["contid", "--listen", "tcp://host:1"]).is_err());
+    }
+
+    #[test]
+    fn directories_become_absolute() {
+        let args = Args::parse_from(["contid", "--state-dir", "state"]);
+        assert!(args.state_dir.is_absolute());
+    }
+}
