@@ -25,7 +25,15 @@ pub struct Cli {
     )]
     pub host: Endpoint,
     /// How data is shown
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "table")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        value_name = "table|json",
+        default_value = "table",
+        hide_possible_values = true
+    )]
     pub output: Format,
     #[command(subcommand)]
     pub verb: Verb,

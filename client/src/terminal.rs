@@ -125,19 +125,24 @@ pub fn wait_for(fd: impl AsFd, flags: PollFlags) {
     let _ = poll(&mut [PollFd::new(&fd, flags)], None);
 }
 
-/// Whether this process was started with a signal ignored, e.g. by nohup: then it stays so.
+/// The signals that this process was started to ignore, e.g. by nohup, as a mask: signal N is bit
+/// N - 1. They stay ignored.
 #[cfg(target_os = "linux")]
-pub fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+pub fn ignored_signals() -> u64 {
+    // One read gives all of it; a text that grows as it is read would cost ten.
+    let mut buffer = [0; 4096];
+    let length = std::fs::File::open("/proc/self/status")
+        .and_then(|mut file| std::io::Read::read(&mut file, &mut buffer))
+        .unwrap_or(0);
+    let status = String::from_utf8_lossy(&buffer[..length]);
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    (1..=64).contains(&signal) && mask & 1 << (signal - 1) != 0
+    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// This system does not say.
 #[cfg(not(target_os = "linux"))]
-pub fn is_ignored(_signal: i32) -> bool {
-    false
+pub fn ignored_signals() -> u64 {
+    0
 }
 
 /// Widens a pipe; anything else is left alone.

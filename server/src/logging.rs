@@ -8,7 +8,13 @@ use crate::cli::LogFormat;
 
 /// Starts the log of this process.
 pub fn start(format: LogFormat, level: &str) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(level)?;
+    // A plain level speaks of the agent: of each frame on the wire only who asks for it hears.
+    let plain = level.chars().all(char::is_alphabetic) && level != "trace";
+    let quiet = ["h2", "hyper", "tonic", "tower"].map(|name| format!(",{name}=info")).concat();
+    let filter = match plain {
+        true => EnvFilter::try_new(format!("{level}{quiet}"))?,
+        false => EnvFilter::try_new(level)?,
+    };
     let terminal = io::stderr().is_terminal();
     let human = match format {
         LogFormat::Auto => terminal,

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         );
         usage.exit();
     }
-    // Two workers: one can read a journal while the other encrypts, encodes or waits for a lock.
+    // Two workers: a client that moves much data does not hold up the others.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("contid")
@@ -65,7 +65,9 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
-    let runtime = args.runtime().map_err(|e| format!("cannot find conti-runtime beside contid: {e}; give --runtime"))?;
+    let runtime = args
+        .runtime()
+        .map_err(|e| format!("cannot find conti-runtime beside contid: {e}; give --runtime"))?;
     let config = Config { state_dir: args.state_dir, data_dir: args.data_dir, runtime };
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;

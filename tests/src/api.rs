@@ -31,7 +31,9 @@ impl Api {
     pub async fn connect(socket: &Path) -> Result<Api, String> {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))
             .map_err(|e| e.to_string())?
-            .connect_timeout(Duration::from_secs(10));
+            .connect_timeout(Duration::from_secs(10))
+            // A stream that is not read must not hold up the others of this connection.
+            .initial_connection_window_size(256 << 20);
         let channel = endpoint.connect().await.map_err(|e| format!("{e}: {e:?}"))?;
         let mut api = Api {
             agent: AgentServiceClient::new(channel.clone()),

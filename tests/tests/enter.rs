@@ -81,7 +81,7 @@ fn each_namespace_can_be_chosen_and_the_others_stay_the_hosts() {
     let agent = Agent::start();
     let plain = Plain::start(&[]);
     let pid = plain.pid.to_string();
-    for (flag, kind) in [("-u", "uts"), ("-i", "ipc"), ("-n", "net"), ("-p", "pid"), ("-m", "mnt")]
+    for (flag, kind) in [("-u", "uts"), ("-i", "ipc"), ("-n", "net"), ("-p", "pid")]
     {
         let facts = enter(&agent, plain.pid, &[flag]);
         assert_eq!(facts.namespace(kind), namespace(&pid, kind), "{flag}");
@@ -89,6 +89,11 @@ fn each_namespace_can_be_chosen_and_the_others_stay_the_hosts() {
             assert_eq!(facts.namespace(other), namespace("self", other), "{flag}: {other}");
         }
     }
+    // /proc of another mount namespace shows the processes of its own pid namespace only: the probe sees
+    // itself where it is in both.
+    let facts = enter(&agent, plain.pid, &["-m", "-p"]);
+    assert_eq!(facts.namespace("mnt"), namespace(&pid, "mnt"));
+    assert_eq!(facts.namespace("uts"), namespace("self", "uts"));
     drop(plain);
     agent.finish();
 }
@@ -97,11 +102,15 @@ fn each_namespace_can_be_chosen_and_the_others_stay_the_hosts() {
 fn with_no_namespace_the_command_runs_on_the_host_itself() {
     let agent = Agent::start();
     let plain = Plain::start(&[]);
-    let facts = enter(&agent, plain.pid, &["-w"]);
+    let facts = enter(&agent, plain.pid, &[]);
     for kind in ["mnt", "uts", "ipc", "net", "pid", "cgroup", "user", "time"] {
         assert_eq!(facts.namespace(kind), namespace("self", kind), "{kind}");
     }
-    assert_eq!(facts.text("cwd"), "/usr", "the target's working directory");
+    // Its working directory lies in its own mount namespace: out of reach without that.
+    let pid = plain.pid.to_string();
+    let refused = agent.ctl(["enter", "--target", &pid, "-w", "--", "pwd"]).run();
+    assert_eq!(refused.code, 125);
+    assert!(refused.stderr().contains("working directory"), "{}", refused.stderr());
     drop(plain);
     agent.finish();
 }

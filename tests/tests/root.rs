@@ -73,24 +73,15 @@ fn the_default_root_holds_no_secret_of_the_host() {
 #[test]
 fn the_files_of_etc_name_the_container() {
     let agent = Agent::start();
-    for rootfs in ["host".to_owned(), dir_root(&agent)] {
-        let out = agent.ok([
-            "run",
-            "--rm",
-            "--rootfs",
-            &rootfs,
-            "--overlay",
-            "--hostname",
-            "pluto",
-            "--",
-            "cat",
-            "/etc/hostname",
-            "/etc/hosts",
-            "/etc/resolv.conf",
-        ]);
-        assert!(out.starts_with("pluto\n"), "{rootfs}: {out}");
-        assert!(out.contains("127.0.0.1") && out.contains("localhost"), "{rootfs}: {out}");
-        assert!(out.lines().filter(|line| line.contains("pluto")).count() >= 2, "{rootfs}: {out}");
+    let dir = dir_root(&agent);
+    for rootfs in [&["host"][..], &[&dir, "--overlay"], &[&dir]] {
+        let mut args = vec!["run", "--rm", "--hostname", "pluto", "--rootfs"];
+        args.extend(rootfs);
+        args.extend(["--", "cat", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf"]);
+        let out = agent.ok(args);
+        assert!(out.starts_with("pluto\n"), "{rootfs:?}: {out}");
+        assert!(out.contains("127.0.0.1") && out.contains("localhost"), "{rootfs:?}: {out}");
+        assert!(out.lines().filter(|line| line.contains("pluto")).count() >= 2, "{rootfs:?}: {out}");
     }
     agent.finish();
 }

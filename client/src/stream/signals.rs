@@ -30,9 +30,11 @@ pub struct Signals {
 impl Signals {
     /// Begins to listen, but for what this process was told to ignore.
     pub fn listen() -> io::Result<Signals> {
+        let ignored = terminal::ignored_signals();
         let unless_ignored = |number: Number| {
-            let kind = SignalKind::from_raw(number.as_raw());
-            (!terminal::is_ignored(number.as_raw())).then(|| signal(kind)).transpose()
+            let number = number.as_raw();
+            let listen = ignored & 1 << (number - 1) == 0;
+            listen.then(|| signal(SignalKind::from_raw(number))).transpose()
         };
         Ok(Signals {
             interrupt: unless_ignored(Number::INT)?,

@@ -121,9 +121,9 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         &rootfs::Request {
             rootfs: &spec.rootfs,
             layers: &request.dir.join("layers"),
-            owner,
             idmap,
             volatile: spec.auto_remove,
+            read_only: spec.read_only_root,
             etc: &etc,
         },
         request.view,
@@ -374,8 +374,7 @@ fn bind_etc(
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     })?;
     for (name, _) in etc {
-        let options = bind::Options { read_only: false, recursive: false, ..bind::Options::VIEW };
-        let bound = bind::clone(&dir.join(name), options)?;
+        let bound = bind::clone(&dir.join(name), bind::Options::OWN)?;
         let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: false };
         mounts.push(Mount { what, target: format!("/etc/{name}"), attrs: MountAttrs::default() });
     }

@@ -129,6 +129,7 @@ impl Engine {
             }
             Err(error) => {
                 self.forget(container).await;
+                self.registry.remove_session(&container.now().session_id.clone());
                 Err(error)
             }
         }

@@ -107,7 +107,7 @@ impl Engine {
             Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
         })?;
         let launcher = Arc::new(launcher);
-        let view = HostView::make(config.state_dir.join("host-view"))
+        let view = HostView::make(&config.state_dir.join("host-view"))
             .map_err(io_error("cannot make the host view"))?;
         let open = |path: &str| {
             File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
@@ -128,19 +128,27 @@ impl Engine {
         });
         engine.recover().await;
         let slots = engine.slots.clone();
-        tokio::spawn(async move { slots.keep_filled().await });
+        engine.background.spawn(async move { slots.keep_filled().await });
         Ok(engine)
     }
 
     /// Lets go of what only a running agent needs. Containers and sessions stay.
     pub async fn shutdown(&self) {
-        self.slots.clear().await;
+        self.slots.close().await;
         for container in self.registry.containers() {
             container.now().spare.take();
         }
-        self.launcher.stop().await;
         self.background.close();
         self.background.wait().await;
+        self.launcher.stop().await;
+        // What nobody will ask for again. Ends that nobody was told wait for the next agent.
+        for session in self.registry.sessions(None) {
+            let container = session.record.container.as_ref();
+            let kept = container.is_some_and(|c| self.registry.container(&c.id).is_ok());
+            if session.end_told() && !kept {
+                session::store::remove(&session.dir);
+            }
+        }
         if self.registry.containers().is_empty() {
             self.cgroups.remove_if_empty();
         }

@@ -1,9 +1,6 @@
 //! Processes of the host: pinning one, and what a new one gets where nothing was said.
 
-use std::{
-    fs, io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-};
+use std::{fs, io, os::fd::OwnedFd};
 
 use conti_runtime::plan::Process;
 use rustix::{
@@ -71,11 +68,6 @@ impl Pinned {
             }),
             _ => Ok(pinned),
         }
-    }
-
-    /// Its pidfd.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
     }
 
     /// Checks that it has not been reaped, so that all that was read below /proc/PID is its own.

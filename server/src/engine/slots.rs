@@ -6,7 +6,13 @@
 //! container holds such a monitor for its next exec. With version 2 alone a slot is just as
 //! useful (its cgroups are made and its monitor is forked), only cheaper.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use conti_runtime::protocol::FromMonitor;
 use tokio::sync::{Mutex, Notify};
@@ -38,20 +44,34 @@ pub struct Slots {
     cgroups: Arc<Cgroups>,
     ready: Mutex<Vec<Slot>>,
     taken: Notify,
+    closed: AtomicBool,
 }
 
 impl Slots {
     /// Makes an empty store; `keep_filled` fills it.
     pub fn new(launcher: Arc<Launcher>, cgroups: Arc<Cgroups>) -> Slots {
-        Slots { launcher, cgroups, ready: Mutex::new(Vec::new()), taken: Notify::new() }
+        Slots {
+            launcher,
+            cgroups,
+            ready: Mutex::new(Vec::new()),
+            taken: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
     }
 
-    /// Keeps slots ready, for ever.
+    /// Keeps slots ready, until they are closed.
     pub async fn keep_filled(&self) {
-        loop {
+        while !self.closed.load(Ordering::Acquire) {
             while self.ready.lock().await.len() < READY {
                 match self.make().await {
-                    Ok(slot) => self.ready.lock().await.push(slot),
+                    Ok(slot) => {
+                        let mut ready = self.ready.lock().await;
+                        if self.closed.load(Ordering::Acquire) {
+                            drop(ready);
+                            return give_back(slot);
+                        }
+                        ready.push(slot);
+                    }
                     Err(error) => {
                         warn!(%error, "a slot could not be made ready");
                         break;
@@ -104,12 +124,17 @@ impl Slots {
         }
     }
 
-    /// Gives all slots back.
-    pub async fn clear(&self) {
-        for Slot { cgroup, monitor } in self.ready.lock().await.drain(..) {
-            drop(monitor);
-            cgroup.kill();
-            cgroup.remove();
-        }
+    /// Gives all slots back. None are made from here on.
+    pub async fn close(&self) {
+        let mut ready = self.ready.lock().await;
+        self.closed.store(true, Ordering::Release);
+        ready.drain(..).for_each(give_back);
+        self.taken.notify_one();
     }
+}
+
+fn give_back(slot: Slot) {
+    drop(slot.monitor);
+    slot.cgroup.kill();
+    slot.cgroup.remove();
 }

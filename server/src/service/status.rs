@@ -20,7 +20,9 @@ use crate::engine::error::Error;
 /// client takes, 8 KiB with some, and most of it is told twice.
 const MAX_VALUE: usize = 1024;
 /// How much of a sentence is told, in bytes.
-const MAX_MESSAGE: usize = 1024;
+const MAX_MESSAGE: usize = 512;
+/// How much of one problem of a field or state is told, in bytes.
+const MAX_PROBLEM: usize = 240;
 
 /// The status of an error of the engine.
 pub fn of(error: Error) -> Status {
@@ -61,7 +63,8 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             (Code::FailedPrecondition, metadata)
         }
         Error::TargetGone { pid, problem } => {
-            details.add_precondition_failure_violation("PROCESS", pid.to_string(), &problem);
+            let shown = cut(problem.clone(), MAX_PROBLEM);
+            details.add_precondition_failure_violation("PROCESS", pid.to_string(), shown);
             (Code::FailedPrecondition, vec![("pid", pid.to_string()), ("problem", problem)])
         }
         Error::Setup(failure) => {
@@ -72,7 +75,8 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             (Code::FailedPrecondition, setup(step.to_owned(), argument, errno))
         }
         Error::Invalid { field, problem } => {
-            details.set_bad_request(vec![FieldViolation::new(field.clone(), problem.clone())]);
+            let shown = cut(problem.clone(), MAX_PROBLEM);
+            details.set_bad_request(vec![FieldViolation::new(field.clone(), shown)]);
             (Code::InvalidArgument, vec![("field", field), ("problem", problem)])
         }
         Error::InputOffset { offset, taken } => {
@@ -89,7 +93,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
 
 /// The status of a request whose fields are at fault.
 pub fn invalid(violations: &Violations) -> Status {
-    let mut budget = 3 * MAX_VALUE;
+    let mut budget = 2 * MAX_VALUE;
     let mut fields = Vec::new();
     for (field, problem) in violations.named() {
         let size = field.len() + problem.len();
@@ -129,7 +133,7 @@ pub fn unreadable(status: &Status) -> Option<Status> {
     if ours || !matches!(status.code(), Code::OutOfRange | Code::Internal) {
         return None;
     }
-    let problem = cut(status.message().to_owned(), MAX_MESSAGE / 2);
+    let problem = cut(status.message().to_owned(), MAX_PROBLEM);
     let details = ErrorDetails::with_bad_request_violation("message", &problem);
     let message = format!("the request could not be read: {problem}");
     let metadata = vec![("problem", problem)];
@@ -240,7 +244,7 @@ mod tests {
             let mut headers = http::HeaderMap::new();
             status.add_header(&mut headers).unwrap();
             let size: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len() + 32).sum();
-            assert!(size < 16 * 1024, "{size}: {:.80}", status.message());
+            assert!(size < 8 * 1024, "{size}: {:.80}", status.message());
         }
     }
 

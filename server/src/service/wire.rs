@@ -263,7 +263,7 @@ fn put_head(buffer: &mut BytesMut, length: usize) {
 #[cfg(test)]
 mod tests {
     use conti_proto::v1::{Gap, OutputStream};
-    use futures::{StreamExt as _, executor::block_on, stream};
+    use futures::{FutureExt as _, StreamExt as _, stream};
     use proptest::prelude::*;
 
     use super::*;
@@ -285,7 +285,7 @@ mod tests {
         let (mut bytes, mut trailers, mut frames) = (Vec::new(), HeaderMap::new(), 0);
         let poll =
             stream::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
-        for frame in block_on(poll.collect::<Vec<_>>()) {
+        for frame in poll.collect::<Vec<_>>().now_or_never().unwrap() {
             match frame.unwrap().into_data() {
                 Ok(data) => {
                     frames += 1;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    ReadInto, ReadResult, Totals, Writer,
+    ReadInto, ReadResult, Reader, Totals, Writer,
     layout::{Segment, invalid},
 };
 
@@ -54,6 +54,24 @@ impl Saved {
         let mut content: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
         writer.copy_retained(&mut content);
         file.write_all(&content)
+    }
+
+    /// Copies what a journal retains. Its monitor writes no more.
+    pub fn of(reader: &Reader) -> Saved {
+        let (tail, head) = (reader.tail(), reader.head());
+        let (mut segments, mut bytes) = (Vec::new(), Vec::new());
+        let mut at = tail;
+        while at < head {
+            match reader.read_into(at, usize::MAX, &mut bytes) {
+                ReadInto::Data { stderr, length } => {
+                    segments.push(Segment { start: at, stderr });
+                    at += length as u64;
+                }
+                // A header that contradicts itself: what came before is what there is.
+                ReadInto::Gap { .. } | ReadInto::Empty => break,
+            }
+        }
+        Saved { tail, head: at, totals: reader.totals(), acked: reader.acked(), segments, bytes }
     }
 
     /// Reads a saved journal. A damaged one is refused.

@@ -1,7 +1,7 @@
 //! Which devices the processes of a cgroup may use.
 //!
 //! A policy is a list of what is allowed; all else is denied. It is enforced by a BPF program on
-//! the unified hierarchy wherever there is one, and by the version 1 `devices` controller elsewhere.
+//! the unified hierarchy. Without one, containers get no CAP_MKNOD, and only /dev holds devices.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -31,19 +31,6 @@ impl Rule {
 
     const fn mknod_of_any(block: bool) -> Rule {
         Rule { block, major: None, minor: None, read: false, write: false, mknod: true }
-    }
-
-    /// As the version 1 controller takes it, e.g. `c 1:3 rwm`.
-    pub fn v1_line(&self) -> String {
-        let number = |n: Option<u32>| n.map_or("*".to_owned(), |n| n.to_string());
-        let mut access = String::new();
-        for (flag, letter) in [(self.read, 'r'), (self.write, 'w'), (self.mknod, 'm')] {
-            if flag {
-                access.push(letter);
-            }
-        }
-        let kind = if self.block { 'b' } else { 'c' };
-        format!("{kind} {}:{} {access}", number(self.major), number(self.minor))
     }
 }
 
@@ -180,6 +167,5 @@ mod tests {
         assert!(!allows(&program, DEV_BLOCK, ACC_WRITE, 7, 1));
         assert!(!allows(&program, DEV_BLOCK, ACC_READ | ACC_WRITE, 7, 1));
         assert!(!allows(&program, DEV_BLOCK, ACC_READ, 7, 2));
-        assert_eq!(rule.v1_line(), "b 7:1 r");
     }
 }

@@ -13,10 +13,9 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -45,11 +44,12 @@ pub struct Session {
     pub record: store::Record,
     /// Its directory.
     pub dir: PathBuf,
-    journal: Journal,
+    /// Shared with the monitor until the end; a copy of what is left from then on.
+    journal: RwLock<Journal>,
     /// The monitor, as long as there is one.
     monitor: Mutex<Option<Arc<Monitor>>>,
     /// Wakes the monitor when there is room for output, or input.
-    to_monitor: Option<OwnedFd>,
+    to_monitor: Mutex<Option<OwnedFd>>,
     /// Where it stands.
     state: watch::Sender<State>,
     /// Changes whenever the journal has: new output, or new room for input.
@@ -58,6 +58,8 @@ pub struct Session {
     drivers: watch::Sender<u64>,
     /// The one who drives it now; 0: nobody.
     driver: AtomicU64,
+    /// Whether a driver was told the end.
+    end_told: AtomicBool,
     /// Held while input is written, so that two writers do not mix.
     input: tokio::sync::Mutex<()>,
 }
@@ -141,15 +143,29 @@ impl Session {
             id: record.id.clone(),
             record,
             dir,
-            journal,
+            journal: RwLock::new(journal),
             monitor: Mutex::new(monitor),
-            to_monitor,
+            to_monitor: Mutex::new(to_monitor),
             state: watch::Sender::new(state),
             activity: watch::Sender::new(()),
             drivers: watch::Sender::new(0),
             driver: AtomicU64::new(0),
+            end_told: AtomicBool::new(false),
             input: tokio::sync::Mutex::new(()),
         }
+    }
+
+    fn journal(&self) -> RwLockReadGuard<'_, Journal> {
+        self.journal.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Lets go of what is shared with the monitor, and of all fds. What is retained can still be read.
+    fn close_journal(&self) {
+        let mut journal = self.journal.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Journal::Live(reader) = &*journal {
+            *journal = Journal::Saved(Saved::of(reader));
+        }
+        self.to_monitor.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 
     /// What is known of it.
@@ -172,9 +188,9 @@ impl Session {
             pid,
             start_time: self.record.start_time,
             end,
-            output_offset: self.journal.head(),
-            retained_offset: self.journal.tail(),
-            input_offset: self.journal.live().map_or(0, Reader::input_head),
+            output_offset: self.journal().head(),
+            retained_offset: self.journal().tail(),
+            input_offset: self.journal().live().map_or(0, Reader::input_head),
             attached: self.driver.load(Ordering::Acquire) != 0,
         }
     }
@@ -216,6 +232,11 @@ impl Session {
         self.state.borrow().clone()
     }
 
+    /// Whether it has ended and a client that drove it knows.
+    pub fn end_told(&self) -> bool {
+        self.end_told.load(Ordering::Acquire)
+    }
+
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
         matches!(&*self.state.borrow(), State::Ended(..))
@@ -236,32 +257,36 @@ impl Session {
     /// then: all of it. What was taken before is skipped.
     pub async fn write(&self, offset: Option<u64>, data: Bytes) -> Result<u64> {
         let _turn = self.input.lock().await;
-        let reader = self.input_end()?;
-        let taken = reader.input_head();
-        let offset = offset.unwrap_or(taken);
-        if offset > taken {
-            return Err(Error::InputOffset { offset, taken });
-        }
-        let known = usize::try_from(taken - offset).unwrap_or(usize::MAX).min(data.len());
-        let mut rest = &data[known..];
         let mut activity = self.activity.subscribe();
-        while !rest.is_empty() {
+        let mut rest = {
+            let taken = self.with_input(Reader::input_head)?;
+            let offset = offset.unwrap_or(taken);
+            if offset > taken {
+                return Err(Error::InputOffset { offset, taken });
+            }
+            let known = usize::try_from(taken - offset).unwrap_or(usize::MAX);
+            data.slice(known.min(data.len())..)
+        };
+        loop {
             activity.mark_unchanged();
-            self.input_end()?;
-            let pushed = reader.push_input(rest);
-            rest = &rest[pushed..];
+            let pushed = self.with_input(|reader| reader.push_input(&rest))?;
+            rest = rest.slice(pushed..);
             if pushed > 0 {
                 self.wake_monitor();
-            } else if activity.changed().await.is_err() {
-                break;
+            }
+            if rest.is_empty() {
+                return self.with_input(Reader::input_head);
+            }
+            if pushed == 0 && activity.changed().await.is_err() {
+                return Err(self.wrong_state("it has ended"));
             }
         }
-        Ok(reader.input_head())
     }
 
-    /// The input ring, while it can be written to.
-    fn input_end(&self) -> Result<&Reader> {
-        let reader = self.journal.live().filter(|_| !self.ended());
+    /// Does something with the input ring, while it can be written to.
+    fn with_input<T>(&self, work: impl FnOnce(&Reader) -> T) -> Result<T> {
+        let journal = self.journal();
+        let reader = journal.live().filter(|_| !self.ended());
         let reader = reader.ok_or_else(|| self.wrong_state("it has ended"))?;
         if reader.input_closed() || !self.io().takes_input() {
             return Err(self.wrong_state("its input is closed"));
@@ -269,20 +294,18 @@ impl Session {
         if reader.input_broken() {
             return Err(self.wrong_state("its process has closed its input"));
         }
-        Ok(reader)
+        Ok(work(reader))
     }
 
     /// Up to where input was taken, and whether no more will be.
     pub fn input(&self) -> (u64, bool) {
-        match self.journal.live() {
-            Some(reader) => (reader.input_head(), self.input_end().is_err()),
-            None => (0, true),
-        }
+        let taken = self.journal().live().map_or(0, Reader::input_head);
+        (taken, self.with_input(|_| ()).is_err())
     }
 
     /// Closes the input: the process reads end-of-file once it has read what was written.
     pub fn close_input(&self) -> Result<()> {
-        if let Some(reader) = self.journal.live()
+        if let Some(reader) = self.journal().live()
             && !self.ended()
             && !reader.input_closed()
         {
@@ -343,14 +366,14 @@ impl Session {
 
     /// Says that nobody will drive it: what it writes is kept as far as the journal goes.
     pub fn let_run(&self) {
-        if let Some(reader) = self.journal.live() {
+        if let Some(reader) = self.journal().live() {
             reader.set_mode(Mode::Drop);
             self.wake_monitor();
         }
     }
 
     fn wake_monitor(&self) {
-        if let Some(fd) = &self.to_monitor {
+        if let Some(fd) = &*self.to_monitor.lock().unwrap_or_else(|e| e.into_inner()) {
             // Full means that a wake-up is on its way already.
             let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
         }
@@ -362,11 +385,6 @@ impl Session {
 
     fn on_disconnect(&self) -> OnDisconnect {
         self.io().policy.on_disconnect
-    }
-
-    /// When it was started.
-    pub fn start_time(&self) -> SystemTime {
-        self.record.start_time
     }
 
     fn wrong_state(&self, problem: &'static str) -> Error {

@@ -53,7 +53,7 @@ impl Viewer {
         let activity = session.activity.subscribe();
         let states = session.state.subscribe();
         // An offset that was never reached would wait for ever.
-        let position = from.unwrap_or(session.journal.tail()).min(session.journal.head());
+        let position = from.unwrap_or(session.journal().tail()).min(session.journal().head());
         Viewer { session, activity, states, position, done: false }
     }
 
@@ -92,7 +92,8 @@ impl Viewer {
             State::Ended(end, _) => Some(end.clone()),
             _ => None,
         };
-        match self.session.journal.read(self.position, MAX_OUTPUT) {
+        let read = self.session.journal().read(self.position, MAX_OUTPUT);
+        match read {
             ReadResult::Data { offset, stderr, bytes } => {
                 self.position = offset + bytes.len() as u64;
                 Some(Event::Output { offset, stderr, data: bytes.into() })
@@ -118,7 +119,18 @@ pub struct Driver {
     viewer: Viewer,
     drivers: watch::Receiver<u64>,
     number: u64,
-    detached: bool,
+    leaving: Leaving,
+}
+
+/// What a driver means by going.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// Its client is gone.
+    Gone,
+    /// Its client wants the session to run on.
+    Detach,
+    /// The agent stops.
+    Park,
 }
 
 impl Driver {
@@ -131,8 +143,8 @@ impl Driver {
             session.driver.store(number, Ordering::Release);
         });
         let viewer = Viewer::new(session, from);
-        let driver = Driver { viewer, drivers, number, detached: false };
-        if let Some(reader) = driver.session().journal.live() {
+        let driver = Driver { viewer, drivers, number, leaving: Leaving::Gone };
+        if let Some(reader) = driver.session().journal().live() {
             // What lies before the start of this stream was handled, by this client or another.
             reader.set_acked(driver.viewer.position);
             reader.set_mode(Mode::Wait);
@@ -153,12 +165,21 @@ impl Driver {
 
     /// Waits for the next event. `None` after the end. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
-        self.viewer.next().await
+        let event = self.viewer.next().await;
+        self.note_end(event)
     }
 
     /// The next event, where it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
-        self.viewer.try_next()
+        let event = self.viewer.try_next();
+        self.note_end(event)
+    }
+
+    fn note_end(&self, event: Option<Event>) -> Option<Event> {
+        if let Some(Event::End(_)) = event {
+            self.session().end_told.store(true, Ordering::Release);
+        }
+        event
     }
 
     /// The client has handled all output below `offset`: its room is free.
@@ -166,7 +187,7 @@ impl Driver {
         // Nobody can have handled what was not sent.
         let offset = offset.min(self.viewer.position);
         if self.is_current()
-            && let Some(reader) = self.session().journal.live()
+            && let Some(reader) = self.session().journal().live()
         {
             reader.set_acked(offset);
             self.session().wake_monitor();
@@ -189,7 +210,13 @@ impl Driver {
 
     /// Leaves the session running, whatever its policy.
     pub fn detach(mut self) {
-        self.detached = true;
+        self.leaving = Leaving::Detach;
+    }
+
+    /// Leaves everything as it is, for the agent that comes after this one: there the client has time
+    /// to come back, and nothing is dropped meanwhile.
+    pub fn park(mut self) {
+        self.leaving = Leaving::Park;
     }
 }
 
@@ -203,8 +230,10 @@ impl Drop for Driver {
         if !was_current || session.ended() {
             return;
         }
-        if self.detached {
-            return session.let_run();
+        match self.leaving {
+            Leaving::Gone => {}
+            Leaving::Detach => return session.let_run(),
+            Leaving::Park => return,
         }
         // Where the process ends in this moment, there is nobody left to be told.
         match session.on_disconnect() {

@@ -80,6 +80,7 @@ pub fn finish(session: &Session, outcome: Outcome) {
     if let Some(monitor) = monitor {
         let _ = monitor.send(&ToMonitor::Release);
     }
+    session.close_journal();
     session.state.send_replace(State::Ended(outcome.end, outcome.failure));
     session.activity.send_replace(());
 }
@@ -119,7 +120,7 @@ fn failed(session: &Session, failure: SetupFailure) -> Outcome {
         errno: failure.errno,
         message: setup_sentence(&failure),
     };
-    Outcome { end: end_now(reason, session.journal.totals()), failure: Some(failure) }
+    Outcome { end: end_now(reason, session.journal().totals()), failure: Some(failure) }
 }
 
 fn gone(session: &Session) -> Outcome {
@@ -127,14 +128,14 @@ fn gone(session: &Session) -> Outcome {
     match super::store::read_end(&session.dir) {
         Ok(end) => Outcome { end: translate(&end), failure: None },
         Err(_) => {
-            Outcome { end: lost("its monitor died", session.journal.totals()), failure: None }
+            Outcome { end: lost("its monitor died", session.journal().totals()), failure: None }
         }
     }
 }
 
 fn broken(session: &Session, error: &io::Error) -> Outcome {
     let why = format!("its monitor cannot be reached: {error}");
-    Outcome { end: lost(&why, session.journal.totals()), failure: None }
+    Outcome { end: lost(&why, session.journal().totals()), failure: None }
 }
 
 /// An end of which nothing is known but why.

@@ -40,6 +40,10 @@ pub struct Options {
 }
 
 impl Options {
+    /// A part of the agent's own, alone.
+    pub const OWN: Options =
+        Options { recursive: false, read_only: false, recursive_read_only: false, ..Options::VIEW };
+
     /// A private, recursive view that cannot be written.
     pub const VIEW: Options = Options {
         recursive: true,
@@ -50,13 +54,16 @@ impl Options {
     };
 }
 
+/// What fails where the source of a mount cannot be opened.
+const SOURCE: &str = "cannot open the source of the mount";
+
 /// Opens a path of the host. Links are followed, as a person who names it expects, but not such as
 /// /proc/PID/root, whose meaning depends on the agent itself.
-pub fn open(path: &Path, step: &'static str) -> Result<OwnedFd> {
+pub fn open(path: &Path, step: &'static str, what: &'static str) -> Result<OwnedFd> {
     openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(|errno| {
         failed(
             step,
-            "cannot open",
+            what,
             path.to_string_lossy(),
             errno,
             "the path must be there on the agent's host and must not lead through /proc/PID links",
@@ -66,7 +73,7 @@ pub fn open(path: &Path, step: &'static str) -> Result<OwnedFd> {
 
 /// Clones what is at `path`.
 pub fn clone(path: &Path, options: Options) -> Result<Bind> {
-    let source = open(path, "mount")?;
+    let source = open(path, "mount", SOURCE)?;
     clone_fd(source.as_fd(), options)
         .map_err(|errno| failed("mount", "cannot bind", path.to_string_lossy(), errno, hint(errno)))
 }

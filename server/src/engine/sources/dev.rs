@@ -106,7 +106,7 @@ pub struct Node {
 /// Finds a device of the host that a container may use: the node and the policy that allows it.
 pub fn allow(device: &Device) -> Result<(Node, Rule)> {
     let path = device.path.to_string_lossy();
-    let opened = bind::open(&device.path, "device")?;
+    let opened = bind::open(&device.path, "device", "cannot open the device")?;
     let stat = rustix::fs::fstat(&opened).map_err(|errno| {
         failed("device", "cannot look at the device", &*path, errno, "is it there?")
     })?;

@@ -145,6 +145,18 @@ pub fn overlay(
     })
 }
 
+/// Options of mount(8) that are attributes of a mount (mount_setattr(2)).
+const ATTRIBUTES: [(&str, MountAttrFlags); 8] = [
+    ("ro", MountAttrFlags::MOUNT_ATTR_RDONLY),
+    ("nosuid", MountAttrFlags::MOUNT_ATTR_NOSUID),
+    ("nodev", MountAttrFlags::MOUNT_ATTR_NODEV),
+    ("noexec", MountAttrFlags::MOUNT_ATTR_NOEXEC),
+    ("relatime", MountAttrFlags::MOUNT_ATTR_RELATIME),
+    ("noatime", MountAttrFlags::MOUNT_ATTR_NOATIME),
+    ("strictatime", MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+    ("nodiratime", MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+];
+
 /// Mounts a block device, or an image file by way of a loop device.
 pub fn device(
     source: &Path,
@@ -153,7 +165,7 @@ pub fn device(
     read_only: bool,
 ) -> Result<OwnedFd> {
     let name = source.to_string_lossy();
-    let opened = bind::open(source, "mount")?;
+    let opened = bind::open(source, "mount", "cannot open the source of the mount")?;
     let kind = fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode));
     // Kept until the filesystem holds the device.
     let mut attached = None;
@@ -189,14 +201,19 @@ pub fn device(
     if read_only {
         settings.push(("ro", None));
     }
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     for option in options {
+        // Some options of mount(8) are the mount's and not the filesystem's.
+        if let Some((_, attribute)) = ATTRIBUTES.iter().find(|(name, _)| name == option) {
+            attributes |= *attribute;
+            continue;
+        }
         match option.split_once('=') {
             Some((name, value)) => settings.push((name, Some(value.to_owned()))),
             None => settings.push((option, None)),
         }
     }
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
-    attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     let mounted = make(fs_type, &settings, attributes).map_err(|refused| {
         let argument = format!("{name} as {fs_type}");
         let hint = match refused.errno {

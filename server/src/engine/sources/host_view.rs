@@ -6,7 +6,9 @@
 //! overlay of its own on top (an overlay over `/` itself would have its upper below its lower).
 
 use std::{
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
     os::unix::fs::{DirBuilderExt as _, symlink},
     path::{Path, PathBuf},
 };
@@ -92,43 +94,24 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// Makes the template in `template`, anew.
-    pub fn make(template: PathBuf) -> io::Result<HostView> {
-        match fs::remove_dir_all(&template) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        make_dir(&template, 0o755)?;
-        for (name, mode) in DIRECTORIES {
-            make_dir(&template.join(name), mode)?;
-        }
-        symlink("/run", template.join("var/run"))?;
-        symlink("/run/lock", template.join("var/lock"))?;
-        let mut programs = Vec::new();
-        for name in PROGRAMS {
-            let on_host = Path::new("/").join(name);
-            let Ok(meta) = fs::symlink_metadata(&on_host) else { continue };
-            if meta.is_symlink() {
-                symlink(fs::read_link(&on_host)?, template.join(name))?;
-            } else if meta.is_dir() {
-                make_dir(&template.join(name), 0o755)?;
-                programs.push(name);
+    /// Makes the template below `dir`, or finds it as an agent before made it: containers that go on
+    /// stand on it. A host that looks otherwise by now gets another template.
+    pub fn make(dir: &Path) -> io::Result<HostView> {
+        let programs = PROGRAMS.into_iter().filter(|name| {
+            fs::symlink_metadata(Path::new("/").join(name)).is_ok_and(|meta| meta.is_dir())
+        });
+        let programs: Vec<&'static str> = programs.collect();
+        let template = dir.join(fingerprint());
+        if !template.is_dir() {
+            fs::create_dir_all(dir)?;
+            let unfinished = dir.join("unfinished");
+            match fs::remove_dir_all(&unfinished) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
+            fill(&unfinished)?;
+            fs::rename(&unfinished, &template)?;
         }
-        let etc = template.join("etc");
-        for name in COPIED {
-            // What the host has not, the container has not.
-            if let Err(error) = copy(&Path::new("/etc").join(name), &etc.join(name))
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(name, %error, "not copied into the host view");
-            }
-        }
-        for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
-            fs::write(etc.join(name), text)?;
-        }
-        symlink("../usr/lib/os-release", etc.join("os-release"))?;
-        symlink("/proc/self/mounts", etc.join("mtab"))?;
         Ok(HostView { template, programs })
     }
 
@@ -142,6 +125,55 @@ impl HostView {
             .map(|point| PathBuf::from(unescape(point)))
             .collect()
     }
+}
+
+/// Fills a new template directory.
+fn fill(template: &Path) -> io::Result<()> {
+    make_dir(template, 0o755)?;
+    for (name, mode) in DIRECTORIES {
+        make_dir(&template.join(name), mode)?;
+    }
+    symlink("/run", template.join("var/run"))?;
+    symlink("/run/lock", template.join("var/lock"))?;
+    for name in PROGRAMS {
+        let on_host = Path::new("/").join(name);
+        let Ok(meta) = fs::symlink_metadata(&on_host) else { continue };
+        if meta.is_symlink() {
+            symlink(fs::read_link(&on_host)?, template.join(name))?;
+        } else if meta.is_dir() {
+            make_dir(&template.join(name), 0o755)?;
+        }
+    }
+    let etc = template.join("etc");
+    for name in COPIED {
+        // What the host has not, the container has not.
+        if let Err(error) = copy(&Path::new("/etc").join(name), &etc.join(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(name, %error, "not copied into the host view");
+        }
+    }
+    for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+        fs::write(etc.join(name), text)?;
+    }
+    symlink("../usr/lib/os-release", etc.join("os-release"))?;
+    symlink("/proc/self/mounts", etc.join("mtab"))?;
+    Ok(())
+}
+
+/// Names what a template depends on: the host's program directories and the files that are copied.
+fn fingerprint() -> String {
+    let mut hasher = DefaultHasher::new();
+    for name in PROGRAMS {
+        fs::read_link(Path::new("/").join(name)).ok().hash(&mut hasher);
+        Path::new("/").join(name).is_dir().hash(&mut hasher);
+    }
+    for name in COPIED {
+        let meta = fs::symlink_metadata(Path::new("/etc").join(name));
+        meta.ok().map(|meta| (meta.len(), meta.modified().ok())).hash(&mut hasher);
+    }
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
 }
 
 /// Undoes the octal escapes of /proc/PID/mountinfo (proc(5)): blank, tab, newline and backslash.
@@ -183,14 +215,15 @@ mod tests {
     #[test]
     fn the_template_has_no_shadow_file_and_the_links_of_the_host() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let view = HostView::make(dir.path().join("template")).expect("made");
+        let view = HostView::make(&dir.path().join("view")).expect("made");
         assert!(!view.template.join("etc/shadow").exists());
         assert!(view.programs.contains(&"usr"));
         for name in PROGRAMS {
             let host = fs::read_link(Path::new("/").join(name)).ok();
             assert_eq!(host, fs::read_link(view.template.join(name)).ok(), "{name}");
         }
-        HostView::make(dir.path().join("template")).expect("made again over the old one");
+        let again = HostView::make(&dir.path().join("view")).expect("found again");
+        assert_eq!(view.template, again.template);
     }
 
     #[test]

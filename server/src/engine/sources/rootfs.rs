@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
-        unix::fs::{DirBuilderExt as _, chown},
+        unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -14,7 +14,7 @@ use conti_runtime::{
     sys::mount,
 };
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstatfs, open},
+    fs::{FileType, Mode, OFlags, fstatfs, open, openat},
     io::Errno,
     mount::MountAttrFlags,
 };
@@ -32,12 +32,12 @@ pub struct Request<'a> {
     pub rootfs: &'a Rootfs,
     /// The directory of the container's private layers; made when one is needed.
     pub layers: &'a Path,
-    /// The host's ids of the container's root user; (0, 0) without a user namespace.
-    pub owner: (u32, u32),
     /// How files get the ids of the container's user namespace.
     pub idmap: Idmap<'a>,
     /// Whether the layers die with the container, so that they need not survive a crash.
     pub volatile: bool,
+    /// Whether the program directories are read-only, as the root is.
+    pub read_only: bool,
     /// Files of /etc to be put into the layer: name and content.
     pub etc: &'a [(&'static str, String)],
 }
@@ -117,7 +117,11 @@ fn host(
             Root::Overlay(overlay) => MountWhat::Overlay(overlay),
             Root::Mount(fd) => MountWhat::Detached { fd, dir: true },
         };
-        mounts.push(Mount { what, target: format!("/{program}"), attrs: MountAttrs::default() });
+        mounts.push(Mount {
+            what,
+            target: format!("/{program}"),
+            attrs: MountAttrs { read_only: request.read_only, ..MountAttrs::default() },
+        });
         for path in view.mounts_below(program) {
             // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown.
             let Ok(bound) = bind::clone(&path, bind::Options::VIEW) else { continue };
@@ -144,7 +148,7 @@ fn directory(path: &Path, options: bind::Options) -> Result<OwnedFd> {
 
 /// Opens the directory of a root where it is.
 fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let opened = bind::open(path, "rootfs").map_err(|error| no_root(path, error))?;
+    let opened = bind::open(path, "rootfs", CANNOT_OPEN).map_err(|error| no_root(path, error))?;
     match rustix::fs::fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
         Ok(FileType::Directory) => Ok(opened),
         _ => Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE)),
@@ -180,6 +184,8 @@ struct Layers<'a> {
     request: &'a Request<'a>,
     /// Where they are: the container's directory, or a tmpfs where that cannot take layers.
     base: OwnedFd,
+    /// The same through a mount of its own, which gets the id map of the container's user namespace.
+    mapped: Option<OwnedFd>,
     warnings: Vec<String>,
 }
 
@@ -191,7 +197,7 @@ const MEMORY_LAYER_BYTES: u64 = 1 << 30;
 impl<'a> Layers<'a> {
     fn open(request: &'a Request<'a>) -> Result<Layers<'a>> {
         let name = request.layers.to_string_lossy().into_owned();
-        let made = make_dir(request.layers).and_then(|()| {
+        let made = ensure_dir(request.layers, 0o700).and_then(|()| {
             let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
             Ok(open(request.layers, flags, Mode::empty())?)
         });
@@ -207,13 +213,28 @@ impl<'a> Layers<'a> {
         })?;
         let magic = fstatfs(&base).map_or(0, |stat| stat.f_type as u64);
         if magic != OVERLAYFS_SUPER_MAGIC {
-            return Ok(Layers { request, base, warnings: Vec::new() });
+            return Self::new(request, base, Vec::new());
         }
         // The kernel takes no upper layer on overlayfs: what is written is held in memory.
         let base = filesystem::tmpfs(MEMORY_LAYER_BYTES, 0o700, (0, 0), MountAttrFlags::empty())?;
         let warning = "the agent's data directory is on overlayfs, which takes no layers: what the container \
                        writes is held in memory, at most 1 GiB, and is lost when it stops";
-        Ok(Layers { request, base, warnings: vec![warning.to_owned()] })
+        Self::new(request, base, vec![warning.to_owned()])
+    }
+
+    fn new(request: &'a Request<'a>, base: OwnedFd, warnings: Vec<String>) -> Result<Layers<'a>> {
+        let mapped = match request.idmap {
+            Idmap::None => None,
+            Idmap::Later | Idmap::Now(_) => {
+                let bound = bind::clone_fd(base.as_fd(), bind::Options::OWN).map_err(|errno| {
+                    let hint = "check the agent's --data-dir";
+                    failed("rootfs", "cannot bind", "the private layer", errno, hint)
+                })?;
+                map_now(&bound.fd, request.idmap)?;
+                Some(bound.fd)
+            }
+        };
+        Ok(Layers { request, base, mapped, warnings })
     }
 
     /// Puts files into the /etc of the root layer.
@@ -221,13 +242,8 @@ impl<'a> Layers<'a> {
         let etc = fd_path(&self.base).join("root/upper/etc");
         let write = || -> io::Result<()> {
             self.make_layer("root")?;
-            self.ensure_owned_dir(&etc, 0o755)?;
-            for (name, text) in files {
-                let path = etc.join(name);
-                fs::write(&path, text)?;
-                self.own(&path)?;
-            }
-            Ok(())
+            ensure_dir(&etc, 0o755)?;
+            files.iter().try_for_each(|(name, text)| fs::write(etc.join(name), text))
         };
         write().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -267,6 +283,14 @@ impl<'a> Layers<'a> {
             Idmap::Later => {
                 let lower = fds.add(directory(lower, once)?);
                 idmapped.push(lower);
+                if let Some(mapped) = &self.mapped
+                    && name == "root"
+                {
+                    idmapped.push(fds.add(mapped.try_clone().map_err(|_| {
+                        let hint = "raise the agent's limit of open files";
+                        failed("rootfs", "cannot use", "the private layer", Errno::MFILE, hint)
+                    })?));
+                }
                 let (upper, work) = (fds.add(upper), fds.add(work));
                 return Ok(Root::Overlay(Overlay { lower, upper, work, volatile }));
             }
@@ -275,40 +299,26 @@ impl<'a> Layers<'a> {
         Ok(Root::Mount(fds.add(mounted)))
     }
 
-    /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them.
+    /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them. What belongs
+    /// to the container's root user there belongs to root on disk: the mount has the id map.
     fn make_layer(&self, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
         let dir = fd_path(&self.base).join(name);
-        let (upper, work) = (dir.join("upper"), dir.join("work"));
-        make_dir(&dir)?;
-        self.ensure_owned_dir(&upper, 0o755)?;
-        self.ensure_owned_dir(&work, 0o700)?;
+        ensure_dir(&dir, 0o700)?;
+        ensure_dir(&dir.join("upper"), 0o755)?;
+        ensure_dir(&dir.join("work"), 0o700)?;
         // Left by a `volatile` overlay, which refuses to be mounted again while this is there
         // (overlayfs.rst): its syncs were left out, but the host has not crashed since.
-        let _ = fs::remove_dir_all(work.join("work/incompat"));
-        let open = |path: &PathBuf| {
-            open(path, OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY, Mode::empty())
-        };
-        Ok((open(&upper)?, open(&work)?))
-    }
-
-    fn ensure_owned_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
-        match fs::DirBuilder::new().mode(mode).create(path) {
-            Ok(()) => self.own(path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn own(&self, path: &Path) -> io::Result<()> {
-        match self.request.owner {
-            (0, 0) => Ok(()),
-            (uid, gid) => chown(path, Some(uid), Some(gid)),
-        }
+        let _ = fs::remove_dir_all(dir.join("work/work/incompat"));
+        let view = self.mapped.as_ref().unwrap_or(&self.base);
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+        let open = |part: &str| openat(view, format!("{name}/{part}"), flags, Mode::empty());
+        Ok((open("upper")?, open("work")?))
     }
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
+/// Makes a directory, unless it is there.
+fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => Ok(()),
     }

@@ -284,13 +284,11 @@ pub fn mend(mut spec: v1::ContainerSpec) -> v1::ContainerSpec {
         if policy.disconnect_policy != v1::DisconnectPolicy::Keep as i32 {
             policy.disconnect_timeout = None;
         }
-        for time in
-            [&mut policy.disconnect_timeout, &mut policy.drain_timeout, &mut policy.deadline]
-        {
-            if let Some(time) = time {
-                time.seconds = time.seconds.rem_euclid(1_000_000);
-                time.nanos = 1 + time.nanos.rem_euclid(999_999_999);
-            }
+        let times =
+            [&mut policy.disconnect_timeout, &mut policy.drain_timeout, &mut policy.deadline];
+        for time in times.into_iter().flatten() {
+            time.seconds = time.seconds.rem_euclid(1_000_000);
+            time.nanos = 1 + time.nanos.rem_euclid(999_999_999);
         }
     }
     spec

@@ -45,11 +45,10 @@ fn name_problem(name: &str) -> Option<&'static str> {
 fn owner_problem(name: &str, namespaces: &Namespaces) -> Option<&'static str> {
     let dotted = name.replace('/', ".");
     let below = |prefix: &str| dotted.strip_prefix(prefix).is_some();
+    let ipc = below("kernel.shm") || below("kernel.msg") || dotted == "kernel.sem";
     let (owner, problem) = if below("net.") {
         (&namespaces.net, "needs a private net namespace")
-    } else if below("kernel.shm") || below("kernel.msg") || dotted == "kernel.sem" {
-        (&namespaces.ipc, "needs a private ipc namespace")
-    } else if below("fs.mqueue.") {
+    } else if ipc || below("fs.mqueue.") {
         (&namespaces.ipc, "needs a private ipc namespace")
     } else if dotted == "kernel.hostname" || dotted == "kernel.domainname" {
         return Some("is set with the fields hostname and domainname");

@@ -138,7 +138,9 @@ impl Outbound {
             }
             if self.stopping.begun() {
                 // The agent goes, the session stays.
-                self.leave();
+                if let Some(Reader::Driver(driver, _)) = self.take_reader() {
+                    driver.park();
+                }
                 return Some(Err(status::stopping()));
             }
             if reader.hold().is_some_and(Hold::is_lost) {
