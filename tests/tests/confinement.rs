@@ -126,7 +126,8 @@ fn an_exec_gets_the_confinement_of_its_container() {
     let agent = Agent::start();
     let volume = probe_volume();
     agent.ok(["run", "-d", "--name", "c", "--privileged", "-v", &volume, "--", "sleep", "1000"]);
-    let main = Facts::of(agent.ctl(["run", "--rm", "--privileged", "-v", &volume, "--", PROBE]).run());
+    let main =
+        Facts::of(agent.ctl(["run", "--rm", "--privileged", "-v", &volume, "--", PROBE]).run());
     let facts = Facts::of(agent.ctl(["exec", "c", "--", PROBE]).run());
     assert_eq!(confinement(&main), confinement(&facts));
     assert_ne!(facts.capabilities("CapEff"), DEFAULT_CAPABILITIES);

@@ -81,8 +81,7 @@ fn each_namespace_can_be_chosen_and_the_others_stay_the_hosts() {
     let agent = Agent::start();
     let plain = Plain::start(&[]);
     let pid = plain.pid.to_string();
-    for (flag, kind) in [("-u", "uts"), ("-i", "ipc"), ("-n", "net"), ("-p", "pid")]
-    {
+    for (flag, kind) in [("-u", "uts"), ("-i", "ipc"), ("-n", "net"), ("-p", "pid")] {
         let facts = enter(&agent, plain.pid, &[flag]);
         assert_eq!(facts.namespace(kind), namespace(&pid, kind), "{flag}");
         for other in ["mnt", "uts", "ipc", "net", "pid"].iter().filter(|other| **other != kind) {
@@ -108,9 +107,8 @@ fn with_no_namespace_the_command_runs_on_the_host_itself() {
     }
     // Its working directory lies in its own mount namespace: out of reach without that.
     let pid = plain.pid.to_string();
-    let refused = agent.ctl(["enter", "--target", &pid, "-w", "--", "pwd"]).run();
-    assert_eq!(refused.code, 125);
-    assert!(refused.stderr().contains("working directory"), "{}", refused.stderr());
+    let refused = agent.ctl(["enter", "--target", &pid, "-w", "--", "pwd"]).run().exits(125);
+    assert!(refused.errors().contains("working directory"), "{}", refused.errors());
     drop(plain);
     agent.finish();
 }

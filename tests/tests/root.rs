@@ -81,7 +81,10 @@ fn the_files_of_etc_name_the_container() {
         let out = agent.ok(args);
         assert!(out.starts_with("pluto\n"), "{rootfs:?}: {out}");
         assert!(out.contains("127.0.0.1") && out.contains("localhost"), "{rootfs:?}: {out}");
-        assert!(out.lines().filter(|line| line.contains("pluto")).count() >= 2, "{rootfs:?}: {out}");
+        assert!(
+            out.lines().filter(|line| line.contains("pluto")).count() >= 2,
+            "{rootfs:?}: {out}"
+        );
     }
     agent.finish();
 }

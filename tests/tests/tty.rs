@@ -134,11 +134,14 @@ fn detach_keys_leave_the_command_running_and_attach_finds_it_again() {
 #[test]
 fn the_command_has_a_controlling_terminal_of_its_own() {
     let agent = with_container();
-    let mut terminal = Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", PROBE]), 90, 30);
-    let shown = terminal.expect("}}");
+    let script = format!("{PROBE}; tty; echo the-end");
+    let call = agent.ctl(["exec", "-it", "c", "--", "sh", "-c", &script]);
+    let mut terminal = Terminal::spawn(call, 90, 30);
+    let shown = terminal.expect("the-end");
     terminal.wait();
-    let json = shown.trim_start_matches(|c| c != '{').trim_end();
-    let facts = Facts::parse(json.as_bytes());
+    assert!(shown.contains("/dev/pts/"), "tty(1) names it: {shown}");
+    let json = shown.trim_start_matches(|c| c != '{');
+    let facts = Facts::parse(json[..=json.rfind('}').expect("facts")].as_bytes());
     for name in ["stdin", "stdout", "stderr", "controlling"] {
         assert_eq!(facts.0["tty"][name], true, "{name}");
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  agent --[LauncherRequest::Spawn, fds: control, cgroup.procs...]--> launcher --fork--> monitor
-//!        <-[LauncherReply]---------------------------------------- 
+//!        <-[LauncherReply]----------------------------------------
 //!  agent <-[FromMonitor::Prepared]--------------------------------------------------- monitor
 //!        --[ToMonitor::Run, fds: plan, journal, wakeups, listener, directory, plan's fds]--->
 //!        <-[FromMonitor::Created]- (init is assembled) -------------------------------

@@ -18,7 +18,7 @@ use super::{
     page::{Page, Place},
     status::{self, valid},
     stopping::Stopping,
-    stream::{self, Context, MESSAGE_BYTES_MAX, Takeovers},
+    stream::{self, Context, MESSAGE_BYTES_MAX},
 };
 use crate::engine::{Engine, info::SessionInfo, session::Session};
 
@@ -26,14 +26,13 @@ use crate::engine::{Engine, info::SessionInfo, session::Session};
 #[derive(Debug)]
 pub struct Sessions {
     engine: Arc<Engine>,
-    takeovers: Takeovers,
     stopping: Stopping,
 }
 
 impl Sessions {
     /// Serves an engine until the agent stops.
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Sessions {
-        Sessions { engine, takeovers: Takeovers::default(), stopping }
+        Sessions { engine, stopping }
     }
 
     fn find(&self, id: &str) -> Result<Arc<Session>, Status> {
@@ -54,8 +53,7 @@ impl SessionService for Sessions {
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let requests = request.into_inner();
-        let service =
-            Context { engine: &self.engine, takeovers: &self.takeovers, stopping: &self.stopping };
+        let service = Context { engine: &self.engine, stopping: &self.stopping };
         let responses = stream::open(service, requests).await?;
         Ok(Response::new(Box::pin(responses)))
     }

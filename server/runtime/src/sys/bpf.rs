@@ -62,7 +62,9 @@ pub fn load_cgroup_device(program: &[Insn]) -> io::Result<OwnedFd> {
     };
     // SAFETY: `attr` is a prefix of union bpf_attr whose size is given, and its pointers lead
     // to `program` and to a static string, which both outlive the call; the kernel writes nothing.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<ProgLoad>()) };
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attr, size_of::<ProgLoad>())
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -82,6 +84,8 @@ pub fn attach_cgroup_device(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) -> 
         attach_flags: FLAGS,
     };
     // SAFETY: `attr` is a prefix of union bpf_attr whose size is given, without pointers.
-    let rc = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attr, size_of::<ProgAttach>()) };
+    let rc = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attr, size_of::<ProgAttach>())
+    };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

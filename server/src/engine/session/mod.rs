@@ -33,7 +33,7 @@ use super::{
     spec::{OnDisconnect, SessionIo, TerminalSize},
 };
 
-pub use stream::{Driver, Event, Viewer};
+pub use stream::{Driver, Event, Hold, Viewer};
 
 /// One process that Conti started, with all that belongs to it.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Session {
     drivers: watch::Sender<u64>,
     /// The one who drives it now; 0: nobody.
     driver: AtomicU64,
+    /// Up to where input was taken, once it has ended.
+    input_end: AtomicU64,
     /// Whether a driver was told the end.
     end_told: AtomicBool,
     /// Held while input is written, so that two writers do not mix.
@@ -150,6 +152,7 @@ impl Session {
             activity: watch::Sender::new(()),
             drivers: watch::Sender::new(0),
             driver: AtomicU64::new(0),
+            input_end: AtomicU64::new(0),
             end_told: AtomicBool::new(false),
             input: tokio::sync::Mutex::new(()),
         }
@@ -163,6 +166,7 @@ impl Session {
     fn close_journal(&self) {
         let mut journal = self.journal.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Journal::Live(reader) = &*journal {
+            self.input_end.store(reader.input_head(), Ordering::Release);
             *journal = Journal::Saved(Saved::of(reader));
         }
         self.to_monitor.lock().unwrap_or_else(|e| e.into_inner()).take();
@@ -190,7 +194,7 @@ impl Session {
             end,
             output_offset: self.journal().head(),
             retained_offset: self.journal().tail(),
-            input_offset: self.journal().live().map_or(0, Reader::input_head),
+            input_offset: self.input_taken(),
             attached: self.driver.load(Ordering::Acquire) != 0,
         }
     }
@@ -256,6 +260,11 @@ impl Session {
     /// Writes input at `offset`, or else where input stands, and returns up to where it was taken
     /// then: all of it. What was taken before is skipped.
     pub async fn write(&self, offset: Option<u64>, data: Bytes) -> Result<u64> {
+        self.write_as(None, offset, data).await
+    }
+
+    /// As `write`, on behalf of the driver `number`: nothing more once another has taken over.
+    async fn write_as(&self, number: Option<u64>, offset: Option<u64>, data: Bytes) -> Result<u64> {
         let _turn = self.input.lock().await;
         let mut activity = self.activity.subscribe();
         let mut rest = {
@@ -269,7 +278,14 @@ impl Session {
         };
         loop {
             activity.mark_unchanged();
-            let pushed = self.with_input(|reader| reader.push_input(&rest))?;
+            let pushed = {
+                // While this is borrowed nobody can take over: what is pushed now, the next one sees.
+                let last = self.drivers.borrow();
+                if number.is_some_and(|number| number != *last) {
+                    return Err(self.wrong_state("another client drives it"));
+                }
+                self.with_input(|reader| reader.push_input(&rest))?
+            };
             rest = rest.slice(pushed..);
             if pushed > 0 {
                 self.wake_monitor();
@@ -299,8 +315,12 @@ impl Session {
 
     /// Up to where input was taken, and whether no more will be.
     pub fn input(&self) -> (u64, bool) {
-        let taken = self.journal().live().map_or(0, Reader::input_head);
-        (taken, self.with_input(|_| ()).is_err())
+        (self.input_taken(), self.with_input(|_| ()).is_err())
+    }
+
+    fn input_taken(&self) -> u64 {
+        let live = self.journal().live().map(Reader::input_head);
+        live.unwrap_or_else(|| self.input_end.load(Ordering::Acquire))
     }
 
     /// Closes the input: the process reads end-of-file once it has read what was written.

@@ -10,7 +10,7 @@ use conti_runtime::{
 use tokio::sync::watch;
 
 use super::{Session, State};
-use crate::engine::{info::SessionEnd, spec::OnDisconnect};
+use crate::engine::{error::Result, info::SessionEnd, spec::OnDisconnect};
 
 /// The most output that one event carries.
 const MAX_OUTPUT: usize = 256 * 1024;
@@ -122,6 +122,31 @@ pub struct Driver {
     leaving: Leaving,
 }
 
+/// A driver's hold of its session, for those who write on its behalf.
+#[derive(Debug, Clone)]
+pub struct Hold {
+    session: Arc<Session>,
+    drivers: watch::Receiver<u64>,
+    number: u64,
+}
+
+impl Hold {
+    /// Resolves when another driver has taken over.
+    pub fn lost(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut drivers, number) = (self.drivers.clone(), self.number);
+        async move {
+            if drivers.wait_for(|last| *last != number).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Writes input, as [`Session::write`] does, as long as nobody has taken over.
+    pub async fn write(&self, offset: u64, data: Bytes) -> Result<u64> {
+        self.session.write_as(Some(self.number), Some(offset), data).await
+    }
+}
+
 /// What a driver means by going.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaving {
@@ -194,13 +219,9 @@ impl Driver {
         }
     }
 
-    /// Waits until another driver has taken over.
-    pub async fn lost(&self) {
-        let mut drivers = self.drivers.clone();
-        let number = self.number;
-        if drivers.wait_for(|last| *last != number).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+    /// What its client holds of the session as long as nobody has taken over.
+    pub fn hold(&self) -> Hold {
+        Hold { session: self.session().clone(), drivers: self.drivers.clone(), number: self.number }
     }
 
     /// Whether nobody has taken over.

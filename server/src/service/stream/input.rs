@@ -4,17 +4,19 @@ use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use conti_proto::v1::{self, StreamRequest, stream_request::Message};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use futures::FutureExt as _;
 use tonic::{Status, Streaming};
 
 use super::{
     MESSAGE_BYTES_MAX, TOO_MUCH,
     link::{Finish, Link},
     output::resolved,
-    takeover::Hold,
 };
 use crate::{
-    engine::{error::Error, session::Session},
+    engine::{
+        error::Error,
+        session::{Hold, Session},
+    },
     service::{
         convert::{Field, process, text},
         status::{self, valid},
@@ -34,7 +36,9 @@ pub struct Inbound {
     session: Arc<Session>,
     link: Arc<Link>,
     role: Role,
-    lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// What it writes with; `None`: its client only looks.
+    hold: Option<Hold>,
     terminal: bool,
     queue: VecDeque<Item>,
     queued: usize,
@@ -62,13 +66,14 @@ enum Item {
 
 impl Inbound {
     /// The input half of a stream. Without a hold of the session its client only looks.
-    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<&Hold>) -> Inbound {
+    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<Hold>) -> Inbound {
         let terminal = session.info().terminal;
         Inbound {
             session,
             link,
             role: if hold.is_some() { Role::Drives } else { Role::Looks },
-            lost: hold.map(|hold| Box::pin(hold.lost())),
+            lost: hold.as_ref().map(|hold| hold.lost().boxed()),
+            hold,
             terminal,
             queue: VecDeque::new(),
             queued: 0,
@@ -194,8 +199,8 @@ impl Inbound {
                 None => return,
                 Some(Item::Data(offset, data)) => {
                     self.queued -= data.len() + MESSAGE_COST;
-                    let session = self.session.clone();
-                    let write = async move { session.write(Some(offset), data).await };
+                    let Some(hold) = self.hold.clone() else { continue };
+                    let write = async move { hold.write(offset, data).await };
                     self.writing = Some(Box::pin(write));
                 }
                 Some(Item::Eof(offset)) => {

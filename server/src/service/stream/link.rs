@@ -58,10 +58,14 @@ impl Link {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes up to where output was sent, and takes what is to be done.
-    pub fn take(&self, sent: u64) -> Todo {
+    /// Notes up to where output is sent.
+    pub fn sent(&self, offset: u64) {
+        self.lock().sent = offset;
+    }
+
+    /// Takes what is to be done.
+    pub fn take(&self) -> Todo {
         let mut news = self.lock();
-        news.sent = sent;
         Todo { acked: news.acked, input: news.input.take(), finish: news.finish.take() }
     }
 
@@ -104,16 +108,26 @@ mod tests {
         let link = Link::new(0);
         link.input_taken(1, false);
         link.input_taken(2, false);
-        assert_eq!(link.take(0).input, Some(InputAck { offset: 2, closed: false }));
-        assert_eq!(link.take(0).input, None);
+        assert_eq!(link.take().input, Some(InputAck { offset: 2, closed: false }));
+        assert_eq!(link.take().input, None);
     }
 
     #[test]
     fn what_was_never_sent_cannot_be_acknowledged() {
         let link = Link::new(10);
         assert!(link.output_acked(10) && !link.output_acked(11));
-        link.take(20);
+        {
+            link.sent(20);
+            link.take()
+        };
         assert!(link.output_acked(20) && link.output_acked(5));
-        assert_eq!(link.take(20).acked, 20);
+        assert_eq!(
+            {
+                link.sent(20);
+                link.take()
+            }
+            .acked,
+            20
+        );
     }
 }

@@ -14,7 +14,6 @@
 //!
 //! - [`open`]: from the first message to a stream;
 //! - [`flow`]: how much output may be under way;
-//! - [`takeover`]: who drives a session, and who did;
 //! - [`read`]: the journal as a stream of its own.
 
 mod flow;
@@ -22,7 +21,6 @@ mod input;
 mod link;
 mod output;
 mod read;
-mod takeover;
 
 use std::sync::Arc;
 
@@ -44,7 +42,6 @@ use output::{Outbound, Reader};
 #[cfg(test)]
 pub use output::output as output_message;
 pub use read::read;
-pub use takeover::Takeovers;
 
 /// The most bytes that one message carries, either way.
 pub const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -58,8 +55,6 @@ const WINDOW_MAX: u64 = 8 * 1024 * 1024;
 pub struct Context<'a> {
     /// What does the work.
     pub engine: &'a Arc<Engine>,
-    /// Who drives what.
-    pub takeovers: &'a Takeovers,
     /// The end of the agent.
     pub stopping: &'a Stopping,
 }
@@ -69,7 +64,7 @@ pub async fn open(
     service: Context<'_>,
     mut requests: Streaming<StreamRequest>,
 ) -> Result<impl Stream<Item = Result<StreamResponse, Status>> + Send + use<>, Status> {
-    let Context { engine, takeovers, stopping } = service;
+    let Context { engine, stopping } = service;
     let first = stopping.or(requests.message()).await?;
     let first = first.map_err(|status| status::unreadable(&status).unwrap_or(status))?;
     let Some(first) = first else {
@@ -79,10 +74,7 @@ pub async fn open(
         return Err(status::sequence("is not `open`, which must come first"));
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
-    let drive = |session: &Arc<Session>, from| {
-        let (driver, hold) = takeovers.drive(session, from);
-        Reader::Driver(driver, hold)
-    };
+    let drive = |session: &Arc<Session>, from| Reader::Driver(session.drive(from));
     let (reader, session) = match what {
         What::Run(spec) => {
             let session = engine.run(*spec, request_id).await.map_err(within("open.run"))?;

@@ -6,7 +6,7 @@ use conti_proto::v1::{
     DriverLost, Gap, Output, OutputStream, StreamOpened, StreamRequest, StreamResponse,
     stream_response::Message,
 };
-use futures::{Stream, stream};
+use futures::{FutureExt as _, Stream, stream};
 use tokio::task::JoinHandle;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Status, Streaming};
@@ -15,10 +15,9 @@ use super::{
     flow::Flow,
     input::Inbound,
     link::{Finish, Link},
-    takeover::{Hold, Takeovers},
 };
 use crate::{
-    engine::session::{Driver, Event, Session, Viewer},
+    engine::session::{Driver, Event, Hold, Session, Viewer},
     service::{convert::info, status, stopping::Stopping},
 };
 
@@ -26,7 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Reader {
     /// The session waits for this client.
-    Driver(Driver, Hold),
+    Driver(Driver),
     /// The session does not care.
     Viewer(Viewer),
 }
@@ -35,29 +34,29 @@ impl Reader {
     /// Where the next event begins.
     pub fn offset(&self) -> u64 {
         match self {
-            Reader::Driver(driver, _) => driver.offset(),
+            Reader::Driver(driver) => driver.offset(),
             Reader::Viewer(viewer) => viewer.offset(),
         }
     }
 
     async fn next(&mut self) -> Option<Event> {
         match self {
-            Reader::Driver(driver, _) => driver.next().await,
+            Reader::Driver(driver) => driver.next().await,
             Reader::Viewer(viewer) => viewer.next().await,
         }
     }
 
     fn try_next(&mut self) -> Option<Event> {
         match self {
-            Reader::Driver(driver, _) => driver.try_next(),
+            Reader::Driver(driver) => driver.try_next(),
             Reader::Viewer(viewer) => viewer.try_next(),
         }
     }
 
     /// The hold of the session, where there is one.
-    pub fn hold(&self) -> Option<&Hold> {
+    pub fn hold(&self) -> Option<Hold> {
         match self {
-            Reader::Driver(_, hold) => Some(hold),
+            Reader::Driver(driver) => Some(driver.hold()),
             Reader::Viewer(_) => None,
         }
     }
@@ -68,8 +67,7 @@ pub struct Outbound {
     session: Arc<Session>,
     /// `None`: the stream has ended.
     reader: Option<Reader>,
-    lost: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    takeovers: Takeovers,
+    lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     flow: Flow,
     /// An event that waits for room.
     pending: Option<Event>,
@@ -95,8 +93,7 @@ impl Outbound {
         let inbound = Inbound::new(session.clone(), link.clone(), reader.hold());
         let outbound = Outbound {
             session,
-            lost: reader.hold().map(|hold| Box::pin(hold.lost())),
-            takeovers: service.takeovers.clone(),
+            lost: reader.hold().map(|hold| hold.lost().boxed()),
             flow: Flow::new(begin, window),
             pending: None,
             opened: Some(opened),
@@ -119,9 +116,9 @@ impl Outbound {
         }
         loop {
             let reader = self.reader.as_mut()?;
-            let todo = self.link.take(self.flow.position());
+            let todo = self.link.take();
             if self.flow.acked(todo.acked)
-                && let Reader::Driver(driver, _) = reader
+                && let Reader::Driver(driver) = reader
             {
                 driver.ack(todo.acked);
             }
@@ -131,19 +128,19 @@ impl Outbound {
                     return None;
                 }
                 Some(Finish::Refuse(status)) => {
-                    drop(self.take_reader());
+                    drop(self.reader.take());
                     return Some(Err(status));
                 }
                 None => {}
             }
             if self.stopping.begun() {
                 // The agent goes, the session stays.
-                if let Some(Reader::Driver(driver, _)) = self.take_reader() {
+                if let Some(Reader::Driver(driver)) = self.reader.take() {
                     driver.park();
                 }
                 return Some(Err(status::stopping()));
             }
-            if reader.hold().is_some_and(Hold::is_lost) {
+            if matches!(reader, Reader::Driver(driver) if !driver.is_current()) {
                 return self.look_on();
             }
             if let Some(ack) = todo.input {
@@ -163,7 +160,7 @@ impl Outbound {
                 () = resolved(&mut self.lost) => {}
                 event = reader.next(), if self.pending.is_none() => match event {
                     Some(event) => self.pending = Some(event),
-                    None => drop(self.take_reader()),
+                    None => drop(self.reader.take()),
                 },
             }
         }
@@ -184,14 +181,17 @@ impl Outbound {
                     self.pending = Some(Event::Output { offset, stderr, data: rest });
                 }
                 self.flow.sent(offset + data.len() as u64);
+                // Before it is on its way: its acknowledgement may be back before this is polled again.
+                self.link.sent(self.flow.position());
                 Some(Message::Output(output(offset, stderr, data)))
             }
             Event::Gap { offset, length } => {
                 self.flow.sent_gap(offset, offset.saturating_add(length));
+                self.link.sent(self.flow.position());
                 Some(Message::Gap(Gap { offset, length }))
             }
             Event::End(end) => {
-                drop(self.take_reader());
+                drop(self.reader.take());
                 Some(Message::End(info::session_end(end)))
             }
         }
@@ -205,19 +205,10 @@ impl Outbound {
         message(Message::DriverLost(DriverLost {}))
     }
 
-    /// Ends the stream: whoever reads is no more.
-    fn take_reader(&mut self) -> Option<Reader> {
-        let reader = self.reader.take()?;
-        if let Some(hold) = reader.hold() {
-            self.takeovers.leave(&self.session.id, hold);
-        }
-        Some(reader)
-    }
-
     /// Ends the stream and leaves the session running, whatever its policy.
     fn leave(&mut self) {
-        let reader = self.take_reader();
-        if let Some(Reader::Driver(driver, _)) = reader {
+        let reader = self.reader.take();
+        if let Some(Reader::Driver(driver)) = reader {
             driver.detach();
         }
     }
@@ -230,12 +221,12 @@ impl Drop for Outbound {
         if self.link.detached() {
             self.leave();
         }
-        drop(self.take_reader());
+        drop(self.reader.take());
     }
 }
 
 /// Resolves with what is there; never, where there is nothing.
-pub async fn resolved(future: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>) {
+pub async fn resolved(future: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
