@@ -141,7 +141,8 @@ fn the_command_has_a_controlling_terminal_of_its_own() {
     terminal.wait();
     assert!(shown.contains("/dev/pts/"), "tty(1) names it: {shown}");
     let json = shown.trim_start_matches(|c| c != '{');
-    let facts = Facts::parse(json[..=json.rfind('}').expect("facts")].as_bytes());
+    let end = json.rfind('}').expect("facts");
+    let facts = Facts::parse(&json.as_bytes()[..=end]);
     for name in ["stdin", "stdout", "stderr", "controlling"] {
         assert_eq!(facts.0["tty"][name], true, "{name}");
     }

@@ -1,6 +1,6 @@
 //! All that the client says by itself: data on stdout, as tables or JSON, and notes on stderr.
 //!
-//! - [`json`]: messages as stable JSON;
+//! - [`mod@json`]: messages as stable JSON;
 //! - [`text`]: how single values look in tables;
 //! - this file: where it goes.
 

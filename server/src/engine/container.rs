@@ -42,6 +42,8 @@ pub struct Container {
     pub request_id: Option<String>,
     /// Held while it is started, stopped or deleted: one at a time.
     pub turn: tokio::sync::Mutex<()>,
+    /// Told when the main process has ended, before anything is cleaned up.
+    pub ended: tokio::sync::Notify,
     /// What changes.
     now: Mutex<Now>,
 }
@@ -112,6 +114,7 @@ impl Container {
             create_time: SystemTime::now(),
             request_id,
             turn: tokio::sync::Mutex::default(),
+            ended: tokio::sync::Notify::new(),
             now: Mutex::default(),
         }
     }
@@ -125,6 +128,7 @@ impl Container {
             create_time: record.create_time,
             request_id: record.request_id,
             turn: tokio::sync::Mutex::default(),
+            ended: tokio::sync::Notify::new(),
             now: Mutex::new(Now {
                 session_id: record.session_id,
                 start_time: record.start_time,

@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use conti_runtime::plan::{Confinement, Identity, JoinPlan, NsType, Place, Process};
@@ -142,17 +142,8 @@ impl Engine {
         if let (Some(container), true) = (container, killed) {
             // The kernel kills what is in a pid namespace just before its init is reaped: that end
             // arrives a moment later.
-            let main = container.now().session.clone();
-            let gone = match main {
-                Some(main) => {
-                    tokio::time::timeout(
-                        std::time::Duration::from_millis(200),
-                        container_ended(container, &main),
-                    )
-                    .await
-                }
-                None => Ok(()),
-            };
+            const A_MOMENT: Duration = Duration::from_millis(500);
+            let gone = tokio::time::timeout(A_MOMENT, container_ended(container)).await;
             if gone.is_ok() {
                 outcome.end.reason = EndReason::ContainerGone;
             } else if container.now().cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0) {
@@ -253,10 +244,14 @@ impl Engine {
     }
 }
 
-/// Waits until a container's main session is over, as far as this container knows.
-async fn container_ended(container: &Container, main: &Session) {
+/// Waits until a container's main process has ended.
+async fn container_ended(container: &Container) {
+    let ended = container.ended.notified();
+    tokio::pin!(ended);
+    // Registered before it is looked at: what comes later is told.
+    ended.as_mut().enable();
     if container.now().end.is_none() {
-        main.wait().await;
+        ended.await;
     }
 }
 

@@ -173,6 +173,7 @@ impl Engine {
             now.devpts = None;
             now.spare.take()
         };
+        container.ended.notify_waiters();
         drop(spare);
         let others: Vec<_> = self.registry.sessions(Some(&container.id));
         for other in others.iter().filter(|other| !other.record.main && !other.ended()) {

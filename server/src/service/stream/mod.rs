@@ -14,7 +14,7 @@
 //!
 //! - [`open`]: from the first message to a stream;
 //! - [`flow`]: how much output may be under way;
-//! - [`read`]: the journal as a stream of its own.
+//! - [`mod@read`]: the journal as a stream of its own.
 
 mod flow;
 mod input;
