@@ -62,8 +62,8 @@ pub struct ContainerPlan {
     pub read_only_root: bool,
     /// Everything that is mounted below `/`, in this order.
     pub mounts: Vec<Mount>,
-    /// Absolute paths that are hidden: a directory behind an empty read-only tmpfs, a file behind
-    /// `/dev/null`. What is missing is skipped.
+    /// Absolute paths that are hidden behind an empty read-only directory or file. What is missing
+    /// is skipped.
     pub masked_paths: Vec<String>,
     /// Absolute paths that are made read-only, recursively. What is missing is skipped.
     pub read_only_paths: Vec<String>,

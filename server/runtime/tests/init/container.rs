@@ -19,7 +19,7 @@ fn a_default_container_is_alone_confined_and_whole() {
         world.container().read_only_paths = ["/proc/sys", "/gone"].map(str::to_owned).into();
         world.container().sysctls = vec![("net.core.somaxconn".to_owned(), "77".to_owned())];
         world.container().read_only_root = true;
-        world.plan.process.cwd = "/work/dir".to_owned();
+        world.plan.process.cwd = "/srv/dir".to_owned();
         world.script(
             "echo pid=$$; echo host=$(hostname); echo cwd=$PWD; echo home=$HOME; \
              echo procs=$(ls -d /proc/[0-9]* | wc -l); echo fds=$(ls /proc/self/fd | wc -l); \
@@ -39,7 +39,7 @@ fn a_default_container_is_alone_confined_and_whole() {
         for (name, value) in [
             ("pid", "1"),
             ("host", "box"),
-            ("cwd", "/work/dir"),
+            ("cwd", "/srv/dir"),
             ("home", "/root"),
             ("fds", "4"),
             ("cpuinfo", "0"),
