@@ -150,6 +150,12 @@ impl Engine {
                 outcome.end.reason = EndReason::OutOfMemory;
             }
         }
+        if let (EndReason::Lost(_), State::Running(process) | State::Created(process)) =
+            (&outcome.end.reason, session.state())
+        {
+            // Nobody reads what it writes any more, and nobody would ever end it.
+            process::kill(process);
+        }
         supervise::finish(session, outcome);
         self.registry.keep_ended(&session.id);
     }

@@ -180,8 +180,10 @@ impl Engine {
             let _ = other.kill(KillCause::ContainerGone);
         }
         if let Some(cgroup) = cgroup {
-            // With its own pid namespace nothing outlives the main process.
-            let populated = container.spec.namespaces.pid != Namespace::Private;
+            // With its own pid namespace nothing outlives the main process; without its monitor, the main
+            // process itself may have.
+            let populated = container.spec.namespaces.pid != Namespace::Private
+                || matches!(outcome.end.reason, EndReason::Lost(_));
             self.release(cgroup, populated).await;
             container.now().cgroup = None;
         }

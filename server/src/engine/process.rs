@@ -2,10 +2,10 @@
 
 use std::{fs, io, os::fd::OwnedFd};
 
-use conti_runtime::plan::Process;
+use conti_runtime::{plan::Process, protocol::ProcessId};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
 use super::{
@@ -83,6 +83,14 @@ impl Pinned {
     /// The pidfd itself.
     pub fn into_fd(self) -> OwnedFd {
         self.pidfd
+    }
+}
+
+/// Kills a process, if it is still the one that is meant.
+pub fn kill(process: ProcessId) {
+    if let Ok(pinned) = Pinned::open(process.pid, Some(process.start_ticks)) {
+        // Where it has ended meanwhile there is nothing to be done.
+        let _ = pidfd_send_signal(&pinned.pidfd, Signal::KILL);
     }
 }
 
