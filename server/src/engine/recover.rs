@@ -11,7 +11,7 @@ use std::{
 
 use conti_runtime::{
     journal::{Reader, Totals},
-    protocol::{FromMonitor, MonitorState, VERSION},
+    protocol::{FromMonitor, VERSION},
     sys::socket,
 };
 use tracing::{info, warn};
@@ -60,7 +60,7 @@ impl Engine {
             }
         }
         for dir in directories(&self.containers_dir) {
-            let container = self.container_from(&dir);
+            let Some(container) = self.container_from(&dir) else { continue };
             if let Some(id) = &container.request_id {
                 self.registry.remember_request(id, container.id.clone());
             }
@@ -87,8 +87,9 @@ impl Engine {
         }
     }
 
-    fn container_from(&self, dir: &Path) -> Arc<Container> {
-        match Container::read_record(dir) {
+    /// The container of a directory. `None`: it never came to be one, and nothing is left of it.
+    fn container_from(&self, dir: &Path) -> Option<Arc<Container>> {
+        let container = match Container::read_record(dir) {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
                 let container = Container::from_record(record, &self.containers_dir);
@@ -96,7 +97,15 @@ impl Engine {
                     container.now().end =
                         Some(supervise::lost("the host was started again", Totals::default()));
                 }
-                Arc::new(container)
+                container
+            }
+            // The agent ended before it wrote one: nobody was told of this container.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                info!(dir = %dir.display(), "a container that was not finished is removed");
+                if let Err(error) = fs::remove_dir_all(dir) {
+                    warn!(dir = %dir.display(), %error, "it cannot be removed");
+                }
+                return None;
             }
             Err(error) => {
                 let problem = format!(
@@ -108,9 +117,10 @@ impl Engine {
                 let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
                 let container = Container::new(id, spec, &self.containers_dir, None);
                 container.now().quarantined = Some(problem);
-                Arc::new(container)
+                container
             }
-        }
+        };
+        Some(Arc::new(container))
     }
 
     /// Looks at one session's directory.
@@ -171,11 +181,8 @@ impl Engine {
             State::Assembling,
         );
         let session = Arc::new(session);
-        let known = matches!(state, MonitorState::Created(_) | MonitorState::Running(_));
+        // One that is still assembling goes on with that: it tells when it is done.
         let outcome = supervise::adopt(&session, state);
-        if !known && outcome.is_none() {
-            return Err(invalid("it was still assembling"));
-        }
         Ok(Alive { session, monitor, to_agent, devpts: fds.next(), outcome })
     }
 
@@ -209,7 +216,11 @@ impl Engine {
                         let engine = self.clone();
                         tokio::spawn(async move {
                             let outcome = follow(&mut alive).await;
+                            let failed = outcome.failure.is_some();
                             engine.main_ended(&container, &alive.session, outcome).await;
+                            if failed {
+                                engine.give_up(&container).await;
+                            }
                         });
                     }
                     Found::Ended(session, outcome) => {
@@ -230,10 +241,26 @@ impl Engine {
                     engine.exec_ended(container.as_ref(), &alive.session, outcome).await;
                 });
             }
+            // Neither it nor its container came to be: nobody was told of it, and it has nothing to tell.
+            (Found::Ended(session, outcome), None)
+                if session.record.main && matches!(outcome.end.reason, EndReason::Lost(_)) =>
+            {
+                self.registry.remove_session(&session.id);
+                store::remove(&session.dir);
+            }
             (Found::Ended(session, outcome), _) => {
                 supervise::finish(&session, outcome);
                 self.registry.keep_ended(&session.id);
             }
+        }
+    }
+
+    /// A container whose set-up failed, and the one who asked for it was a client of the agent before.
+    async fn give_up(self: &Arc<Self>, container: &Arc<Container>) {
+        if container.spec.auto_remove {
+            self.forget(container).await;
+        } else if let Err(error) = container.save(&self.facts.boot_id) {
+            warn!(container = %container.id, %error, "its failure could not be recorded");
         }
     }
 

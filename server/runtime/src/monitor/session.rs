@@ -37,7 +37,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(64);
 
 /// How often a monitor whose session is over looks whether anybody may still ask for it.
-const ORPHAN_CHECK: Duration = Duration::from_secs(30);
+const ORPHAN_CHECK: Duration = Duration::from_secs(5);
 
 /// One session.
 #[derive(Debug)]
