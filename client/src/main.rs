@@ -24,10 +24,12 @@ mod verb;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clap::{Parser as _, error::ErrorKind};
+use conti_shared::memory;
 
 use crate::error::{Error, FAILED};
 
 fn main() {
+    memory::keep_buffers();
     terminal::restore_on_panic();
     let code = catch_unwind(AssertUnwindSafe(run)).unwrap_or(FAILED);
     terminal::restore();

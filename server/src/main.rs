@@ -15,6 +15,7 @@ mod service;
 use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use conti_shared::memory;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
@@ -33,6 +34,7 @@ const LET_GO: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    memory::keep_buffers();
     if let Err(problem) = logging::start(args.log_format, &args.log_level) {
         let usage = clap::Error::raw(
             clap::error::ErrorKind::InvalidValue,

@@ -6,6 +6,7 @@
 //! - [`signal`]: the names and numbers of signals.
 
 pub mod endpoint;
+pub mod memory;
 pub mod name;
 pub mod reason;
 pub mod signal;
