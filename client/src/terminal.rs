@@ -119,6 +119,28 @@ pub fn is_writable_now(fd: impl AsFd) -> bool {
     matches!(poll(&mut [PollFd::new(&fd, PollFlags::OUT)], Some(&now)), Ok(n) if n > 0)
 }
 
+/// Writes as much as goes without waiting for a reader, whatever the flags of the file are: those are
+/// shared with other processes. `None`: that cannot be told of this kind of file.
+///
+/// RWF_NOWAIT (pwritev2(2)) works with sockets, and with pipes since Linux 6.4.
+#[cfg(target_os = "linux")]
+pub fn write_at_once(fd: impl AsFd, data: &[u8]) -> Option<rustix::io::Result<usize>> {
+    use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
+    // This offset stands for the file's own position, which a pipe has not.
+    const NONE: u64 = u64::MAX;
+    match pwritev2(fd, &[IoSlice::new(data)], NONE, ReadWriteFlags::NOWAIT) {
+        Err(Errno::AGAIN | Errno::INTR) => Some(Ok(0)),
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::SPIPE) => None,
+        result => Some(result),
+    }
+}
+
+/// This system cannot tell.
+#[cfg(not(target_os = "linux"))]
+pub fn write_at_once(_fd: impl AsFd, _data: &[u8]) -> Option<rustix::io::Result<usize>> {
+    None
+}
+
 /// Waits until a non-blocking file can be read or written.
 pub fn wait_for(fd: impl AsFd, flags: PollFlags) {
     // An error of poll shows up in the read or write that follows.
