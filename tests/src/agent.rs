@@ -3,7 +3,9 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -24,6 +26,8 @@ use crate::{api::Api, host, host::Pinned, wait};
 /// that the agent itself had left nothing.
 pub struct Agent {
     dir: TempDir,
+    /// What its command is put behind.
+    prefix: Vec<OsString>,
     child: Option<Child>,
     runtime: Runtime,
     seen: Seen,
@@ -56,6 +60,13 @@ impl Agent {
     /// Starts an agent and waits until it answers.
     #[allow(clippy::new_without_default)]
     pub fn start() -> Agent {
+        Agent::start_behind(|_| Vec::new())
+    }
+
+    /// Starts an agent on another kind of host: its command is put behind the words that `prefix`
+    /// gives for the agent's directory. The last of them must end in `exec "$@"`, so that the pid
+    /// is the agent's.
+    pub fn start_behind(prefix: impl FnOnce(&Path) -> Vec<OsString>) -> Agent {
         assert!(rustix::process::geteuid().is_root(), "the black-box tests must run as root");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -64,7 +75,8 @@ impl Agent {
             .expect("a runtime can be made");
         let dir = tempfile::Builder::new().prefix("conti-test-").tempdir().expect("a directory");
         fs::create_dir(dir.path().join("scratch")).expect("a directory can be made");
-        let mut agent = Agent { dir, child: None, runtime, seen: Seen::default() };
+        let prefix = prefix(dir.path());
+        let mut agent = Agent { dir, prefix, child: None, runtime, seen: Seen::default() };
         agent.restart();
         agent
     }
@@ -72,8 +84,11 @@ impl Agent {
     /// The command that starts this agent, or a second one with another socket on the same
     /// directories.
     pub fn command(&self, socket: &str) -> Command {
-        let mut command = Command::new(binary("contid"));
+        let contid = binary("contid").into_os_string();
+        let mut words = self.prefix.iter().chain([&contid]);
+        let mut command = Command::new(words.next().expect("at least the agent itself"));
         command
+            .args(words)
             .arg("--listen")
             .arg(format!("unix://{}", self.path(socket).display()))
             .arg("--state-dir")

@@ -40,9 +40,7 @@ const PROGRAMS: [&str; 24] = [
 /// /bin and the library directories as links into /usr, and an /etc with the users root and
 /// alice (1000:1000, also in the groups 2000 `wheel` and 3000 `media`).
 pub fn build(root: &Path) {
-    for dir in ["usr/bin", "etc", "proc", "sys", "dev", "tmp", "root", "home/alice", "var"] {
-        fs::create_dir_all(root.join(dir)).expect("a directory can be made");
-    }
+    fs::create_dir_all(root.join("usr/bin")).expect("a directory can be made");
     symlink("usr/bin", root.join("bin")).expect("a link can be made");
     for dir in ["lib", "lib64"] {
         if Path::new("/").join(dir).is_symlink() {
@@ -50,8 +48,30 @@ pub fn build(root: &Path) {
             symlink(Path::new("usr").join(dir), root.join(dir)).expect("a link can be made");
         }
     }
+    fill(root, "/usr/bin");
+}
+
+/// As [`build`], with /bin and the library directories as directories of their own, as they were
+/// before /usr was merged: /usr/bin has only `env` and `head`.
+pub fn build_unmerged(root: &Path) {
+    fs::create_dir_all(root.join("usr/bin")).expect("a directory can be made");
+    fill(root, "/bin");
+    for name in ["env", "head"] {
+        fs::rename(root.join("bin").join(name), root.join("usr/bin").join(name)).expect("moved");
+    }
+}
+
+/// Copies a program of the host into a root filesystem.
+pub fn copy_named(name: &str, root: &Path, target: &str) {
+    copy_program(&find_program(name), root, target);
+}
+
+fn fill(root: &Path, programs: &str) {
+    for dir in ["etc", "proc", "sys", "dev", "tmp", "root", "home/alice", "var"] {
+        fs::create_dir_all(root.join(dir)).expect("a directory can be made");
+    }
     for name in PROGRAMS {
-        copy_program(&find_program(name), root, &format!("/usr/bin/{name}"));
+        copy_named(name, root, &format!("{programs}/{name}"));
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000:Alice:/home/alice:/bin/sh\n";
     write(root, "etc/passwd", passwd);

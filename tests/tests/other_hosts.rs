@@ -1,0 +1,54 @@
+//! Hosts that are made otherwise than the one that the tests run on: each agent here sees such a
+//! host, in a mount namespace of its own.
+
+use std::{ffi::OsString, fs, path::Path};
+
+use conti_tests::{Agent, rootfs};
+
+/// Runs a script in a new mount namespace, with the agent's directory as `$dir`, before the agent.
+fn after(script: &str, dir: &Path) -> Vec<OsString> {
+    let script = format!("set -e; dir=$1; shift; {script}; exec \"$@\"");
+    let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+    words.iter().map(OsString::from).chain([dir.into()]).collect()
+}
+
+/// A host on which /bin, /lib and /lib64 are directories of their own.
+fn unmerged(dir: &Path) -> Vec<OsString> {
+    let root = dir.join("scratch/root");
+    rootfs::build_unmerged(&root);
+    rootfs::copy_named("umount", &root, "/bin/umount");
+    fs::create_dir(root.join("old")).expect("a directory can be made");
+    fs::write(root.join("etc/shadow"), "root:secret:1::::::").expect("a file can be written");
+    // The agent is linked statically: it runs on any root.
+    after(
+        "root=$dir/scratch/root
+         mount --bind $root $root
+         for name in proc sys dev; do mount --rbind /$name $root/$name; done
+         bin=$(dirname $1); mkdir -p $root/$dir $root/$bin
+         mount --bind $dir $root/$dir; mount --bind $bin $root/$bin
+         cd $root; pivot_root . old; cd /; umount -l /old",
+        dir,
+    )
+}
+
+#[test]
+fn the_default_root_works_where_bin_is_a_directory_of_its_own() {
+    let agent = Agent::start_behind(unmerged);
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+    // A directory, not a link, and what is in it is that host's.
+    assert_eq!(agent.ok(["exec", "c", "--", "stat", "-c", "%F", "/bin"]), "directory");
+    assert_eq!(agent.ok(["exec", "c", "--", "stat", "-c", "%F", "/lib"]), "directory");
+    assert_eq!(agent.ok(["exec", "c", "--", "ls", "/usr/bin"]), "env\nhead");
+    assert_eq!(agent.ok(["exec", "c", "--", "/bin/sh", "-c", "echo $0"]), "/bin/sh");
+    assert_eq!(agent.ok(["exec", "c", "--", "env", "echo", "found"]), "found");
+    // What is written to each of the program directories stays in the container.
+    for name in ["bin", "lib", "usr/bin"] {
+        let path = format!("/{name}/mine");
+        agent.ok(["exec", "c", "--", "touch", &path]);
+        assert!(!agent.scratch("root").join(name).join("mine").exists(), "{path}");
+    }
+    let secret = agent.ctl(["exec", "c", "--", "cat", "/etc/shadow"]).run();
+    assert_ne!(secret.code, 0, "{secret:?}");
+    agent.ok(["run", "--rm", "--", "sh", "-c", "test ! -e /bin/mine"]);
+    agent.finish();
+}
