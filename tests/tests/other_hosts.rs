@@ -52,3 +52,25 @@ fn the_default_root_works_where_bin_is_a_directory_of_its_own() {
     agent.ok(["run", "--rm", "--", "sh", "-c", "test ! -e /bin/mine"]);
     agent.finish();
 }
+
+/// A host with version 1 of cgroups alone: without the unified hierarchy that hangs beside it. Where
+/// there is no version 1, this is a host without cgroups.
+#[test]
+fn without_a_unified_hierarchy_containers_run_and_make_no_device_nodes() {
+    let script = "for point in $(awk '$3 == \"cgroup2\" {print $2}' /proc/mounts); do
+                      umount -l $point
+                  done";
+    let agent = Agent::start_behind(|dir| after(script, dir));
+    let info = agent.ok(["info"]);
+    assert!(!info.contains("hybrid") && !info.contains("v2"), "{info}");
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+    agent.ok(["exec", "c", "--", "true"]);
+    // The policy of devices hangs on the unified hierarchy: without it no node can be made.
+    let node = agent.ctl(["exec", "c", "--", "mknod", "/tmp/null", "c", "1", "3"]).run();
+    assert_ne!(node.code, 0, "{node:?}");
+    agent.ok(["exec", "c", "--", "sh", "-c", "echo lost > /dev/null"]);
+    // Everything of it ends with it, though there is no cgroup.kill.
+    agent.ok(["exec", "-d", "c", "--", "sh", "-c", "setsid sleep 1000 & sleep 1000"]);
+    agent.ok(["rm", "-f", "c"]);
+    agent.finish();
+}

@@ -146,8 +146,8 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let mut process = spec.process.clone();
     process::complete(&mut process, &spec.io);
     process.create_cwd = true;
-    if !request.enforces_devices && !privileged {
-        process.confinement.capabilities &= !process::CAP_MKNOD;
+    if !request.enforces_devices {
+        process::withhold_mknod(&mut process);
     }
     let container = ContainerPlan {
         hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),

@@ -146,7 +146,7 @@ impl Engine {
             let gone = tokio::time::timeout(A_MOMENT, container_ended(container)).await;
             if gone.is_ok() {
                 outcome.end.reason = EndReason::ContainerGone;
-            } else if container.now().cgroup.as_ref().is_some_and(|cgroup| cgroup.oom_kills() > 0) {
+            } else if container.now().cgroup.as_ref().is_some_and(|cgroup| cgroup.take_oom_kill()) {
                 outcome.end.reason = EndReason::OutOfMemory;
             }
         }
@@ -196,9 +196,13 @@ impl Engine {
             root: None,
             cwd: None,
         };
+        let mut process = like_main(&spec.process, &container.spec.process);
+        if !self.cgroups.enforces_devices() {
+            process::withhold_mknod(&mut process);
+        }
         Ok(Prepared {
             plan,
-            process: like_main(&spec.process, &container.spec.process),
+            process,
             fds,
             monitor,
             cgroup: born_in,

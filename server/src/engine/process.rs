@@ -14,7 +14,15 @@ use super::{
 };
 
 /// Bit 27 of a capability set.
-pub const CAP_MKNOD: u64 = 1 << 27;
+const CAP_MKNOD: u64 = 1 << 27;
+
+/// Where nothing enforces a container's device policy, nobody in it makes device nodes, unless it is
+/// privileged.
+pub fn withhold_mknod(process: &mut Process) {
+    if !process.confinement.privileged {
+        process.confinement.capabilities &= !CAP_MKNOD;
+    }
+}
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
