@@ -32,6 +32,10 @@ if ! unshare --user --map-root-user true 2>/dev/null; then
     skip user_namespaces "user namespaces" "this host does not allow them"
 fi
 
+if ! grep -qE '^memory	.*	1$' /proc/cgroups; then
+    skip memory_cgroup "the memory controller" "this kernel has it not"
+fi
+
 if [ ! -x .tools/venv/bin/python ]; then
     skip python_client "a Python with grpcio-tools" "scripts/setup-test.sh was not run"
 fi

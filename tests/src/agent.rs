@@ -43,10 +43,8 @@ struct Seen {
 
 /// The path of one of the binaries under test.
 pub fn binary(name: &str) -> PathBuf {
-    let dir = env::var_os("CONTI_BIN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-        PathBuf::from,
-    );
+    let dir = env::var_os("CONTI_BIN_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bin"), PathBuf::from);
     let path = dir.join(name);
     assert!(
         path.is_file(),

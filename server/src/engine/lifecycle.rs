@@ -162,7 +162,7 @@ impl Engine {
         if let Some(cgroup) = &cgroup {
             let killed =
                 matches!(outcome.end.reason, EndReason::Signal { number: libc::SIGKILL, .. });
-            if killed && cgroup.oom_kills() > 0 {
+            if killed && cgroup.take_oom_kill() {
                 outcome.end.reason = EndReason::OutOfMemory;
             }
         }

@@ -20,6 +20,7 @@ use std::{
     io::{self, Write as _},
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -62,6 +63,8 @@ pub struct Cgroup {
     pub name: String,
     unified: Option<PathBuf>,
     v1: Vec<(&'static str, PathBuf)>,
+    /// How many of [`Cgroup::oom_kills`] were told as somebody's end.
+    oom_told: Mutex<u64>,
 }
 
 impl Cgroups {
@@ -176,6 +179,7 @@ impl Cgroups {
             name: name.to_owned(),
             unified: self.unified.as_ref().map(|dir| dir.join(name)),
             v1: self.v1.iter().map(|(c, dir)| (*c, dir.join(name))).collect(),
+            oom_told: Mutex::default(),
         }
     }
 
@@ -253,8 +257,17 @@ impl Cgroup {
         conti_runtime::sys::bpf::attach_cgroup_device(File::open(dir)?.as_fd(), program.as_fd())
     }
 
+    /// Whether the out-of-memory killer has ended a process of it that was not told yet: such an end
+    /// is told once. Ask only for a process that SIGKILL has ended.
+    pub fn take_oom_kill(&self) -> bool {
+        let mut told = self.oom_told.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.oom_kills() > *told;
+        *told += u64::from(new);
+        new
+    }
+
     /// How many processes of it the out-of-memory killer has ended.
-    pub fn oom_kills(&self) -> u64 {
+    fn oom_kills(&self) -> u64 {
         let file = match (&self.unified, self.v1.iter().find(|(c, _)| *c == "memory")) {
             (_, Some((_, dir))) => dir.join("memory.oom_control"),
             (Some(dir), None) => dir.join("memory.events"),
