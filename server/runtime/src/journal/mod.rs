@@ -49,7 +49,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes { segments: 4096, output: 1 << 20, input: 256 << 10 }
+        Sizes { segments: 4096, output: 2 << 20, input: 512 << 10 }
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use agent::{Agent, Session, eventually, is_root, plan, receive, shell, wait_readable};
 use conti_runtime::{
-    journal::{Mode, ReadResult, Saved},
+    journal::{Mode, ReadResult, Saved, Sizes},
     plan::{Fd, Stdio, Step},
     protocol::{End, FromMonitor, KillCause, LauncherReply, MonitorState, ToMonitor, WaitStatus},
     sys::socket::{Wait, recv_packet, send_packet},
@@ -169,13 +169,18 @@ fn a_command_that_is_not_there_fails_at_exec() {
     });
 }
 
+/// How much output a journal holds.
+fn ring() -> u64 {
+    Sizes::default().output
+}
+
 #[test]
 fn a_reader_that_does_not_acknowledge_makes_the_producer_wait() {
     with_agent(|agent| {
         let session = agent.run(&shell("head -c 5000000 /dev/zero"));
-        eventually("the journal is full", || session.reader.head() == 1 << 20);
+        eventually("the journal is full", || session.reader.head() == ring());
         std::thread::sleep(Duration::from_millis(100));
-        assert_eq!((session.reader.head(), session.reader.tail()), (1 << 20, 0));
+        assert_eq!((session.reader.head(), session.reader.tail()), (ring(), 0));
         let (out, _, end) = session.stream(b"");
         assert_eq!((out.len(), end.dropped_bytes), (5_000_000, 0));
         session.release();
@@ -191,7 +196,7 @@ fn a_detached_session_drops_the_oldest_and_counts_it() {
         session.reader.push_input(b"go\n");
         session.wake_monitor();
         let FromMonitor::Ended(end) = receive(&session.control).0 else { panic!("no end") };
-        let (head, tail) = (5_000_003, 5_000_003 - (1 << 20));
+        let (head, tail) = (5_000_003, 5_000_003 - ring());
         assert_eq!((end.stdout_bytes, end.dropped_bytes), (head, tail));
         assert_eq!(session.reader.read(0, 9), ReadResult::Gap { offset: 0, length: tail });
         let last = ReadResult::Data { offset: head - 3, stderr: false, bytes: b"end".to_vec() };
