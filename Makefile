@@ -1,13 +1,14 @@
 # make demo    build, start a private agent, do the main job for real, leave nothing behind
 # make shell   build, start a private agent, leave you in a shell in a fresh container
 # make test    install what the tests need, then run every check and every test
+# make test-vm the claims that need cgroup version 2 alone, in an emulated machine
 # make bench   time Conti against its peers and write docs/benchmarks.md
 # make build   only the release binaries, in target/bin
 # make fmt     format the sources; make lint, the checks that need no root; make clean
 #
 # All but build, fmt, lint and clean need root.
 
-.PHONY: demo shell test bench build fmt lint clean
+.PHONY: demo shell test test-vm bench build fmt lint clean
 
 demo: build
 	@scripts/demo.sh
@@ -17,6 +18,9 @@ shell: build
 
 test:
 	@scripts/test.sh
+
+test-vm: build
+	@scripts/vm/run.sh
 
 bench: build
 	@scripts/bench/run.sh
