@@ -41,3 +41,26 @@ fn every_command_of_the_tour_prints_what_the_readme_shows() {
     }
     agent.finish();
 }
+
+#[test]
+fn make_shell_leaves_its_user_in_a_shell_and_leaves_nothing_behind() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let bin = binary("contictl").parent().expect("a directory").to_owned();
+    let dir = tempfile::tempdir().expect("a directory");
+    // script(1) gives a terminal to what `make shell` runs; what it reads is what is typed.
+    let typed =
+        "(sleep 2; printf 'hostname; echo $((6 * 7))\\r'; sleep 1; printf 'exit 3\\r'; sleep 3)";
+    let outcome = Command::new("sh")
+        .args(["-c", &format!("{typed} | script -qec scripts/shell.sh /dev/null")])
+        .current_dir(root)
+        .env("CONTI_BIN_DIR", bin)
+        .env("TMPDIR", dir.path())
+        .output()
+        .expect("sh can be started");
+    let shown = String::from_utf8_lossy(&outcome.stdout).replace('\r', "");
+    assert!(shown.lines().any(|line| line.ends_with("conti")), "{shown}");
+    assert!(shown.lines().any(|line| line.ends_with("42")), "{shown}");
+    assert_eq!(outcome.status.code(), Some(3), "{shown}");
+    let left: Vec<_> = fs::read_dir(dir.path()).expect("it is there").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
