@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Read as _,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process::Command,
 };
@@ -14,53 +13,37 @@ use conti_runtime::{
     init::{Birth, Child, ChildStdio, PlanFds, Status, spawn},
     launcher::NEW_ROOT,
     plan::*,
+    sys::{
+        clone::exit_now,
+        process::{Fork, fork},
+        wait::reap_pid,
+    },
 };
 use rustix::{
     event::{PollFd, PollFlags, poll},
     fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat},
     mount::*,
     process::{WaitId, WaitIdOptions, waitid},
-    thread::UnshareFlags,
 };
 
 /// Set in the process that a test runs in.
 const IN_WORLD: &str = "CONTI_TEST_IN_WORLD";
 
-/// Runs a test in a launcher's world. The test's program is started again for it: there, no other test's
-/// thread can hold a lock while it forks.
-pub fn in_world(test: impl FnOnce(&mut World)) {
+/// Runs the test of a name in a launcher's world: the test's program is started again for it, in new
+/// namespaces.
+pub fn in_world(name: &str, test: fn(&mut World)) {
     assert!(rustix::process::getuid().is_root(), "this test makes namespaces and needs root");
-    if std::env::var_os(IN_WORLD).is_none() {
-        let name = std::thread::current().name().unwrap().to_owned();
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args([&name, "--exact", "--nocapture", "--test-threads=1"])
-            .env(IN_WORLD, "1")
-            .output()
-            .unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
-        return;
+    if std::env::var_os(IN_WORLD).is_some() {
+        return test(&mut World::new());
     }
-    // SAFETY: neither flag touches the fd table or memory.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }.unwrap();
-    // SAFETY: the test program's other thread only waits for this one and holds no lock.
-    match unsafe { libc::fork() } {
-        0 => {
-            // SAFETY: as above; only now is there one thread, which may leave the mount namespace.
-            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
-            let end = catch_unwind(AssertUnwindSafe(|| test(&mut World::new())));
-            // SAFETY: _exit has no precondition.
-            unsafe { libc::_exit(i32::from(end.is_err())) }
-        }
-        pid => assert_eq!(wait(pid), 0, "the test failed in its world, see above"),
-    }
-}
-
-fn wait(pid: i32) -> i32 {
-    let mut status = 0;
-    // SAFETY: `status` lives through the call.
-    assert_eq!(unsafe { libc::waitpid(pid, &mut status, libc::__WALL) }, pid);
-    status
+    let status = Command::new("unshare")
+        .args(["--pid", "--mount", "--fork", "--kill-child", "--propagation", "unchanged", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(IN_WORLD, "1")
+        .status()
+        .unwrap();
+    assert!(status.success(), "the test failed in its world, see above");
 }
 
 /// What a session did.
@@ -220,9 +203,8 @@ fn spawn_by_forker(plan: &Plan, fds: &PlanFds, stdio: ChildStdio) -> Result<Chil
     use std::{io::Write as _, os::fd::AsRawFd as _};
     let (mut answer, mut end) = std::io::pipe().unwrap();
     let (hold, let_go) = std::io::pipe().unwrap();
-    // SAFETY: this process has one thread.
-    let forker = match unsafe { libc::fork() } {
-        0 => {
+    let forker = match fork().unwrap() {
+        Fork::Child => {
             drop(let_go);
             let result = spawn(plan, fds, stdio, Birth::Sibling)
                 .map(|c| (c.pid, c.status.as_raw_fd(), c.gate.as_raw_fd(), c));
@@ -233,10 +215,9 @@ fn spawn_by_forker(plan: &Plan, fds: &PlanFds, stdio: ChildStdio) -> Result<Chil
             end.write_all(text.as_bytes()).unwrap();
             drop(end);
             let _ = std::io::Read::read(&mut &hold, &mut [0]);
-            // SAFETY: _exit has no precondition.
-            unsafe { libc::_exit(0) }
+            exit_now(0)
         }
-        pid => pid,
+        Fork::Parent(pid) => pid,
     };
     drop((end, stdio));
     let mut text = String::new();
@@ -262,7 +243,7 @@ fn spawn_by_forker(plan: &Plan, fds: &PlanFds, stdio: ChildStdio) -> Result<Chil
         _ => Err(serde_json::from_str(&text).unwrap()),
     };
     drop(let_go);
-    wait(forker);
+    reap_pid(forker).unwrap();
     result
 }
 
