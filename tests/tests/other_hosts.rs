@@ -74,3 +74,32 @@ fn without_a_unified_hierarchy_containers_run_and_make_no_device_nodes() {
     agent.ok(["rm", "-f", "c"]);
     agent.finish();
 }
+
+mod needs_detached_layers {
+    use super::*;
+
+    /// A data directory on overlayfs, as in a container of another engine.
+    #[test]
+    fn where_no_layer_can_lie_on_the_data_directory_it_is_held_in_memory() {
+        let script = "mkdir -p $dir/scratch/lower $dir/scratch/upper $dir/scratch/work $dir/data
+                      mount -t overlay overlay $dir/data \\
+                          -o lowerdir=$dir/scratch/lower,upperdir=$dir/scratch/upper,workdir=$dir/scratch/work";
+        let agent = Agent::start_behind(|dir| after(script, dir));
+        let script = "echo kept > /note; cat /note";
+        let run = agent.ctl(["run", "--rm", "--", "sh", "-c", script]).run().success();
+        assert_eq!(run.text(), "kept");
+        assert!(run.errors().contains("warning: ") && run.errors().contains("memory"), "{run:?}");
+        // Each way to make one says so, and a container can be asked later.
+        let create =
+            agent.ctl(["create", "--name", "c", "--", "sh", "-c", "test ! -e /note"]).run();
+        assert!(create.errors().contains("warning: "), "{create:?}");
+        assert!(agent.ok(["inspect", "c"]).contains("held in memory"));
+        agent.ok(["start", "c"]);
+        assert_eq!(agent.ok(["wait", "c"]), "0");
+        // With a user namespace as well, whose overlay is made inside.
+        let map =
+            ["--ns", "user=private", "--uid-map", "0:400000:65536", "--gid-map", "0:400000:65536"];
+        agent.ok([&["run", "--rm"], &map[..], &["--", "touch", "/mine"]].concat());
+        agent.finish();
+    }
+}

@@ -84,6 +84,11 @@ pub fn note(text: &str) {
     let _ = io::stderr().lock().write_all(note_line(text).as_bytes());
 }
 
+/// Says on stderr what the agent did otherwise than asked.
+pub fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+}
+
 /// Says on stderr why Conti failed.
 pub fn error(error: &Error) {
     if !error.is_silent() {

@@ -52,6 +52,7 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
         }
         Err(failure) => return Err(failure.into_error()),
     };
+    output::warn(&opened.warnings);
     match follow(endpoint, &open, options, signals, link, opened).await {
         // What a local command would have got.
         Err(Error::OutputClosed) => Ok(by_signal(SIGPIPE)),

@@ -68,7 +68,7 @@ impl Context {
 
     /// Shows a container that was just made or changed: its id, or all of it as JSON.
     pub fn show_container(&self, container: &Container) -> Result<()> {
-        warn(container);
+        output::warn(&container.warnings);
         match self.format {
             Format::Table => output::line(&output::text::plain(&container.id)),
             Format::Json => output::json(&output::json::container(container)),
@@ -83,13 +83,6 @@ impl Context {
             output_window: 0,
         };
         stream(&self.endpoint, open, options).await
-    }
-}
-
-/// Says what the agent did otherwise than asked.
-pub fn warn(container: &Container) {
-    for warning in &container.warnings {
-        output::note(&format!("warning: {warning}"));
     }
 }
 

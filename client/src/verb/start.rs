@@ -6,7 +6,7 @@ use conti_proto::v1::StartContainerRequest;
 use crate::{
     error::Result,
     output::{self, Format},
-    verb::{Context, for_each, missing, repeatable, request_id, warn},
+    verb::{Context, for_each, missing, repeatable, request_id},
 };
 
 /// Start containers that were created or have stopped
@@ -29,7 +29,7 @@ impl Start {
             .await?;
             let container =
                 response.into_inner().container.ok_or_else(|| missing("the container"))?;
-            warn(&container);
+            output::warn(&container.warnings);
             match context.format {
                 Format::Table => Ok(()),
                 Format::Json => output::json(&output::json::container(&container)),

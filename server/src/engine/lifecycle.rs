@@ -40,16 +40,22 @@ impl Engine {
         Ok(self.create_once(spec, request_id, begin).await?.info())
     }
 
-    /// Creates and starts a container whose main session is to be driven.
+    /// Creates and starts a container whose main session is to be driven. Returns that session and
+    /// the container's warnings.
     pub async fn run(
         self: &Arc<Self>,
         spec: ContainerSpec,
         request_id: Option<String>,
-    ) -> Result<Arc<Session>> {
+    ) -> Result<(Arc<Session>, Vec<String>)> {
         let container =
             self.create_once(spec, request_id, Begin { paused: false, streamed: true }).await?;
-        let session = container.now().session.clone();
-        session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
+        let (session, warnings) = {
+            let now = container.now();
+            (now.session.clone(), now.warnings.clone())
+        };
+        let session =
+            session.ok_or_else(|| container.wrong_state("attach to", "created or running"))?;
+        Ok((session, warnings))
     }
 
     /// Carries a create out in a task of its own, so that a client that goes away half way leaves

@@ -75,9 +75,12 @@ pub async fn open(
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
     let drive = |session: &Arc<Session>, from| Reader::Driver(session.drive(from));
+    let mut warnings = Vec::new();
     let (reader, session) = match what {
         What::Run(spec) => {
-            let session = engine.run(*spec, request_id).await.map_err(within("open.run"))?;
+            let session;
+            (session, warnings) =
+                engine.run(*spec, request_id).await.map_err(within("open.run"))?;
             (drive(&session, None), session)
         }
         What::Start(spec) => {
@@ -105,6 +108,7 @@ pub async fn open(
         output_offset: reader.offset(),
         input_offset: session.input().0,
         session: Some(info::session(about)),
+        warnings,
     };
     Ok(Outbound::start(opened, reader, session, requests, window, &service))
 }
