@@ -176,3 +176,60 @@ pub fn widen_pipe(fd: impl AsFd) {
 /// Pipes of this system have no size to be set.
 #[cfg(not(target_os = "linux"))]
 pub fn widen_pipe(_fd: impl AsFd) {}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{BufRead as _, BufReader, Write as _},
+        process::{Command, Stdio},
+    };
+
+    use rustix::{
+        fs::{Mode, OFlags, open},
+        pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+        termios::LocalModes,
+    };
+
+    use super::*;
+
+    /// Set in the process that panics.
+    const PANICS: &str = "CONTI_TEST_PANICS";
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_reported() {
+        if std::env::var_os(PANICS).is_some() {
+            restore_on_panic();
+            // Never dropped: this is about the hook alone.
+            std::mem::forget(Raw::enter().unwrap());
+            println!("raw");
+            let mut line = String::new();
+            io::stdin().read_line(&mut line).unwrap();
+            panic!("as asked");
+        }
+        let mut master = File::from(openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap());
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = open(&*name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        let before = termios::tcgetattr(&slave).unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([std::thread::current().name().unwrap(), "--exact", "--nocapture"])
+            .env(PANICS, "1")
+            .stdin(Stdio::from(slave.try_clone().unwrap()))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(stdout.any(|line| line.unwrap().ends_with("raw")), "it became raw");
+        let raw = termios::tcgetattr(&slave).unwrap();
+        assert!(!raw.local_modes.intersects(LocalModes::ECHO | LocalModes::ICANON), "{raw:?}");
+        master.write_all(b"\n").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.contains("as asked"), "{errors}");
+        let after = termios::tcgetattr(&slave).unwrap();
+        assert_eq!(format!("{after:?}"), format!("{before:?}"));
+    }
+}

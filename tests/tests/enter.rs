@@ -154,6 +154,10 @@ fn credentials_are_the_targets_when_asked() {
     let out =
         agent.ok(["enter", "--target", &pid, "-S", "-G", "--", "sh", "-c", "id -u; id -g; id -G"]);
     assert_eq!(out, "1234\n2345\n2345 3456");
+    // Each alone leaves the rest to root.
+    let ids = |flag| agent.ok(["enter", "--target", &pid, flag, "--", "sh", "-c", "id -u; id -G"]);
+    assert_eq!(ids("-S"), "1234\n0");
+    assert_eq!(ids("-G"), "0\n2345 3456");
     let out = agent.ok(["enter", "--target", &pid, "-n", "--", "id", "-u"]);
     assert_eq!(out, "0");
     child.kill().expect("killed");
@@ -240,5 +244,20 @@ fn entering_a_process_in_its_own_user_namespace_that_is_the_hosts_is_no_error() 
         assert_eq!(conti_tests::api::exit_code(&wire.collect().await.end), 0);
     });
     drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn a_container_says_when_its_process_started_so_that_parts_of_it_can_be_entered_for_sure() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--hostname", "inside", "--", "sleep", "1000"]);
+    let json = agent.ctl(["inspect", "c"]).run().success().json();
+    let pid = json["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+    let pinned = host::pinned(pid).expect("it is alive");
+    assert_eq!(json["pid_start_ticks"], pinned.start_ticks);
+    assert_eq!(agent.ok(["enter", "c", "-u", "--", "hostname"]), "inside");
+    agent.ok(["kill", "c"]);
+    agent.ctl(["wait", "c"]).run().exits(137);
+    assert_eq!(agent.ctl(["inspect", "c"]).run().success().json()["pid_start_ticks"], 0);
     agent.finish();
 }

@@ -22,6 +22,7 @@ pub fn container(container: &Container) -> Value {
         "name": container.name,
         "state": container_state(container.state()),
         "pid": container.pid,
+        "pid_start_ticks": container.pid_start_ticks,
         "create_time": rfc3339(container.create_time.as_ref()),
         "start_time": rfc3339(container.start_time.as_ref()),
         "end_time": rfc3339(container.end_time.as_ref()),

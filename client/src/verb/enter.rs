@@ -70,10 +70,10 @@ pub struct Enter {
     /// Take the target's environment
     #[arg(short, long)]
     env: bool,
-    /// Take the target's user; its groups come along
+    /// Take the target's user
     #[arg(short = 'S', long)]
     setuid: bool,
-    /// Take the target's groups; its user comes along
+    /// Take the target's group and supplementary groups
     #[arg(short = 'G', long)]
     setgid: bool,
     /// Set a variable; without a value it is taken from this environment
@@ -126,22 +126,25 @@ impl Enter {
     /// Where the command runs.
     async fn place(&self, context: &Context) -> Result<target::Target> {
         let namespaces = self.namespaces();
-        let pid = match (self.target, &self.container) {
-            (Some(pid), _) => pid,
+        let (pid, start_ticks) = match (self.target, &self.container) {
+            (Some(pid), _) => (pid, self.start_ticks.unwrap_or(0)),
             (None, Some(container)) if self.all || self.is_whole(&namespaces) => {
                 return Ok(target::Target::Container(container.clone()));
             }
-            (None, container) => main_pid(context, container.clone().unwrap_or_default()).await?,
+            (None, container) => {
+                main_process(context, container.clone().unwrap_or_default()).await?
+            }
         };
         Ok(target::Target::Process(ProcessTarget {
             pid,
-            start_ticks: self.start_ticks.unwrap_or(0),
+            start_ticks,
             namespaces: namespaces.into_iter().map(i32::from).collect(),
             cgroup: self.join_cgroup,
             root: self.root,
             cwd: self.wd,
             env: self.env,
-            credentials: self.setuid || self.setgid,
+            user: self.setuid,
+            groups: self.setgid,
         }))
     }
 
@@ -182,16 +185,17 @@ impl Enter {
     }
 }
 
-/// The pid of the main process of a container.
-async fn main_pid(context: &Context, container: String) -> Result<u32> {
+/// The pid of the main process of a container, and when it started.
+async fn main_process(context: &Context, container: String) -> Result<(u32, u64)> {
     let mut client = context.connect().await?.containers();
     let request = GetContainerRequest { container: container.clone() };
     let response = client.get_container(request).await?.into_inner();
-    match response.container.ok_or_else(|| missing("the container"))?.pid {
+    let found = response.container.ok_or_else(|| missing("the container"))?;
+    match found.pid {
         0 => Err(Error::Usage(format!(
             "container {container:?} does not run, so it has no namespaces to enter; \
              `contictl start` starts it"
         ))),
-        pid => Ok(pid),
+        pid => Ok((pid, found.pid_start_ticks)),
     }
 }

@@ -241,7 +241,7 @@ impl Container {
     /// What is known of it.
     pub fn info(&self) -> ContainerInfo {
         let state = self.state();
-        let pid = self.process().map_or(0, |process| process.pid);
+        let process = self.process();
         let now = self.now();
         let mut warnings = now.warnings.clone();
         warnings.extend(now.quarantined.clone());
@@ -253,7 +253,8 @@ impl Container {
             start_time: now.start_time,
             end_time: now.end.as_ref().map(|end| end.time),
             end: now.end.clone(),
-            pid,
+            pid: process.map_or(0, |process| process.pid),
+            pid_start_ticks: process.map_or(0, |process| process.start_ticks),
             session_id: now.session_id.clone(),
             cgroup: now.cgroup.as_ref().map(|cgroup| cgroup.name.clone()).unwrap_or_default(),
             warnings,

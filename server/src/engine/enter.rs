@@ -234,9 +234,9 @@ impl Engine {
         if target.env {
             process.env = process::overlay_env(&environment(pid).map_err(at)?, &process.env);
         }
-        if target.credentials {
+        if target.user || target.groups {
             let mapped = namespaces.contains(&NsType::User);
-            process.identity = credentials(pid, mapped).map_err(at)?;
+            process.identity = identity(target, mapped).map_err(at)?;
         }
         let (born_in, procs) = match target.cgroup {
             true => self.cgroups.of_process(pid).map_err(at)?,
@@ -324,8 +324,10 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
         .collect())
 }
 
-/// The effective ids of a process; `mapped`: as its own user namespace has them.
-fn credentials(pid: i32, mapped: bool) -> std::io::Result<Identity> {
+/// What is wanted of the effective ids of a process, and root's for the rest; `mapped`: as its own
+/// user namespace has them.
+fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
+    let pid = target.pid;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Vec<u32> {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -351,9 +353,14 @@ fn credentials(pid: i32, mapped: bool) -> std::io::Result<Identity> {
         )
     };
     let effective = |name: &str| field(name).get(1).copied();
-    Ok(Identity::Ids {
-        uid: effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?,
-        gid: effective("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?,
-        groups: field("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect(),
-    })
+    let mut ids = (0, 0, Vec::new());
+    if target.user {
+        ids.0 = effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
+    }
+    if target.groups {
+        ids.1 = effective("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
+        ids.2 = field("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
+    }
+    let (uid, gid, groups) = ids;
+    Ok(Identity::Ids { uid, gid, groups })
 }

@@ -25,6 +25,8 @@ pub struct ContainerInfo {
     pub end: Option<SessionEnd>,
     /// The pid of its main process; 0: none.
     pub pid: i32,
+    /// When that process started, in clock ticks since boot; 0: none.
+    pub pid_start_ticks: u64,
     /// The session of its main process.
     pub session_id: String,
     /// The name of its cgroup below the agent's.

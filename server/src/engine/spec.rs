@@ -267,7 +267,7 @@ pub enum OnDisconnect {
 pub struct SessionSpec {
     /// Where.
     pub target: Target,
-    /// What. For [`Target::Process`] with `credentials` or `env`, the engine fills these in.
+    /// What. For [`Target::Process`] with `user`, `groups` or `env`, the engine fills these in.
     pub process: Process,
     /// How it is talked to.
     pub io: SessionIo,
@@ -299,6 +299,8 @@ pub struct ProcessTarget {
     pub cwd: bool,
     /// Take its environment, under that of the request.
     pub env: bool,
-    /// Take its user, group and supplementary groups.
-    pub credentials: bool,
+    /// Take its user.
+    pub user: bool,
+    /// Take its group and supplementary groups.
+    pub groups: bool,
 }

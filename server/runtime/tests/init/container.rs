@@ -338,11 +338,10 @@ pub fn a_process_is_born_in_its_cgroup_which_is_the_root_of_its_view(world: &mut
     let mounted = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
     let is_v2 = |dir: &&&str| std::path::Path::new(**dir).join("cgroup.controllers").exists();
     let unified = mounted.iter().find(is_v2).expect("a mounted cgroup version 2 hierarchy");
-    let name =
-        format!("conti-test-init-{}", std::fs::read_link("/proc/self/ns/pid").unwrap().display());
-    let dir = std::path::Path::new(unified).join(name.replace(['[', ']', ':'], "-"));
-    std::fs::create_dir(&dir).unwrap();
     world.make_container();
+    let dir = tempfile::Builder::new().prefix("conti-test-init-").tempdir_in(unified).unwrap();
+    // Its files are the kernel's and go with it: only the directory itself can be removed.
+    let dir = dir.keep();
     world.mount(MountWhat::Fresh { fs: "cgroup2".to_owned() }, "/cgroup");
     world.plan.cgroup = Some(world.fd(std::fs::File::open(&dir).unwrap()));
     world.script("echo unified=$(grep ^0: /proc/self/cgroup); grep -qx 1 /cgroup/cgroup.procs && echo there=yes");

@@ -208,8 +208,8 @@ pub fn container() -> impl Strategy<Value = v1::ContainerSpec> {
 
 /// Any session.
 pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
-    let process_target = (any::<u32>(), any::<u64>(), vec(number(), 0..10), any::<[bool; 5]>())
-        .prop_map(|(pid, start_ticks, namespaces, [cgroup, root, cwd, env, credentials])| {
+    let process_target = (any::<u32>(), any::<u64>(), vec(number(), 0..10), any::<[bool; 6]>())
+        .prop_map(|(pid, start_ticks, namespaces, [cgroup, root, cwd, env, user, groups])| {
             target::Target::Process(v1::ProcessTarget {
                 pid,
                 start_ticks,
@@ -218,7 +218,8 @@ pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
                 root,
                 cwd,
                 env,
-                credentials,
+                user,
+                groups,
             })
         });
     let place = prop_oneof![text().prop_map(target::Target::Container), process_target];

@@ -26,6 +26,7 @@ pub fn container(info: ContainerInfo) -> v1::Container {
         name: info.spec.name.clone(),
         spec: Some(back::container(info.spec)),
         pid: pid(info.pid),
+        pid_start_ticks: info.pid_start_ticks,
         id: info.id,
         session_id: info.session_id,
         cgroup: info.cgroup,

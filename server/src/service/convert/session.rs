@@ -110,10 +110,13 @@ fn target(
             if message.cwd && !process.cwd.is_empty() {
                 v.add(process_at.name("cwd"), "cannot be combined with the target's own directory");
             }
-            if message.credentials
+            if (message.user || message.groups)
                 && process.user.as_ref().is_some_and(|u| *u != v1::User::default())
             {
-                v.add(process_at.name("user"), "cannot be combined with the target's credentials");
+                v.add(
+                    process_at.name("user"),
+                    "cannot be combined with the target's user or groups",
+                );
             }
             Target::Process(process_target(v, at.name("process"), message))
         }
@@ -147,7 +150,8 @@ fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget)
         root: message.root,
         cwd: message.cwd,
         env: message.env,
-        credentials: message.credentials,
+        user: message.user,
+        groups: message.groups,
     }
 }
 
