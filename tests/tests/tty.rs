@@ -54,7 +54,8 @@ fn a_shell_is_used_as_at_the_keyboard() {
     terminal.expect("42");
     terminal.expect("/dev/pts/");
     // ctrl-c ends the command and not the shell.
-    terminal.send("echo st''arts; sleep 1000\r");
+    // The command itself says that it runs: before that, ctrl-c would be the shell's.
+    terminal.send("sh -c \"echo st''arts; exec sleep 1000\"\r");
     terminal.expect("starts");
     terminal.send("\x03");
     terminal.send("echo a''live\r");
