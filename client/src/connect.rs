@@ -10,7 +10,7 @@ use std::{
 
 use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    session_service_client::SessionServiceClient,
+    namespace_service_client::NamespaceServiceClient, session_service_client::SessionServiceClient,
 };
 use conti_shared::endpoint::Endpoint;
 use hyper::{body::Incoming, client::conn::http2};
@@ -84,6 +84,12 @@ impl Connection {
     /// Sessions, but for their streams.
     pub fn sessions(&self) -> SessionServiceClient<Connection> {
         SessionServiceClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    }
+
+    /// Namespaces.
+    pub fn namespaces(&self) -> NamespaceServiceClient<Connection> {
+        NamespaceServiceClient::with_origin(self.clone(), origin())
             .max_decoding_message_size(LIST_MESSAGE_MAX)
     }
 

@@ -49,6 +49,8 @@ reasons! {
     ProcessGone = "PROCESS_GONE",
     /// A step of the set-up failed: metadata `step`, `argument` and `errno` say which.
     SetupFailed = "SETUP_FAILED",
+    /// The kernel refused what was tried on a target: metadata `tried`, `argument` and `errno` say it.
+    Refused = "REFUSED",
     /// The command is not in the target.
     CommandNotFound = "COMMAND_NOT_FOUND",
     /// The command could not be executed.

@@ -73,7 +73,7 @@ class Stream:
 
 def spec(name, *argv, **policy):
     return session.SessionSpec(
-        target=session.Target(container=name),
+        target=session.SessionTarget(container=name),
         process=process.ProcessSpec(argv=argv, stdin=True),
         policy=session.SessionPolicy(**policy),
     )

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use conti_proto::v1::{
     BindMount, Container, ContainerSpec, ContainerState, CreateContainerRequest,
     DeleteContainerRequest, GetAgentRequest, GetContainerRequest, ListContainersRequest,
-    ListSessionsRequest, Mount, ProcessSpec, SessionEnd, SessionSpec, Target,
+    ListSessionsRequest, Mount, ProcessSpec, SessionEnd, SessionSpec, SessionTarget,
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    mount, session_end, session_service_client::SessionServiceClient, target,
+    mount, session_end, session_service_client::SessionServiceClient, session_target,
 };
 use tonic::{
     Status,
@@ -123,8 +123,8 @@ pub fn sleeper(name: &str) -> ContainerSpec {
 }
 
 /// The target that a container is.
-pub fn inside(container: &str) -> Target {
-    Target { target: Some(target::Target::Container(container.to_owned())) }
+pub fn inside(container: &str) -> SessionTarget {
+    SessionTarget { target: Some(session_target::Target::Container(container.to_owned())) }
 }
 
 /// A session in a container.

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use conti_proto::v1::{NamespaceType, ProcessTarget, SessionSpec, Target, target};
+use conti_proto::v1::{NamespaceType, ProcessTarget, SessionSpec, SessionTarget, session_target};
 use conti_tests::{
     Agent,
     api::process,
@@ -202,7 +202,9 @@ fn the_cgroup_of_the_target_is_joined_only_when_asked() {
         for cgroup in [false, true] {
             let target = ProcessTarget { pid, cgroup, ..Default::default() };
             let spec = SessionSpec {
-                target: Some(Target { target: Some(target::Target::Process(target)) }),
+                target: Some(SessionTarget {
+                    target: Some(session_target::Target::Process(target)),
+                }),
                 process: Some(process(["cat", "/proc/self/cgroup"])),
                 policy: None,
             };
@@ -236,7 +238,7 @@ fn entering_a_process_in_its_own_user_namespace_that_is_the_hosts_is_no_error() 
             ProcessTarget { pid: plain.pid, namespaces: (1..=8).collect(), ..Default::default() };
         assert!(target.namespaces.contains(&(NamespaceType::User as i32)));
         let spec = SessionSpec {
-            target: Some(Target { target: Some(target::Target::Process(target)) }),
+            target: Some(SessionTarget { target: Some(session_target::Target::Process(target)) }),
             process: Some(process(["true"])),
             policy: None,
         };

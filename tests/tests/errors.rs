@@ -4,8 +4,8 @@ use std::fs;
 
 use conti_proto::v1::{
     ContainerSpec, DirRootfs, IdMapping, KillContainerRequest, Namespace, NamespaceMode,
-    Namespaces, ProcessTarget, Rootfs, SessionSpec, Target, TmpfsMount, User, mount, rootfs,
-    target,
+    Namespaces, ProcessTarget, Rootfs, SessionSpec, SessionTarget, TmpfsMount, User, mount, rootfs,
+    session_target,
 };
 use conti_tests::{
     Agent,
@@ -240,7 +240,7 @@ fn a_pid_that_is_gone_or_another_process_is_refused() {
     let alive = conti_tests::host::pinned(pid).expect("it is alive");
     let target = |start_ticks| {
         let process = ProcessTarget { pid, start_ticks, ..Default::default() };
-        let target = Target { target: Some(target::Target::Process(process)) };
+        let target = SessionTarget { target: Some(session_target::Target::Process(process)) };
         SessionSpec {
             target: Some(target),
             process: Some(conti_tests::api::process(["true"])),

@@ -10,4 +10,5 @@ pub mod mount;
 pub mod namespace;
 pub mod process;
 pub mod session;
+pub mod target;
 pub mod value;

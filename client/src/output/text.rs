@@ -20,6 +20,23 @@ pub fn plain(text: &str) -> String {
         .collect()
 }
 
+/// Bytes that may not be UTF-8, as text: those that are not are written `\xHH`, as lsns(8) and
+/// findmnt(8) do.
+pub fn bytes(bytes: &[u8]) -> String {
+    bytes
+        .utf8_chunks()
+        .flat_map(|chunk| {
+            let bad = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+            std::iter::once(chunk.valid().to_owned()).chain(bad)
+        })
+        .collect()
+}
+
+/// A number, or a dash for 0.
+pub fn or_dash(number: u64) -> String {
+    if number == 0 { "-".to_owned() } else { number.to_string() }
+}
+
 /// The beginning of an id.
 pub fn short_id(id: &str) -> String {
     id.chars().take(SHORT_ID).collect()
@@ -27,9 +44,13 @@ pub fn short_id(id: &str) -> String {
 
 /// A command line, cut to what a table can hold.
 pub fn command(argv: &[String]) -> String {
-    let line = argv.join(" ");
+    cut(&argv.join(" "))
+}
+
+/// A text, cut to what a table can hold.
+pub fn cut(line: &str) -> String {
     if line.chars().count() <= COMMAND {
-        line
+        line.to_owned()
     } else {
         line.chars().take(COMMAND - 1).chain(['…']).collect()
     }
@@ -96,6 +117,11 @@ mod tests {
     fn a_command_is_cut_between_characters() {
         assert_eq!(command(&["ä".repeat(50)]), format!("{}…", "ä".repeat(39)));
         assert_eq!(command(&["sh".to_owned(), "-c".to_owned()]), "sh -c");
+    }
+
+    #[test]
+    fn what_is_no_text_is_written_in_hexadecimal_digits() {
+        assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use clap::{ArgGroup, Args};
 use conti_proto::v1::{
-    GetContainerRequest, NamespaceType, ProcessSpec, ProcessTarget, SessionSpec, Target, target,
+    GetContainerRequest, NamespaceType, ProcessSpec, ProcessTarget, SessionSpec, SessionTarget,
+    session_target,
 };
 
 use crate::{
@@ -113,7 +114,7 @@ impl Enter {
     pub async fn run(mut self, context: &Context) -> Result<u8> {
         let stdin = !self.no_stdin && !self.detach;
         let spec = SessionSpec {
-            target: Some(Target { target: Some(self.place(context).await?) }),
+            target: Some(SessionTarget { target: Some(self.place(context).await?) }),
             process: Some(self.process(stdin)?),
             policy: self.policy.policy(),
         };
@@ -124,18 +125,18 @@ impl Enter {
     }
 
     /// Where the command runs.
-    async fn place(&self, context: &Context) -> Result<target::Target> {
+    async fn place(&self, context: &Context) -> Result<session_target::Target> {
         let namespaces = self.namespaces();
         let (pid, start_ticks) = match (self.target, &self.container) {
             (Some(pid), _) => (pid, self.start_ticks.unwrap_or(0)),
             (None, Some(container)) if self.all || self.is_whole(&namespaces) => {
-                return Ok(target::Target::Container(container.clone()));
+                return Ok(session_target::Target::Container(container.clone()));
             }
             (None, container) => {
                 main_process(context, container.clone().unwrap_or_default()).await?
             }
         };
-        Ok(target::Target::Process(ProcessTarget {
+        Ok(session_target::Target::Process(ProcessTarget {
             pid,
             start_ticks,
             namespaces: namespaces.into_iter().map(i32::from).collect(),

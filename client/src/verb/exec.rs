@@ -1,7 +1,7 @@
 //! `contictl exec`
 
 use clap::Args;
-use conti_proto::v1::{SessionSpec, StartSessionRequest, Target, target};
+use conti_proto::v1::{SessionSpec, SessionTarget, StartSessionRequest, session_target};
 
 use crate::{
     error::Result,
@@ -37,7 +37,9 @@ impl Exec {
     pub async fn run(self, context: &Context) -> Result<u8> {
         let options = self.stream.options(self.process.interactive);
         let spec = SessionSpec {
-            target: Some(Target { target: Some(target::Target::Container(self.container)) }),
+            target: Some(SessionTarget {
+                target: Some(session_target::Target::Container(self.container)),
+            }),
             process: Some(self.process.process(self.command)?),
             policy: self.policy.policy(),
         };

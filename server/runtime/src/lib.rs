@@ -8,16 +8,19 @@
 //! 4. [`monitor`]: the parent of one session's process, with its streams and its end;
 //! 5. [`init`]: the child: the ordered steps from a fresh clone to the user's command;
 //! 6. [`journal`]: the shared memory that output and input pass through;
-//! 7. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
+//! 7. [`inspect`]: a process that answers one question about the host or a target; [`mountinfo`];
+//! 8. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
 //!
 //! Nothing here knows async code, gRPC or the messages of the API.
 
 #![deny(unsafe_code)]
 
 pub mod init;
+pub mod inspect;
 pub mod journal;
 pub mod launcher;
 pub mod monitor;
+pub mod mountinfo;
 pub mod plan;
 pub mod protocol;
 pub mod sys;

@@ -41,12 +41,15 @@ pub enum LauncherRequest {
     /// of the version 1 hierarchies that the session's process is to live in, opened for writing. With
     /// any of these the monitor makes a forker, which attaches itself and clones on its behalf.
     Spawn,
+    /// Fork an inspector. Fd: its end of a socket, where its question comes from, see
+    /// [`crate::inspect::question`].
+    Inspect,
 }
 
 /// The launcher's answer, in the order of the requests.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum LauncherReply {
-    /// The monitor's pid.
+    /// The monitor or inspector runs.
     Spawned {
         /// Its pid.
         pid: i32,

@@ -25,7 +25,7 @@ use super::{
         supervise::{self, Outcome},
     },
     sources::FdList,
-    spec::{ProcessTarget, SessionSpec, Target},
+    spec::{ProcessTarget, SessionSpec, SessionTarget},
 };
 
 /// A session that is ready to be handed to its monitor.
@@ -78,8 +78,8 @@ impl Engine {
     ) -> Result<Arc<Session>> {
         let Prepared { plan, mut process, mut fds, monitor, cgroup, devpts, container } =
             match &spec.target {
-                Target::Container(key) => self.in_container(key, &spec).await?,
-                Target::Process(target) => self.in_process(target, &spec).await?,
+                SessionTarget::Container(key) => self.in_container(key, &spec).await?,
+                SessionTarget::Process(target) => self.in_process(target, &spec).await?,
             };
         process::complete(&mut process, &spec.io);
         let session_id = id::new();

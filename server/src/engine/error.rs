@@ -72,6 +72,16 @@ pub enum Error {
         /// What to do.
         hint: &'static str,
     },
+    /// The kernel refused what was tried on a target.
+    #[error("{tried} {argument:?}: {}", errno_text(*.errno))]
+    Refused {
+        /// What was tried, e.g. `cannot open`.
+        tried: String,
+        /// On what.
+        argument: String,
+        /// The kernel's answer.
+        errno: i32,
+    },
     /// A field of the request makes no sense together with what the host or the container offers.
     #[error("{field}: {problem}")]
     Invalid {
@@ -121,6 +131,7 @@ impl Error {
                 _ => Reason::SetupFailed,
             },
             Error::Source { .. } => Reason::SetupFailed,
+            Error::Refused { .. } => Reason::Refused,
             Error::Invalid { .. } => Reason::InvalidField,
             Error::InputOffset { .. } => Reason::InputOffset,
             Error::Exhausted { .. } => Reason::ResourceExhausted,

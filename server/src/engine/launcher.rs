@@ -57,9 +57,19 @@ impl Launcher {
     /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
     /// forker attaches itself to.
     pub async fn spawn_monitor(&self, procs: &[OwnedFd]) -> io::Result<Monitor> {
+        Monitor::new(self.fork(&LauncherRequest::Spawn, procs).await?)
+    }
+
+    /// Forks an inspector, and returns the socket for its question.
+    pub async fn spawn_inspector(&self) -> io::Result<OwnedFd> {
+        self.fork(&LauncherRequest::Inspect, &[]).await
+    }
+
+    /// Has the launcher fork something that talks with the agent over the socket that this returns.
+    async fn fork(&self, wanted: &LauncherRequest, more: &[OwnedFd]) -> io::Result<OwnedFd> {
         let (ours, theirs) = socket::pair()?;
         let mut fds = vec![theirs.as_fd()];
-        fds.extend(procs.iter().map(|fd| fd.as_fd()));
+        fds.extend(more.iter().map(|fd| fd.as_fd()));
         let mut running = self.running.lock().await;
         // A launcher that died (or was killed) is found out by the first request after it.
         for attempt in 0..2 {
@@ -67,10 +77,10 @@ impl Launcher {
                 Some(current) => current,
                 None => self.start()?,
             };
-            match request(&current.socket, &fds).await {
+            match request(&current.socket, wanted, &fds).await {
                 Ok(LauncherReply::Spawned { .. }) => {
                     *running = Some(current);
-                    return Monitor::new(ours);
+                    return Ok(ours);
                 }
                 Ok(LauncherReply::Failed { errno }) => {
                     *running = Some(current);
@@ -102,8 +112,12 @@ impl Launcher {
     }
 }
 
-async fn request(socket: &AsyncFd<OwnedFd>, fds: &[BorrowedFd<'_>]) -> io::Result<LauncherReply> {
-    let packet = serde_json::to_vec(&LauncherRequest::Spawn)?;
+async fn request(
+    socket: &AsyncFd<OwnedFd>,
+    wanted: &LauncherRequest,
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<LauncherReply> {
+    let packet = serde_json::to_vec(wanted)?;
     loop {
         let mut ready = socket.writable().await?;
         if let Ok(sent) = ready.try_io(|fd| socket::send_packet(fd, &packet, fds, Wait::No)) {

@@ -95,7 +95,7 @@ impl Engine {
             self.begin_new(&container, begin).await?;
             let id = container.id.clone();
             *own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(container);
-            Ok(id)
+            Result::Ok(id)
         };
         let id = made.get_or_try_init(make).await?;
         match own.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {

@@ -9,6 +9,7 @@
 //! - [`session`]: streams, ends, and the task that follows a monitor;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
+//! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`]; [`users`];
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
@@ -21,10 +22,12 @@ pub mod error;
 pub mod facts;
 pub mod id;
 pub mod info;
+pub mod inspect;
 pub mod launcher;
 pub mod lifecycle;
 pub mod monitor;
 pub mod name;
+pub mod namespaces;
 pub mod process;
 pub mod recover;
 pub mod registry;
@@ -33,6 +36,7 @@ pub mod slots;
 pub mod sources;
 pub mod spec;
 pub mod store;
+pub mod users;
 pub mod watched;
 
 use std::{
@@ -55,6 +59,7 @@ use registry::Registry;
 use session::Session;
 use slots::Slots;
 use sources::host_view::HostView;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 /// Where an engine keeps what it has.
@@ -77,6 +82,8 @@ pub struct Engine {
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
     view: HostView,
+    /// Who may have an inspector.
+    inspectors: Arc<Semaphore>,
     /// `DATA/containers`
     containers_dir: PathBuf,
     /// `STATE/sessions`
@@ -113,6 +120,7 @@ impl Engine {
             File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
         let engine = Arc::new(Engine {
+            inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             facts: Facts::gather(&config, &cgroups, id::new()),
             registry: Registry::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),

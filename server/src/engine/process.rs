@@ -1,12 +1,9 @@
 //! Processes of the host: pinning one, and what a new one gets where nothing was said.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd};
 
-use conti_runtime::{plan::Process, protocol::ProcessId};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
-};
+use conti_runtime::{inspect::process, plan::Process, protocol::ProcessId};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
     error::{Error, Result},
@@ -51,46 +48,27 @@ pub fn overlay_env(below: &[String], above: &[String]) -> Vec<String> {
 
 /// A process that cannot be exchanged for another while this is held.
 #[derive(Debug)]
-pub struct Pinned {
-    pid: i32,
-    pidfd: OwnedFd,
-}
+pub struct Pinned(process::Pinned);
 
 impl Pinned {
     /// Pins a process, which must have been started at `start_ticks` where that is known.
     pub fn open(pid: i32, start_ticks: Option<u64>) -> Result<Pinned> {
-        let number =
-            Pid::from_raw(pid).ok_or_else(|| gone(pid, &io::ErrorKind::NotFound.into()))?;
-        let pidfd =
-            pidfd_open(number, PidfdFlags::empty()).map_err(|errno| gone(pid, &errno.into()))?;
-        let pinned = Pinned { pid, pidfd };
-        // Read after it was pinned: what is read is true of the pinned process, if that is still there.
-        let found = start_time(pid).map_err(|error| gone(pid, &error))?;
-        pinned.still_there()?;
-        match start_ticks {
-            Some(wanted) if wanted != found => Err(Error::TargetGone {
-                pid,
-                problem: format!(
-                    "the process that was started at tick {wanted} is gone; its pid is now that of another, started at {found}"
-                ),
-            }),
-            _ => Ok(pinned),
-        }
+        Ok(Pinned(process::Pinned::open(pid, start_ticks)?))
     }
 
     /// Checks that it has not been reaped, so that all that was read below /proc/PID is its own.
     pub fn still_there(&self) -> Result<()> {
-        // A pidfd becomes readable when its process has ended (pidfd_open(2)).
-        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        match poll(&mut polled, Some(&Timespec::default())) {
-            Ok(0) => Ok(()),
-            _ => Err(gone(self.pid, &io::ErrorKind::NotFound.into())),
-        }
+        Ok(self.0.still_there()?)
+    }
+
+    /// What names it for good.
+    pub fn id(&self) -> ProcessId {
+        self.0.id()
     }
 
     /// The pidfd itself.
     pub fn into_fd(self) -> OwnedFd {
-        self.pidfd
+        self.0.into_fd()
     }
 }
 
@@ -98,26 +76,13 @@ impl Pinned {
 pub fn kill(process: ProcessId) {
     if let Ok(pinned) = Pinned::open(process.pid, Some(process.start_ticks)) {
         // Where it has ended meanwhile there is nothing to be done.
-        let _ = pidfd_send_signal(&pinned.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(pinned.into_fd(), Signal::KILL);
     }
-}
-
-/// When a process was started: field 22 of /proc/PID/stat.
-pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command, field 2, may hold blanks and parentheses: count from behind it.
-    let behind = stat.rfind(')').and_then(|at| stat.get(at + 2..));
-    let field = behind.and_then(|fields| fields.split(' ').nth(19)).and_then(|f| f.parse().ok());
-    field.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The error for a process that is not there.
 pub fn gone(pid: i32, error: &io::Error) -> Error {
-    let problem = match error.raw_os_error() {
-        None | Some(libc::ESRCH | libc::ENOENT) => "there is no such process".to_owned(),
-        _ => format!("it cannot be looked at: {error}"),
-    };
-    Error::TargetGone { pid, problem }
+    process::gone(pid, error).into()
 }
 
 #[cfg(test)]
@@ -129,13 +94,5 @@ mod tests {
         let below = ["A=1".to_owned(), "B=2".to_owned()];
         let above = ["B=3".to_owned(), "C=".to_owned()];
         assert_eq!(overlay_env(&below, &above), ["A=1", "B=3", "C="]);
-    }
-
-    #[test]
-    fn a_process_is_pinned_only_with_its_own_start_time() {
-        let pid = std::process::id() as i32;
-        let ticks = start_time(pid).expect("own stat");
-        Pinned::open(pid, Some(ticks)).expect("pinned");
-        assert!(matches!(Pinned::open(pid, Some(ticks + 1)), Err(Error::TargetGone { .. })));
     }
 }

@@ -266,8 +266,8 @@ pub enum OnDisconnect {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionSpec {
     /// Where.
-    pub target: Target,
-    /// What. For [`Target::Process`] with `user`, `groups` or `env`, the engine fills these in.
+    pub target: SessionTarget,
+    /// What. For [`SessionTarget::Process`] with `user`, `groups` or `env`, the engine fills these in.
     pub process: Process,
     /// How it is talked to.
     pub io: SessionIo,
@@ -275,11 +275,27 @@ pub struct SessionSpec {
 
 /// Where a session takes place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum SessionTarget {
     /// A running container, by id, prefix or name.
     Container(String),
     /// A process of the host.
     Process(ProcessTarget),
+}
+
+/// What is looked at or changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A running container, by id, prefix or name.
+    Container(String),
+    /// A process of the host.
+    Process {
+        /// Its pid, at least 1.
+        pid: i32,
+        /// Its start time in clock ticks since boot, where the client knows it.
+        start_ticks: Option<u64>,
+    },
+    /// The host itself: the namespaces that the agent is in.
+    Host,
 }
 
 /// A process of the host, and what of it is entered.

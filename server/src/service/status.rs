@@ -74,6 +74,18 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
         Error::Source { step, argument, errno, .. } => {
             (Code::FailedPrecondition, setup(step.to_owned(), argument, errno))
         }
+        Error::Refused { tried, argument, errno } => {
+            let code = match errno {
+                libc::ENOENT => Code::NotFound,
+                libc::EACCES | libc::EPERM => Code::PermissionDenied,
+                libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC => {
+                    Code::ResourceExhausted
+                }
+                _ => Code::FailedPrecondition,
+            };
+            let errno = errno.to_string();
+            (code, vec![("tried", tried), ("argument", argument), ("errno", errno)])
+        }
         Error::Invalid { field, problem } => {
             let shown = cut(problem.clone(), MAX_PROBLEM);
             details.set_bad_request(vec![FieldViolation::new(field.clone(), shown)]);

@@ -3,8 +3,8 @@
 mod spoilers;
 
 use conti_proto::v1::{
-    CreateContainerRequest, Input, ListContainersRequest, SessionSpec, StreamOpen, StreamRequest,
-    Target, Terminal, TerminalSize, stream_request::Message as Send, target,
+    CreateContainerRequest, Input, ListContainersRequest, SessionSpec, SessionTarget, StreamOpen,
+    StreamRequest, Terminal, TerminalSize, session_target, stream_request::Message as Send,
 };
 use conti_tests::{
     Agent,
@@ -61,7 +61,8 @@ fn a_session_that_makes_no_sense_is_refused() {
     let agent = Agent::start();
     agent.api(async |mut api| {
         api.run(sleeper("c")).await.expect("runs");
-        let to_process = |process| Target { target: Some(target::Target::Process(process)) };
+        let to_process =
+            |process| SessionTarget { target: Some(session_target::Target::Process(process)) };
         let pid = conti_proto::v1::ProcessTarget { pid: 0, ..Default::default() };
         let unknown =
             conti_proto::v1::ProcessTarget { pid: 1, namespaces: vec![0], ..Default::default() };
@@ -77,7 +78,7 @@ fn a_session_that_makes_no_sense_is_refused() {
                 "an empty target",
                 "target",
                 SessionSpec {
-                    target: Some(Target { target: None }),
+                    target: Some(SessionTarget { target: None }),
                     ..session("c", process(["true"]))
                 },
             ),

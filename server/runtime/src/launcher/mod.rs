@@ -1,4 +1,4 @@
-//! The launcher: a small process that forks monitors for the agent.
+//! The launcher: a small process that forks monitors and inspectors for the agent.
 //!
 //! It is single-threaded and allocates next to nothing, so that a fork of it is cheap and stays small. It
 //! never sees a plan: the agent talks with each monitor over a socket of its own, which
@@ -24,7 +24,7 @@ pub use self::{
     start::{Launcher, start},
 };
 use crate::{
-    monitor,
+    inspect, monitor,
     protocol::{LauncherReply, LauncherRequest},
     sys::{
         clone::exit_now,
@@ -98,11 +98,14 @@ fn serve(socket: OwnedFd, oom_score_adj: i32) -> io::Result<()> {
         let reply = match request(&socket)? {
             Request::Closed => return Ok(()),
             Request::Refused { errno } => LauncherReply::Failed { errno },
-            Request::Spawn(fds) => match fork() {
+            Request::Fork(child) => match fork() {
                 Ok(Fork::Parent(pid)) => LauncherReply::Spawned { pid },
                 Ok(Fork::Child) => {
                     drop(socket);
-                    monitor::run(fds, oom_score_adj);
+                    match child {
+                        Child::Monitor(fds) => monitor::run(fds, oom_score_adj),
+                        Child::Inspector(fd) => inspect::run(fd),
+                    }
                     exit_now(0)
                 }
                 Err(error) => {
@@ -116,20 +119,31 @@ fn serve(socket: OwnedFd, oom_score_adj: i32) -> io::Result<()> {
 
 /// What came from the agent, checked.
 enum Request {
-    /// Fork a monitor that gets these fds: at least its control socket.
-    Spawn(Vec<OwnedFd>),
+    /// Fork.
+    Fork(Child),
     /// It cannot be carried out.
     Refused { errno: i32 },
     /// The agent has gone.
     Closed,
 }
 
+/// What a fork becomes.
+enum Child {
+    /// A monitor that gets these fds: at least its control socket.
+    Monitor(Vec<OwnedFd>),
+    /// An inspector that gets its socket.
+    Inspector(OwnedFd),
+}
+
 fn request(socket: &OwnedFd) -> io::Result<Request> {
     let mut buffer = [0; MAX_REQUEST];
     match recv_packet(socket, &mut buffer, Wait::Yes) {
         Ok(Packet { len: 0, .. }) => Ok(Request::Closed),
-        Ok(Packet { len, fds }) => match serde_json::from_slice(&buffer[..len]) {
-            Ok(LauncherRequest::Spawn) if !fds.is_empty() => Ok(Request::Spawn(fds)),
+        Ok(Packet { len, mut fds }) => match serde_json::from_slice(&buffer[..len]) {
+            Ok(LauncherRequest::Spawn) if !fds.is_empty() => Ok(Request::Fork(Child::Monitor(fds))),
+            Ok(LauncherRequest::Inspect) if fds.len() == 1 => {
+                Ok(Request::Fork(Child::Inspector(fds.remove(0))))
+            }
             _ => Ok(Request::Refused { errno: libc::EINVAL }),
         },
         Err(error) => match error.raw_os_error() {

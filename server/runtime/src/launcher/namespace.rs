@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::said;
-use crate::sys::mount::set_attributes;
+use crate::{mountinfo::unescape, sys::mount::set_attributes};
 
 /// Where a container's root is attached before it becomes `/`: a directory of the launcher's root.
 pub const NEW_ROOT: &str = "/newroot";
@@ -91,7 +91,7 @@ fn cover() -> io::Result<()> {
     let mounts = fs::read_to_string("proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     for point in points.filter(|point| *point != "/" && !within(point, "/proc")) {
-        let _ = unmount(unescape(point), UnmountFlags::DETACH);
+        let _ = unmount(unescape(point.as_bytes()), UnmountFlags::DETACH);
     }
     rustix::mount::mount_move(".", "/")?;
     Ok(rustix::process::chroot(".")?)
@@ -101,36 +101,12 @@ fn within(path: &str, directory: &str) -> bool {
     path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// mountinfo writes space, tab, newline and backslash as three octal digits behind a backslash.
-fn unescape(point: &str) -> Vec<u8> {
-    let bytes = point.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let value = octal.and_then(|digits| std::str::from_utf8(digits).ok());
-        match value.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 4;
-            }
-            None => {
-                plain.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    plain
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn mount_points_are_read_as_they_were_written() {
-        assert_eq!(unescape(r"/a\040b\134c"), b"/a b\\c");
-        assert_eq!(unescape(r"/a\04"), br"/a\04");
+    fn a_path_is_within_a_directory_by_whole_names() {
         assert!(within("/proc/sys", "/proc") && !within("/processes", "/proc"));
     }
 }

@@ -1,6 +1,6 @@
-//! Namespaces: leaving one's own, and the loopback interface of a new network.
+//! Namespaces: how they are related, leaving one's own, and the loopback interface of a new network.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use rustix::{
     io::Errno,
@@ -22,6 +22,44 @@ pub fn unshare_time_for_children() -> Result<(), Errno> {
     // SAFETY: as in `unshare_cgroup`: NEWTIME changes no fd table and no memory of this process.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWTIME) }
 }
+
+/// The user namespace that owns the namespace of a file (ioctl_nsfs(2), NS_GET_USERNS); of a user
+/// namespace its parent.
+pub fn owner(namespace: impl AsFd) -> Result<OwnedFd, Errno> {
+    related(namespace, NS_GET_USERNS)
+}
+
+/// The parent of a user or pid namespace (NS_GET_PARENT). EPERM where the caller may not see it.
+pub fn parent(namespace: impl AsFd) -> Result<OwnedFd, Errno> {
+    related(namespace, NS_GET_PARENT)
+}
+
+/// The user who made a user namespace, as an id of the caller's (NS_GET_OWNER_UID).
+pub fn creator(user_namespace: impl AsFd) -> Result<u32, Errno> {
+    let mut uid: libc::uid_t = 0;
+    let fd = user_namespace.as_fd().as_raw_fd();
+    // SAFETY: NS_GET_OWNER_UID writes one uid_t, and `uid` lives through the call; a file of another
+    // kind answers with an error.
+    let result = unsafe { libc::ioctl(fd, NS_GET_OWNER_UID, &raw mut uid) };
+    if result == 0 { Ok(uid) } else { Err(last_errno()) }
+}
+
+fn related(namespace: impl AsFd, request: libc::c_ulong) -> Result<OwnedFd, Errno> {
+    // SAFETY: both requests take no argument and return a new fd, close on exec, or an error.
+    let fd = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), request) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel has just made this fd, which nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// _IO(0xb7, 1) of include/uapi/linux/nsfs.h
+const NS_GET_USERNS: libc::c_ulong = 0xb701;
+/// _IO(0xb7, 2)
+const NS_GET_PARENT: libc::c_ulong = 0xb702;
+/// _IO(0xb7, 4)
+const NS_GET_OWNER_UID: libc::c_ulong = 0xb704;
 
 /// struct ifreq with its flags.
 #[repr(C)]

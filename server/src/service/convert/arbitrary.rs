@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conti_proto::v1::{self, mount, rootfs, target};
+use conti_proto::v1::{self, mount, rootfs, session_target};
 use proptest::{collection::vec, option, prelude::*};
 
 /// Strings as they come from careless and from hostile clients.
@@ -210,7 +210,7 @@ pub fn container() -> impl Strategy<Value = v1::ContainerSpec> {
 pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
     let process_target = (any::<u32>(), any::<u64>(), vec(number(), 0..10), any::<[bool; 6]>())
         .prop_map(|(pid, start_ticks, namespaces, [cgroup, root, cwd, env, user, groups])| {
-            target::Target::Process(v1::ProcessTarget {
+            session_target::Target::Process(v1::ProcessTarget {
                 pid,
                 start_ticks,
                 namespaces,
@@ -222,8 +222,8 @@ pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
                 groups,
             })
         });
-    let place = prop_oneof![text().prop_map(target::Target::Container), process_target];
-    let target = option::of(option::of(place).prop_map(|target| v1::Target { target }));
+    let place = prop_oneof![text().prop_map(session_target::Target::Container), process_target];
+    let target = option::of(option::of(place).prop_map(|target| v1::SessionTarget { target }));
     (target, option::of(process()), option::of(policy()))
         .prop_map(|(target, process, policy)| v1::SessionSpec { target, process, policy })
 }

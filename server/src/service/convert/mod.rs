@@ -23,6 +23,7 @@ pub mod process;
 pub mod rlimit;
 pub mod session;
 pub mod sysctls;
+pub mod target;
 pub mod text;
 pub mod violation;
 

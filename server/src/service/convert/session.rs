@@ -5,8 +5,8 @@ use std::time::Duration;
 use conti_proto::v1::{self, DisconnectPolicy, NamespaceType};
 use conti_runtime::plan::NsType;
 
-use super::{Field, Violations, process, text};
-use crate::engine::spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, Target};
+use super::{Field, Violations, process, target::pid, text};
+use crate::engine::spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget};
 
 /// How long a session is kept without a client, where nothing was said.
 const KEEP: Duration = Duration::from_secs(60);
@@ -92,20 +92,20 @@ fn duration_back(time: Duration) -> prost_types::Duration {
 fn target(
     v: &mut Violations,
     at: Field<'_>,
-    message: Option<v1::target::Target>,
+    message: Option<v1::session_target::Target>,
     process: &v1::ProcessSpec,
     process_at: Field<'_>,
-) -> Target {
+) -> SessionTarget {
     match message {
         None => {
             v.add(at, "is missing: give a container or a process");
-            Target::Container(String::new())
+            SessionTarget::Container(String::new())
         }
-        Some(v1::target::Target::Container(key)) => {
+        Some(v1::session_target::Target::Container(key)) => {
             text::container_key(v, at.name("container"), &key);
-            Target::Container(key)
+            SessionTarget::Container(key)
         }
-        Some(v1::target::Target::Process(message)) => {
+        Some(v1::session_target::Target::Process(message)) => {
             // Two answers to one question: which of them counts would be a guess.
             if message.cwd && !process.cwd.is_empty() {
                 v.add(process_at.name("cwd"), "cannot be combined with the target's own directory");
@@ -118,19 +118,13 @@ fn target(
                     "cannot be combined with the target's user or groups",
                 );
             }
-            Target::Process(process_target(v, at.name("process"), message))
+            SessionTarget::Process(process_target(v, at.name("process"), message))
         }
     }
 }
 
 fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget) -> ProcessTarget {
-    let pid = match i32::try_from(message.pid) {
-        Ok(pid @ 1..) => pid,
-        _ => {
-            v.add(at.name("pid"), format_args!("is {}, which is no pid", message.pid));
-            1
-        }
-    };
+    let pid = pid(v, at.name("pid"), message.pid);
     let mut namespaces = Vec::new();
     for (index, &value) in message.namespaces.iter().enumerate() {
         match namespace_type(value) {
@@ -155,7 +149,8 @@ fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget)
     }
 }
 
-fn namespace_type(value: i32) -> Option<NsType> {
+/// A type of namespace; `None`: there is no such type.
+pub fn namespace_type(value: i32) -> Option<NsType> {
     Some(match NamespaceType::try_from(value).ok()? {
         NamespaceType::Unspecified => return None,
         NamespaceType::Mount => NsType::Mount,
@@ -167,6 +162,20 @@ fn namespace_type(value: i32) -> Option<NsType> {
         NamespaceType::User => NsType::User,
         NamespaceType::Time => NsType::Time,
     })
+}
+
+/// A type of namespace as a message.
+pub fn namespace_type_back(kind: NsType) -> NamespaceType {
+    match kind {
+        NsType::Mount => NamespaceType::Mount,
+        NsType::Uts => NamespaceType::Uts,
+        NsType::Ipc => NamespaceType::Ipc,
+        NsType::Net => NamespaceType::Net,
+        NsType::Pid => NamespaceType::Pid,
+        NsType::Cgroup => NamespaceType::Cgroup,
+        NsType::User => NamespaceType::User,
+        NsType::Time => NamespaceType::Time,
+    }
 }
 
 #[cfg(test)]

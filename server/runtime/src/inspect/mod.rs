@@ -1,0 +1,68 @@
+//! The inspector: a fork of the launcher that answers one question about the host or a target and exits.
+//!
+//! What is looked at may be in the hands of others: a mount that never answers, a directory without end,
+//! a process that ends midway. So it is looked at by a process of its own, with one thread, nothing of
+//! the host open, and no more rights than reading needs; the agent kills it when it takes too long or
+//! nobody waits for the answer any more.
+//!
+//! - [`question`]: what it is asked and answers;
+//! - `answers`: the way back to the agent;
+//! - `process`: a process of the host, pinned, and what /proc says of it;
+//! - `namespaces`: the namespaces of the host.
+
+mod answers;
+mod namespaces;
+pub mod process;
+pub mod question;
+
+use std::os::fd::OwnedFd;
+
+use rustix::{
+    process::{PidfdFlags, Signal, getpid, pidfd_open},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities},
+};
+
+use self::{
+    answers::Answers,
+    question::{Failure, MAX_PACKET, Question},
+};
+use crate::sys::{
+    signal::{Disposition, set_disposition},
+    socket::{Wait, recv_packet},
+};
+
+/// Runs an inspector to its end. Its socket is where the question comes from.
+pub fn run(socket: OwnedFd) {
+    // An agent that is gone, or a question that is none: there is nobody to tell.
+    let _ = set_disposition(Signal::CHILD, Disposition::Default);
+    let _ = rustix::thread::set_name(c"conti-inspect");
+    let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
+    let Ok(mut answers) = Answers::begin(&socket, pidfd) else { return };
+    let mut buffer = vec![0; MAX_PACKET];
+    let Ok(packet) = recv_packet(&socket, &mut buffer, Wait::Yes) else { return };
+    let Ok(question) = postcard::from_bytes(&buffer[..packet.len]) else { return };
+    drop(buffer);
+    let result = answer(question, &mut answers);
+    let _ = answers.end(result);
+}
+
+fn answer(question: Question, answers: &mut Answers<'_>) -> Result<(), Failure> {
+    keep_capabilities(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)?;
+    match question {
+        Question::Namespaces { of } => namespaces::answer(of, answers),
+    }
+}
+
+/// Gives up all rights but these.
+fn keep_capabilities(kept: CapabilitySet) -> Result<(), Failure> {
+    let own = rustix::thread::capabilities(None);
+    let sets = own.and_then(|own| {
+        let kept = kept & own.permitted;
+        let none = CapabilitySet::empty();
+        set_capabilities(
+            None,
+            CapabilitySets { effective: kept, permitted: kept, inheritable: none },
+        )
+    });
+    sets.map_err(|errno| Failure::refused("cannot give up rights", "", errno))
+}

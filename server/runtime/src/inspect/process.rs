@@ -1,0 +1,206 @@
+//! A process of the host: pinning it, and what /proc says of it.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, readlinkat_raw},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use super::question::{Brief, Failure};
+use crate::{plan::NsType, protocol::ProcessId};
+
+/// How much of a command line is told, in bytes.
+const COMMAND_MAX: usize = 4096;
+
+/// A process that cannot be exchanged for another while this is held.
+#[derive(Debug)]
+pub struct Pinned {
+    pid: i32,
+    start_ticks: u64,
+    pidfd: OwnedFd,
+}
+
+impl Pinned {
+    /// Pins a process, which must have been started at `start_ticks` where that is known.
+    pub fn open(pid: i32, start_ticks: Option<u64>) -> Result<Pinned, Failure> {
+        let number = Pid::from_raw(pid).filter(|_| pid > 0);
+        let number = number.ok_or_else(|| gone(pid, &io::ErrorKind::NotFound.into()))?;
+        let pidfd =
+            pidfd_open(number, PidfdFlags::empty()).map_err(|errno| gone(pid, &errno.into()))?;
+        // Read after it was pinned: what is read is true of the pinned process, if that is still there.
+        let found = start_time(pid).map_err(|error| gone(pid, &error))?;
+        let pinned = Pinned { pid, start_ticks: found, pidfd };
+        pinned.still_there()?;
+        match start_ticks {
+            Some(wanted) if wanted != found => Err(Failure::Gone {
+                pid,
+                problem: format!(
+                    "the process that was started at tick {wanted} is gone; its pid is now that of another, started at {found}"
+                ),
+            }),
+            _ => Ok(pinned),
+        }
+    }
+
+    /// Pins a process that was seen before.
+    pub fn same(process: ProcessId) -> Result<Pinned, Failure> {
+        Pinned::open(process.pid, Some(process.start_ticks))
+    }
+
+    /// Checks that it has not been reaped, so that all that was read below /proc/PID is its own.
+    pub fn still_there(&self) -> Result<(), Failure> {
+        // A pidfd becomes readable when its process has ended (pidfd_open(2)).
+        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        match poll(&mut polled, Some(&Timespec::default())) {
+            Ok(0) => Ok(()),
+            _ => Err(gone(self.pid, &io::ErrorKind::NotFound.into())),
+        }
+    }
+
+    /// What names it for good.
+    pub fn id(&self) -> ProcessId {
+        ProcessId { pid: self.pid, start_ticks: self.start_ticks }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The pidfd itself.
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The pidfd itself.
+    pub fn into_fd(self) -> OwnedFd {
+        self.pidfd
+    }
+}
+
+/// When a process was started: field 22 of /proc/PID/stat.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command, field 2, may hold blanks and parentheses: count from behind it.
+    let behind = stat.rfind(')').and_then(|at| stat.get(at + 2..));
+    let field = behind.and_then(|fields| fields.split(' ').nth(19)).and_then(|f| f.parse().ok());
+    field.ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The failure for a process that is not there.
+pub fn gone(pid: i32, error: &io::Error) -> Failure {
+    let problem = match error.raw_os_error() {
+        None | Some(libc::ESRCH | libc::ENOENT) => "there is no such process".to_owned(),
+        _ => format!("it cannot be looked at: {error}"),
+    };
+    Failure::Gone { pid, problem }
+}
+
+/// The directories of processes below /proc, in the order of pids.
+pub fn all() -> Result<impl Iterator<Item = (i32, OwnedFd)>, Failure> {
+    let failed = |errno| Failure::refused("cannot list", "/proc", errno);
+    let proc =
+        openat(CWD, "/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?;
+    let entries = Dir::read_from(&proc).map_err(failed)?;
+    Ok(entries.filter_map(move |entry| {
+        let entry = entry.ok()?;
+        let pid = entry.file_name().to_str().ok()?.parse().ok()?;
+        // One that is gone meanwhile is none of them.
+        Some((pid, open_dir(&proc, entry.file_name()).ok()?))
+    }))
+}
+
+fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(at, path, flags, Mode::empty())
+}
+
+/// The directory of one process below /proc.
+pub fn directory(pid: i32) -> Result<OwnedFd, Failure> {
+    open_dir(CWD, format!("/proc/{pid}")).map_err(|errno| gone(pid, &errno.into()))
+}
+
+/// The inode number of a namespace, as the links below /proc/PID/ns name it: `mnt:[4026531841]`.
+pub fn namespace_of(ns: impl AsFd, file: &str) -> Option<u64> {
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
+    let (link, _) = readlinkat_raw(ns, file, &mut buffer).ok()?;
+    parse_namespace(link).map(|(_, inode)| inode)
+}
+
+/// The kind and inode number in the text of a link to a namespace.
+pub fn parse_namespace(link: &[u8]) -> Option<(NsType, u64)> {
+    let (kind, rest) = link.split_at(link.iter().position(|b| *b == b':')?);
+    let number = rest.strip_prefix(b":[")?.strip_suffix(b"]")?;
+    let kind = NsType::ALL.into_iter().find(|ns| ns.file_name().as_bytes() == kind)?;
+    Some((kind, std::str::from_utf8(number).ok()?.parse().ok()?))
+}
+
+/// The directory of its namespaces.
+pub fn namespaces(directory: impl AsFd) -> Result<OwnedFd, Errno> {
+    open_dir(directory, "ns")
+}
+
+/// What a list tells of a process in few words.
+pub fn brief(pid: i32, directory: impl AsFd) -> io::Result<Brief> {
+    let status = read(&directory, "status", 4096)?;
+    let status = String::from_utf8_lossy(&status);
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let uid = field("Uid:").and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
+    let mut command = read(&directory, "cmdline", COMMAND_MAX)?;
+    while command.last() == Some(&0) {
+        command.pop();
+    }
+    for byte in &mut command {
+        if *byte == 0 {
+            *byte = b' ';
+        }
+    }
+    if command.is_empty() {
+        let name = field("Name:").unwrap_or_default().trim();
+        command = format!("[{name}]").into_bytes();
+    }
+    Ok(Brief { pid, uid: uid.unwrap_or(0), command })
+}
+
+/// A file below a directory of /proc, at most `limit` bytes of it.
+pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8>> {
+    let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut content = Vec::new();
+    File::from(file).take(limit as u64).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// The inode number of an open file.
+pub fn inode(fd: impl AsFd) -> Result<u64, Errno> {
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::INO)?;
+    Ok(stat.stx_ino)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_pinned_only_with_its_own_start_time() {
+        let pid = std::process::id() as i32;
+        let ticks = start_time(pid).expect("own stat");
+        Pinned::open(pid, Some(ticks)).expect("pinned");
+        assert!(matches!(Pinned::open(pid, Some(ticks + 1)), Err(Failure::Gone { .. })));
+    }
+
+    #[test]
+    fn links_to_namespaces_are_understood() {
+        assert_eq!(parse_namespace(b"mnt:[4026531841]"), Some((NsType::Mount, 4_026_531_841)));
+        for other in [&b"socket:[1234]"[..], b"mnt:[]", b"mnt:[1", b"/etc/passwd", b"", b"net:1"] {
+            assert_eq!(parse_namespace(other), None);
+        }
+    }
+}

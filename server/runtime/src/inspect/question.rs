@@ -1,0 +1,126 @@
+//! What an inspector is asked and what it answers, as plain data.
+//!
+//! Both travel in packets of a SOCK_SEQPACKET socket, encoded by postcard: a question is one packet with
+//! its fds; a packet of answers holds one or more, end to end.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{plan::NsType, protocol::ProcessId};
+
+/// The largest packet of either direction, in bytes: a socket takes it whole with the kernel's default
+/// buffers (212,992 bytes).
+pub const MAX_PACKET: usize = 64 * 1024;
+
+/// What an inspector is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// All namespaces, as [`Answer::Namespace`].
+    Namespaces {
+        /// Only those that this process is in.
+        of: Option<ProcessId>,
+    },
+}
+
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The first of all: it runs. Fd: its own pidfd.
+    Began,
+    /// A namespace.
+    Namespace(Namespace),
+    /// The last of all: there is no more.
+    Done,
+    /// The last of all: it could not be answered.
+    Failed(Failure),
+}
+
+/// Why a question could not be answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The process that it is about has ended, or is not the one that was meant.
+    Gone {
+        /// Its pid.
+        pid: i32,
+        /// What was found.
+        problem: String,
+    },
+    /// The kernel refused something.
+    Refused {
+        /// What was tried, e.g. `cannot enter the mount namespace of`.
+        tried: String,
+        /// On what.
+        argument: Vec<u8>,
+        /// The kernel's answer.
+        errno: i32,
+    },
+}
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// Its type.
+    pub kind: NsType,
+    /// Its inode number, which names it as long as it lives.
+    pub inode: u64,
+    /// How many processes are in it.
+    pub processes: u32,
+    /// The process in it with the lowest pid.
+    pub lowest: Option<Brief>,
+    /// The user namespace that owns it; for a user namespace the same as its parent. `None` where the
+    /// agent may not know: the owner is an ancestor of its own.
+    pub owner: Option<u64>,
+    /// The parent, of a user or pid namespace that has one.
+    pub parent: Option<u64>,
+    /// The user who made it, of a user namespace: an id of the agent's own user namespace.
+    pub creator: Option<u32>,
+    /// What else holds it, beside processes that are in it. At most [`Namespace::MAX_HOLDERS`].
+    pub holders: Vec<Holder>,
+}
+
+impl Namespace {
+    /// How many holders are told.
+    pub const MAX_HOLDERS: usize = 16;
+}
+
+/// A process in few words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Brief {
+    /// Its pid.
+    pub pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its command line, arguments parted by blanks and cut at 4096 bytes; its name in brackets where it
+    /// has none.
+    pub command: Vec<u8>,
+}
+
+/// What holds a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Holder {
+    /// A bind mount of its file.
+    Mount {
+        /// A process that sees the mount.
+        pid: i32,
+        /// Where it is, as that process sees it.
+        path: Vec<u8>,
+    },
+    /// An open file.
+    Fd {
+        /// The process that has it open.
+        pid: i32,
+        /// The number of the file descriptor.
+        fd: i32,
+    },
+    /// A process whose children will be born in it (pid and time namespaces).
+    ForChildren {
+        /// Its pid.
+        pid: i32,
+    },
+    /// A namespace that it owns or is the parent of.
+    Descendant {
+        /// Its type.
+        kind: NsType,
+        /// Its inode number.
+        inode: u64,
+    },
+}

@@ -1,0 +1,155 @@
+//! Questions about the host or a target, each answered by an inspector of its own.
+
+use std::{io, os::fd::OwnedFd, time::Duration};
+
+use conti_runtime::{
+    inspect::question::{Answer, Failure, MAX_PACKET, Question},
+    protocol::ProcessId,
+    sys::socket::{self, Packet, Wait},
+};
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Engine,
+    error::{Error, Result},
+    io_error,
+    process::Pinned,
+    spec::Target,
+    watched::watched,
+};
+
+/// How many inspectors run at one time; others wait.
+pub const AT_ONCE: usize = 32;
+/// How long an inspector may be silent: a mount that does not answer holds it for ever.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// An inspector at work. Dropped before its end, the inspector is killed.
+#[derive(Debug)]
+pub struct Inspection {
+    socket: AsyncFd<OwnedFd>,
+    /// The inspector itself, from its first answer on.
+    process: Option<OwnedFd>,
+    /// Whether the last answer has come.
+    over: bool,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Engine {
+    /// Asks a question, with fds beside it.
+    pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
+        let turn = self.inspectors.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+        let packet = postcard::to_allocvec(question)
+            .map_err(|error| Error::Internal(format!("cannot encode a question: {error}")))?;
+        let failed = io_error("cannot make an inspector");
+        let socket = self.launcher.spawn_inspector().await.map_err(&failed)?;
+        let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+        socket::send_packet(&socket, &packet, &fds, Wait::No).map_err(&failed)?;
+        let socket = watched(socket).map_err(&failed)?;
+        Ok(Inspection { socket, process: None, over: false, _turn: turn })
+    }
+
+    /// The process that stands for a target: it is in all of its namespaces.
+    pub(super) fn process_of(&self, target: &Target, action: &'static str) -> Result<ProcessId> {
+        match target {
+            Target::Container(key) => self.registry.container(key)?.running_process(action),
+            Target::Process { pid, start_ticks } => Ok(Pinned::open(*pid, *start_ticks)?.id()),
+            Target::Host => Ok(Pinned::open(std::process::id() as i32, None)?.id()),
+        }
+    }
+}
+
+impl Inspection {
+    /// The next answers, as many as came together. `None`: that was all.
+    pub async fn next(&mut self) -> Result<Option<Vec<Answer>>> {
+        while !self.over {
+            let answers = self.receive().await?;
+            let mut content = Vec::with_capacity(answers.len());
+            for answer in answers {
+                match answer {
+                    Answer::Began => {}
+                    Answer::Done => self.over = true,
+                    Answer::Failed(failure) => {
+                        self.over = true;
+                        return Err(failure.into());
+                    }
+                    other => content.push(other),
+                }
+            }
+            if !content.is_empty() {
+                return Ok(Some(content));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn receive(&mut self) -> Result<Vec<Answer>> {
+        let lost = |problem: &str| Error::Internal(format!("the inspector {problem}"));
+        let deadline = Instant::now() + SILENCE;
+        let mut buffer = vec![0; MAX_PACKET];
+        let packet = loop {
+            let ready = timeout_at(deadline, self.socket.readable()).await;
+            let mut ready = match ready {
+                Ok(ready) => ready.map_err(io_error("cannot wait for an inspector"))?,
+                Err(_) => {
+                    return Err(Error::Exhausted {
+                        what: format!(
+                            "nothing was answered for {}, so that it was given up; a filesystem of the target may hang",
+                            humantime::format_duration(SILENCE)
+                        ),
+                        errno: libc::ETIMEDOUT,
+                    });
+                }
+            };
+            match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
+                Ok(Ok(Packet { len: 0, .. })) => {
+                    return Err(lost("ended in the middle of its work"));
+                }
+                Ok(Ok(packet)) => break packet,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(lost("ended in the middle of its work"));
+                }
+                Ok(Err(error)) => return Err(io_error("cannot hear an inspector")(error)),
+                Err(_would_block) => {}
+            }
+        };
+        if let Some(pidfd) = packet.fds.into_iter().next() {
+            self.process = Some(pidfd);
+        }
+        let mut rest = &buffer[..packet.len];
+        let mut answers = Vec::new();
+        while !rest.is_empty() {
+            let (answer, behind) = postcard::take_from_bytes(rest)
+                .map_err(|error| lost(&format!("said what nobody understands: {error}")))?;
+            answers.push(answer);
+            rest = behind;
+        }
+        Ok(answers)
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.process.take().filter(|_| !self.over) {
+            // It may be held where it does not see that nobody listens any more.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        match failure {
+            Failure::Gone { pid, problem } => Error::TargetGone { pid, problem },
+            Failure::Refused { tried, argument, errno } => Error::Refused {
+                tried,
+                argument: String::from_utf8_lossy(&argument).into_owned(),
+                errno,
+            },
+        }
+    }
+}
