@@ -10,7 +10,8 @@ use std::{
 
 use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    namespace_service_client::NamespaceServiceClient, session_service_client::SessionServiceClient,
+    mount_service_client::MountServiceClient, namespace_service_client::NamespaceServiceClient,
+    session_service_client::SessionServiceClient,
 };
 use conti_shared::endpoint::Endpoint;
 use hyper::{body::Incoming, client::conn::http2};
@@ -90,6 +91,12 @@ impl Connection {
     /// Namespaces.
     pub fn namespaces(&self) -> NamespaceServiceClient<Connection> {
         NamespaceServiceClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    }
+
+    /// Mounts.
+    pub fn mounts(&self) -> MountServiceClient<Connection> {
+        MountServiceClient::with_origin(self.clone(), origin())
             .max_decoding_message_size(LIST_MESSAGE_MAX)
     }
 

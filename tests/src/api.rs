@@ -7,7 +7,9 @@ use conti_proto::v1::{
     DeleteContainerRequest, GetAgentRequest, GetContainerRequest, ListContainersRequest,
     ListSessionsRequest, Mount, ProcessSpec, SessionEnd, SessionSpec, SessionTarget,
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    mount, session_end, session_service_client::SessionServiceClient, session_target,
+    mount, mount_service_client::MountServiceClient,
+    namespace_service_client::NamespaceServiceClient, session_end,
+    session_service_client::SessionServiceClient, session_target,
 };
 use tonic::{
     Status,
@@ -22,6 +24,10 @@ pub struct Api {
     pub agent: AgentServiceClient<Channel>,
     /// Containers.
     pub containers: ContainerServiceClient<Channel>,
+    /// Namespaces.
+    pub namespaces: NamespaceServiceClient<Channel>,
+    /// Mounts.
+    pub mounts: MountServiceClient<Channel>,
     /// Sessions.
     pub sessions: SessionServiceClient<Channel>,
 }
@@ -39,6 +45,8 @@ impl Api {
             agent: AgentServiceClient::new(channel.clone()),
             containers: ContainerServiceClient::new(channel.clone())
                 .max_encoding_message_size(64 << 20),
+            namespaces: NamespaceServiceClient::new(channel.clone()),
+            mounts: MountServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel)
                 .max_decoding_message_size(16 << 20)
                 .max_encoding_message_size(64 << 20),

@@ -25,6 +25,7 @@ pub mod ctl;
 pub mod facts;
 pub mod host;
 pub mod pattern;
+pub mod plain;
 pub mod rootfs;
 pub mod terminal;
 pub mod wait;

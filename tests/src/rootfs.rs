@@ -51,6 +51,22 @@ pub fn build(root: &Path) {
     fill(root, "/usr/bin");
 }
 
+/// Makes a root filesystem that holds a single program, /pause, which is linked statically and sleeps.
+pub fn build_empty(root: &Path) {
+    fs::create_dir_all(root).expect("a directory can be made");
+    let mut cc = std::process::Command::new("cc")
+        .args(["-static", "-Os", "-x", "c", "-", "-o"])
+        .arg(root.join("pause"))
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("cc can be started");
+    let source = b"#include <unistd.h>\nint main(void) { for (;;) pause(); }\n";
+    let mut stdin = cc.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut stdin, source).expect("cc reads");
+    drop(stdin);
+    assert!(cc.wait().expect("cc ends").success(), "cc -static");
+}
+
 /// As [`build`], with /bin and the library directories as directories of their own, as they were
 /// before /usr was merged: /usr/bin has only `env` and `head`.
 pub fn build_unmerged(root: &Path) {

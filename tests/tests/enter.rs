@@ -1,10 +1,6 @@
 //! Commands in the namespaces of any process of the host.
 
-use std::{
-    fs,
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
-};
+use std::{fs, process::Command};
 
 use conti_proto::v1::{NamespaceType, ProcessTarget, SessionSpec, SessionTarget, session_target};
 use conti_tests::{
@@ -12,45 +8,9 @@ use conti_tests::{
     api::process,
     facts::{Facts, probe},
     host::{self, namespace},
+    plain::Plain,
     wait, wire,
 };
-
-/// A plain process of the host in namespaces of its own, made without Conti.
-struct Plain {
-    unshare: Child,
-    pid: u32,
-}
-
-impl Plain {
-    fn start(extra: &[&str]) -> Plain {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--mount-proc"]);
-        command.args(extra).args([
-            "sh",
-            "-c",
-            "hostname plain-process; cd /usr; exec sleep 100000",
-        ]);
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("PLAIN", "yes");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
-        let unshare = command.spawn().expect("unshare(1) can be started");
-        let id = unshare.id();
-        let pid = wait::until("the process sleeps", || {
-            let children = host::descendants(id);
-            children.iter().map(|p| p.pid).find(|pid| host::command_line(*pid).starts_with("sleep"))
-        });
-        Plain { unshare, pid }
-    }
-}
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        // PID 1 of its namespace: with it everything inside goes.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.pid as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
-        let _ = self.unshare.wait();
-    }
-}
 
 fn enter(agent: &Agent, pid: u32, flags: &[&str]) -> Facts {
     let pid = pid.to_string();

@@ -32,6 +32,27 @@ pub fn bytes(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// A number of bytes in units of 1024, rounded up as df(1) and du(1) do.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+    if bytes < 1024 {
+        return format!("{bytes}B");
+    }
+    let mut unit = 1u64 << 10;
+    for name in UNITS {
+        // Tenths where one digit would say too little.
+        let tenths = (u128::from(bytes) * 10).div_ceil(u128::from(unit));
+        if tenths < 100 {
+            return format!("{}.{}{name}", tenths / 10, tenths % 10);
+        }
+        if tenths.div_ceil(10) < 1024 || name == "E" {
+            return format!("{}{name}", tenths.div_ceil(10));
+        }
+        unit <<= 10;
+    }
+    format!("{bytes}B")
+}
+
 /// A number, or a dash for 0.
 pub fn or_dash(number: u64) -> String {
     if number == 0 { "-".to_owned() } else { number.to_string() }
@@ -122,6 +143,13 @@ mod tests {
     #[test]
     fn what_is_no_text_is_written_in_hexadecimal_digits() {
         assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
+    }
+
+    #[test]
+    fn sizes_are_rounded_up_to_two_digits_or_whole_units() {
+        let sizes = [0, 1023, 1024, 1025, 10_240, 1_047_553, 1 << 20, 252 << 30, u64::MAX];
+        let texts = ["0B", "1023B", "1.0K", "1.1K", "10K", "1.0M", "1.0M", "252G", "16E"];
+        assert_eq!(sizes.map(size), texts);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod info;
 pub mod inspect;
 pub mod kill;
+pub mod mounts;
 pub mod ns;
 pub mod ps;
 pub mod rm;
@@ -56,6 +57,7 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Enter(verb) => verb.run(&context).await,
         Verb::Sessions(verb) => verb.run(&context).await,
         Verb::Ns(verb) => verb.run(&context).await,
+        Verb::Mounts(verb) => verb.run(&context).await,
         Verb::Info(verb) => verb.run(&context).await,
         Verb::Version(verb) => verb.run(&context).await,
         Verb::Completion(verb) => verb.run(),

@@ -9,7 +9,7 @@
 //! - [`session`]: streams, ends, and the task that follows a monitor;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
-//! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`]; [`users`];
+//! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`], [`mounts`]; [`users`];
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
@@ -26,6 +26,7 @@ pub mod inspect;
 pub mod launcher;
 pub mod lifecycle;
 pub mod monitor;
+pub mod mounts;
 pub mod name;
 pub mod namespaces;
 pub mod process;
@@ -174,10 +175,7 @@ impl Engine {
 
     /// Describes all containers, the oldest first.
     pub fn containers(&self) -> Vec<ContainerInfo> {
-        let mut all: Vec<ContainerInfo> =
-            self.registry.containers().iter().map(|c| c.info()).collect();
-        all.sort_by(|a, b| (a.create_time, &a.id).cmp(&(b.create_time, &b.id)));
-        all
+        self.registry.containers_by_age().iter().map(|container| container.info()).collect()
     }
 
     /// Waits until the main process of a container has ended.

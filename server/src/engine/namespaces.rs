@@ -47,7 +47,7 @@ impl Engine {
         let inspection = self.inspect(&Question::Namespaces { of }, &[]).await?;
         let host: Vec<u64> = inodes(std::process::id() as i32).collect();
         let mut containers: HashMap<u64, Vec<ContainerRef>> = HashMap::new();
-        for container in self.registry.containers() {
+        for container in self.registry.containers_by_age() {
             for inode in of_container(&container).filter(|inode| !host.contains(inode)) {
                 containers.entry(inode).or_default().push(container.reference());
             }

@@ -100,6 +100,13 @@ impl Registry {
         self.lock().containers.values().cloned().collect()
     }
 
+    /// All containers, the oldest first.
+    pub fn containers_by_age(&self) -> Vec<Arc<Container>> {
+        let mut all = self.containers();
+        all.sort_by(|a, b| (a.create_time, &a.id).cmp(&(b.create_time, &b.id)));
+        all
+    }
+
     /// Adds a session.
     pub fn add_session(&self, session: Arc<Session>) {
         self.lock().sessions.insert(session.id.clone(), session);

@@ -6,15 +6,15 @@ use conti_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
-        namespace_service_server::NamespaceServiceServer,
+        mount_service_server::MountServiceServer, namespace_service_server::NamespaceServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use super::{
-    agent::Agent, containers::Containers, namespaces::Namespaces, sessions::Sessions,
-    stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
+    agent::Agent, containers::Containers, mounts::Mounts, namespaces::Namespaces,
+    sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
 };
 use crate::engine::Engine;
 
@@ -54,6 +54,10 @@ pub async fn router(
     let namespaces = NamespaceServiceServer::new(namespaces)
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let mounts = Mounts::new(engine.clone(), stopping.clone());
+    let mounts = MountServiceServer::new(mounts)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -63,6 +67,7 @@ pub async fn router(
     reporter.set_serving::<ContainerServiceServer<Containers>>().await;
     reporter.set_serving::<SessionsOnWire<Sessions>>().await;
     reporter.set_serving::<NamespaceServiceServer<Namespaces>>().await;
+    reporter.set_serving::<MountServiceServer<Mounts>>().await;
 
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -85,5 +90,6 @@ pub async fn router(
         .add_service(agent)
         .add_service(containers)
         .add_service(sessions)
-        .add_service(namespaces))
+        .add_service(namespaces)
+        .add_service(mounts))
 }

@@ -8,9 +8,11 @@
 //! - [`question`]: what it is asked and answers;
 //! - `answers`: the way back to the agent;
 //! - `process`: a process of the host, pinned, and what /proc says of it;
-//! - `namespaces`: the namespaces of the host.
+//! - `namespaces`: the namespaces of the host;
+//! - `mounts`: the mounts that a process sees.
 
 mod answers;
+mod mounts;
 mod namespaces;
 pub mod process;
 pub mod question;
@@ -50,6 +52,7 @@ fn answer(question: Question, answers: &mut Answers<'_>) -> Result<(), Failure> 
     keep_capabilities(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)?;
     match question {
         Question::Namespaces { of } => namespaces::answer(of, answers),
+        Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }
 }
 

@@ -5,7 +5,7 @@
 //! All but the last two of these stand in /proc; those the kernel tells by ioctl_nsfs(2).
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, btree_map},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
 };
@@ -17,7 +17,12 @@ use super::{
     process::{self, Pinned, namespace_of, parse_namespace},
     question::{Answer, Failure, Holder, Namespace},
 };
-use crate::{mountinfo::unescape, plan::NsType, protocol::ProcessId, sys::ns};
+use crate::{
+    mountinfo::{Entry, unescape},
+    plan::NsType,
+    protocol::ProcessId,
+    sys::ns,
+};
 
 type Key = (NsKey, u64);
 
@@ -27,9 +32,6 @@ type NsKey = usize;
 /// The types whose children may be born in another namespace than their parent's.
 const FOR_CHILDREN: [(NsType, &str); 2] =
     [(NsType::Pid, "pid_for_children"), (NsType::Time, "time_for_children")];
-
-/// How much of a mountinfo is read, in bytes: 100,000 mounts, the kernel's limit, with long lines.
-const MOUNTINFO_MAX: usize = 64 << 20;
 
 /// Answers [`super::question::Question::Namespaces`].
 pub fn answer(of: Option<ProcessId>, answers: &mut Answers<'_>) -> Result<(), Failure> {
@@ -107,7 +109,7 @@ impl Found {
 
     /// Adds a namespace without processes.
     fn add(&mut self, kind: NsType, inode: u64, file: Option<OwnedFd>) {
-        if let Entry::Vacant(entry) = self.namespaces.entry(key(kind, inode)) {
+        if let btree_map::Entry::Vacant(entry) = self.namespaces.entry(key(kind, inode)) {
             entry.insert(Namespace {
                 kind,
                 inode,
@@ -155,19 +157,13 @@ impl Found {
 
     /// Finds bind mounts of namespaces among the mounts that a process sees.
     fn look_at_mounts(&mut self, pid: i32, directory: &OwnedFd) {
-        let Ok(text) = process::read(directory, "mountinfo", MOUNTINFO_MAX) else { return };
+        let Ok(text) = process::mountinfo(directory) else { return };
         if !text.windows(8).any(|part| part == b" - nsfs ") {
             return;
         }
-        for line in text.split(|byte| *byte == b'\n') {
-            let mut fields = line.split(|byte| *byte == b' ');
-            let (root, point) = (fields.nth(3), fields.next());
-            if !line.windows(8).any(|part| part == b" - nsfs ") {
-                continue;
-            }
-            let (Some(root), Some(point)) = (root, point) else { continue };
-            let Some((kind, inode)) = parse_namespace(root) else { continue };
-            let path = unescape(point);
+        for mount in Entry::all(&text).filter(|mount| mount.fs_type == b"nsfs") {
+            let Some((kind, inode)) = parse_namespace(mount.root) else { continue };
+            let path = unescape(mount.point);
             // Reached through the process's own root: its view is where the path is true.
             let inside: Vec<u8> = path.strip_prefix(b"/").unwrap_or(&path).to_vec();
             let holder = Holder::Mount { pid, path };
@@ -224,13 +220,8 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> Option<OwnedFd> {
 
 /// Opens the file of a namespace below the root of a process, if it is that namespace's.
 fn open_in_root(directory: &OwnedFd, path: &[u8], inode: u64) -> Option<OwnedFd> {
-    use rustix::fs::{ResolveFlags, openat2};
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(directory, "root", flags, Mode::empty()).ok()?;
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
     // Looked at before it is opened: another may lie on it, and opening may do things.
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = openat2(&root, path, flags, Mode::empty(), resolve).ok()?;
+    let found = process::root(directory).ok()?.point(path).ok()?;
     let is_nsfs = rustix::fs::fstatfs(&found).ok()?.f_type as u64 == NSFS_MAGIC;
     if !is_nsfs || process::inode(&found).ok()? != inode {
         return None;

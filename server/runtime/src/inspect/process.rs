@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, readlinkat_raw},
+    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat_raw},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -176,6 +176,34 @@ pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8
     let mut content = Vec::new();
     File::from(file).take(limit as u64).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// How much of a mountinfo is read, in bytes: 100,000 mounts, the kernel's limit, with long lines.
+const MOUNTINFO_MAX: usize = 64 << 20;
+
+/// The mounts that a process sees.
+pub fn mountinfo(directory: impl AsFd) -> io::Result<Vec<u8>> {
+    read(directory, "mountinfo", MOUNTINFO_MAX)
+}
+
+/// The root directory of a process. What lies below it is reached without entering its mount namespace,
+/// and no link leads out of it.
+#[derive(Debug)]
+pub struct Root(OwnedFd);
+
+/// The root of the process that a directory below /proc is of.
+pub fn root(directory: impl AsFd) -> Result<Root, Errno> {
+    open_dir(directory, "root").map(Root)
+}
+
+impl Root {
+    /// What lies at a path that has no links in it, as that of a mount point.
+    pub fn point(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let path = if path.is_empty() { b"." } else { path };
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        openat2(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
 }
 
 /// The inode number of an open file.

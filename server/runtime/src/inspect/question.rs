@@ -19,6 +19,13 @@ pub enum Question {
         /// Only those that this process is in.
         of: Option<ProcessId>,
     },
+    /// The mounts that a process sees, as [`Answer::Mount`], in the order of mountinfo.
+    Mounts {
+        /// The process.
+        of: ProcessId,
+        /// Whether the filesystems are asked how full they are. One that hangs holds the inspector.
+        usage: bool,
+    },
 }
 
 /// What it answers.
@@ -28,6 +35,8 @@ pub enum Answer {
     Began,
     /// A namespace.
     Namespace(Namespace),
+    /// A mount.
+    Mount(Mount),
     /// The last of all: there is no more.
     Done,
     /// The last of all: it could not be answered.
@@ -80,6 +89,56 @@ pub struct Namespace {
 impl Namespace {
     /// How many holders are told.
     pub const MAX_HOLDERS: usize = 16;
+}
+
+/// A mount, as one process sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Its id.
+    pub id: u64,
+    /// The mount that it lies on.
+    pub parent: u64,
+    /// The device of its files.
+    pub device: (u32, u32),
+    /// The directory of the filesystem that is its root.
+    pub root: Vec<u8>,
+    /// Where it lies.
+    pub point: Vec<u8>,
+    /// Its own options.
+    pub options: Vec<u8>,
+    /// The peer group that it is in, where it is shared.
+    pub shared: Option<u64>,
+    /// The peer group that it receives from.
+    pub master: Option<u64>,
+    /// The nearest peer group that it receives from, where its master is out of sight.
+    pub propagate_from: Option<u64>,
+    /// Whether it cannot be bound.
+    pub unbindable: bool,
+    /// The type of the filesystem.
+    pub fs_type: Vec<u8>,
+    /// What is mounted.
+    pub source: Vec<u8>,
+    /// The options of the filesystem.
+    pub fs_options: Vec<u8>,
+    /// Whether it cannot be reached by its path, because another mount covers it.
+    pub hidden: bool,
+    /// How full the filesystem is, where that was asked and it can be reached.
+    pub usage: Option<Usage>,
+}
+
+/// How full a filesystem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is free for root, in bytes.
+    pub free: u64,
+    /// What is free for others, in bytes.
+    pub available: u64,
+    /// How many inodes it has; 0 where it counts none.
+    pub inodes: u64,
+    /// How many of these are free.
+    pub inodes_free: u64,
 }
 
 /// A process in few words.

@@ -1,0 +1,74 @@
+//! The mounts that a process sees, and how full they are.
+
+use rustix::fs::{AtFlags, StatVfs, StatxFlags, fstatvfs, statx};
+
+use super::{
+    answers::Answers,
+    process::{self, Pinned, Root},
+    question::{Answer, Failure, Mount, Usage},
+};
+use crate::{
+    mountinfo::{Entry, unescape},
+    protocol::ProcessId,
+};
+
+/// Answers [`super::question::Question::Mounts`].
+pub fn answer(of: ProcessId, usage: bool, answers: &mut Answers<'_>) -> Result<(), Failure> {
+    let pinned = Pinned::same(of)?;
+    let directory = process::directory(of.pid)?;
+    let text = process::mountinfo(&directory).map_err(|error| process::gone(of.pid, &error))?;
+    let root = process::root(&directory).map_err(|errno| process::gone(of.pid, &errno.into()))?;
+    // What was read so far is its own.
+    pinned.still_there()?;
+    drop(directory);
+    for entry in Entry::all(&text) {
+        answers.add(&Answer::Mount(mount(&entry, &root, usage)))?;
+    }
+    Ok(())
+}
+
+fn mount(entry: &Entry<'_>, root: &Root, usage: bool) -> Mount {
+    let point = unescape(entry.point);
+    let reached = root.point(&point).ok();
+    // The mount that lies on top is found by its path, and this may be another.
+    let top = reached.as_ref().and_then(|fd| {
+        let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+        Some(stat.stx_mnt_id)
+    });
+    let reached = reached.filter(|_| top == Some(entry.id));
+    Mount {
+        id: entry.id,
+        parent: entry.parent,
+        device: device(entry.device),
+        root: unescape(entry.root),
+        options: entry.options.to_owned(),
+        shared: entry.shared,
+        master: entry.master,
+        propagate_from: entry.propagate_from,
+        unbindable: entry.unbindable,
+        fs_type: unescape(entry.fs_type),
+        source: unescape(entry.source),
+        fs_options: unescape(entry.fs_options),
+        hidden: reached.is_none(),
+        usage: reached.filter(|_| usage).and_then(|fd| fstatvfs(fd).ok()).map(of_filesystem),
+        point,
+    }
+}
+
+fn device(text: &[u8]) -> (u32, u32) {
+    let mut numbers = text.split(|byte| *byte == b':').map(|number| {
+        std::str::from_utf8(number).ok().and_then(|number| number.parse().ok()).unwrap_or(0)
+    });
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Block counts are in units of the fragment size, see statvfs(3).
+fn of_filesystem(stat: StatVfs) -> Usage {
+    Usage {
+        size: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free: stat.f_bfree.saturating_mul(stat.f_frsize),
+        available: stat.f_bavail.saturating_mul(stat.f_frsize),
+        inodes: stat.f_files,
+        inodes_free: stat.f_ffree,
+    }
+}

@@ -1,0 +1,60 @@
+//! The mounts that a target sees.
+
+use conti_runtime::inspect::question::{Answer, Mount, Question};
+
+use super::{Engine, error::Result, inspect::Inspection, spec::Target};
+
+/// Which mounts are wanted. Each list that is not empty must hold what the mount has.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Types of filesystems.
+    pub fs_types: Vec<String>,
+    /// Sources.
+    pub sources: Vec<Vec<u8>>,
+    /// Where they lie.
+    pub points: Vec<Vec<u8>>,
+}
+
+impl Filter {
+    fn wants(&self, mount: &Mount) -> bool {
+        let is_one_of = |list: &[Vec<u8>], value| list.is_empty() || list.contains(value);
+        let types = &self.fs_types;
+        let of_type = || types.iter().any(|name| name.as_bytes() == mount.fs_type);
+        (types.is_empty() || of_type())
+            && is_one_of(&self.sources, &mount.source)
+            && is_one_of(&self.points, &mount.point)
+    }
+}
+
+/// Mounts as they are found.
+#[derive(Debug)]
+pub struct Mounts {
+    inspection: Inspection,
+    filter: Filter,
+}
+
+impl Engine {
+    /// Finds the mounts that a target sees; `usage`: and how full they are.
+    pub async fn mounts(&self, target: &Target, filter: Filter, usage: bool) -> Result<Mounts> {
+        let of = self.process_of(target, "look into")?;
+        let inspection = self.inspect(&Question::Mounts { of, usage }, &[]).await?;
+        Ok(Mounts { inspection, filter })
+    }
+}
+
+impl Mounts {
+    /// The next ones. `None`: that was all.
+    pub async fn more(&mut self) -> Result<Option<Vec<Mount>>> {
+        while let Some(answers) = self.inspection.next().await? {
+            let mounts = answers.into_iter().filter_map(|answer| match answer {
+                Answer::Mount(mount) if self.filter.wants(&mount) => Some(mount),
+                _ => None,
+            });
+            let mounts: Vec<Mount> = mounts.collect();
+            if !mounts.is_empty() {
+                return Ok(Some(mounts));
+            }
+        }
+        Ok(None)
+    }
+}
