@@ -41,6 +41,8 @@ reasons! {
     ContainerWrongState = "CONTAINER_WRONG_STATE",
     /// The container's name is taken.
     NameTaken = "NAME_TAKEN",
+    /// There is no such mount.
+    MountNotFound = "MOUNT_NOT_FOUND",
     /// There is no such session.
     SessionNotFound = "SESSION_NOT_FOUND",
     /// The session's state does not allow it.

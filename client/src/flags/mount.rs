@@ -1,6 +1,8 @@
 //! Mounts: `-v SRC:DST[:OPTIONS]` and `--mount type=…,src=…,dst=…,…`.
 
-use conti_proto::v1::{BindMount, DeviceMount, Mount, MountPropagation, TmpfsMount, mount::Source};
+use conti_proto::v1::{
+    BindMount, DeviceMount, Mount, MountPropagation, OverlayMount, TmpfsMount, mount::Source,
+};
 
 use crate::flags::value::{boolean, octal, size};
 
@@ -46,8 +48,9 @@ pub fn mount(text: &str) -> Result<Mount, String> {
         "bind" => fields.bind(),
         "tmpfs" => fields.tmpfs(),
         "device" => fields.device(),
-        "" => Err("has no type: write type=bind, type=tmpfs or type=device".to_owned()),
-        other => Err(format!("the type {other:?} is none of bind, tmpfs and device")),
+        "overlay" => fields.overlay(),
+        "" => Err("has no type: write type=bind, tmpfs, device or overlay".to_owned()),
+        other => Err(format!("the type {other:?} is none of bind, tmpfs, device and overlay")),
     }
 }
 
@@ -64,6 +67,9 @@ struct Fields {
     mode: Option<u32>,
     fs_type: String,
     options: Vec<String>,
+    lowers: Vec<String>,
+    upper: String,
+    work: String,
 }
 
 impl Fields {
@@ -88,10 +94,13 @@ impl Fields {
             "mode" => self.mode = Some(octal(text()?)?),
             "fs" => text()?.clone_into(&mut self.fs_type),
             "opt" => self.options.push(text()?.to_owned()),
+            "lower" => self.lowers.push(text()?.to_owned()),
+            "upper" => text()?.clone_into(&mut self.upper),
+            "work" => text()?.clone_into(&mut self.work),
             _ => {
                 return Err(format!(
                     "there is no key {key:?}; the keys are type, src, dst, ro, recursive-ro, \
-                     non-recursive, propagation, size, mode, fs and opt"
+                     non-recursive, propagation, size, mode, fs, opt, lower, upper and work"
                 ));
             }
         }
@@ -145,6 +154,26 @@ impl Fields {
         self.build(Source::Device(device))
     }
 
+    fn overlay(self) -> Result<Mount, String> {
+        self.refuse_bind_keys("overlay")?;
+        self.refuse(
+            "overlay",
+            &[
+                ("src", !self.source.is_empty()),
+                ("size", self.size.is_some()),
+                ("mode", self.mode.is_some()),
+                ("fs", !self.fs_type.is_empty()),
+                ("opt", !self.options.is_empty()),
+            ],
+        )?;
+        let overlay = OverlayMount {
+            lowers: self.lowers.clone(),
+            upper: self.upper.clone(),
+            work: self.work.clone(),
+        };
+        self.build(Source::Overlay(overlay))
+    }
+
     fn build(self, source: Source) -> Result<Mount, String> {
         self.require("dst", &self.target)?;
         Ok(Mount { target: self.target, source: Some(source), read_only: self.read_only })
@@ -165,7 +194,15 @@ impl Fields {
         )
     }
 
+    /// Layers belong to overlays alone.
+    fn has_layers(&self) -> bool {
+        !(self.lowers.is_empty() && self.upper.is_empty() && self.work.is_empty())
+    }
+
     fn refuse(&self, kind: &str, keys: &[(&str, bool)]) -> Result<(), String> {
+        if kind != "overlay" && self.has_layers() {
+            return Err(format!("lower, upper and work have no meaning for type={kind}"));
+        }
         match keys.iter().find(|(_, given)| *given) {
             Some((key, _)) => Err(format!("{key} has no meaning for type={kind}")),
             None => Ok(()),
@@ -211,6 +248,9 @@ mod tests {
         assert!(device.read_only);
         let Some(Source::Device(device)) = device.source else { panic!() };
         assert_eq!(device.options, ["noload", "a=b"]);
+        let overlay = mount("type=overlay,lower=/a,lower=/b,upper=/u,work=/w,dst=/o").unwrap();
+        let Some(Source::Overlay(overlay)) = overlay.source else { panic!() };
+        assert_eq!((overlay.lowers.len(), overlay.upper.as_str()), (2, "/u"));
         let bind = mount("type=bind,source=/a,target=/b,recursive-ro,propagation=shared").unwrap();
         assert!(bind.read_only);
         for text in [
@@ -226,6 +266,8 @@ mod tests {
             "type=bind,src=/a,dst=/b,ro=maybe",
             "type=tmpfs,dst=/t,mode=9",
             "type=tmpfs,dst=",
+            "type=tmpfs,dst=/t,lower=/a",
+            "type=overlay,src=/a,dst=/t,lower=/a",
         ] {
             assert!(mount(text).is_err(), "{text:?}");
         }

@@ -3,7 +3,7 @@
 
 use conti_proto::v1::{
     Agent, CgroupVersion, Confinement, Container, ContainerSpec, ContainerState, DisconnectPolicy,
-    IdMapping, KillCause, Mount, MountPropagation, Namespace, NamespaceMode, Namespaces,
+    IdMapping, KillCause, MadeMount, Mount, MountPropagation, Namespace, NamespaceMode, Namespaces,
     ProcessSpec, SeccompMode, Session, SessionEnd, SessionPolicy, SessionState, mount, rootfs,
     session_end::Reason,
 };
@@ -230,10 +230,30 @@ fn mount(mount: &Mount) -> Value {
             "fs_type": device.fs_type,
             "options": device.options,
         }),
+        Some(mount::Source::Overlay(overlay)) => json!({
+            "type": "overlay",
+            "lowers": overlay.lowers,
+            "upper": overlay.upper,
+            "work": overlay.work,
+        }),
     };
     value["target"] = json!(mount.target);
     value["read_only"] = json!(mount.read_only);
     value
+}
+
+/// A mount that was made in a living target.
+pub fn made_mount(made: &MadeMount) -> Value {
+    json!({
+        "id": made.id,
+        "mount": made.mount.as_ref().map(mount),
+        "container_id": made.container_id,
+        "pid": made.process.map(|process| process.pid),
+        "mount_id": made.mount_id,
+        "made_by": made.made_by,
+        "create_time": rfc3339(made.create_time.as_ref()),
+        "source_container_id": made.source_container_id,
+    })
 }
 
 fn propagation(propagation: MountPropagation) -> String {

@@ -8,6 +8,7 @@ pub mod exec;
 pub mod info;
 pub mod inspect;
 pub mod kill;
+pub mod mount;
 pub mod mounts;
 pub mod ns;
 pub mod ps;
@@ -16,6 +17,7 @@ pub mod run;
 pub mod sessions;
 pub mod start;
 pub mod stop;
+pub mod umount;
 pub mod version;
 pub mod wait;
 
@@ -58,6 +60,8 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Sessions(verb) => verb.run(&context).await,
         Verb::Ns(verb) => verb.run(&context).await,
         Verb::Mounts(verb) => verb.run(&context).await,
+        Verb::Mount(verb) => verb.run(&context).await,
+        Verb::Umount(verb) => verb.run(&context).await,
         Verb::Info(verb) => verb.run(&context).await,
         Verb::Version(verb) => verb.run(&context).await,
         Verb::Completion(verb) => verb.run(),

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use conti_proto::v1::{FilesystemUsage, ListMountsRequest, MountInfo};
-use serde_json::{Value, json};
+use conti_proto::v1::{FilesystemUsage, ListMountsRequest, MadeMount, MountInfo};
+use serde_json::{Value, json as object_of};
 
 use crate::{
     error::Result,
     flags::target::Target,
-    output::{self, Format, text},
+    output::{self, Format, json, text},
     verb::Context,
 };
 
@@ -64,15 +64,25 @@ impl Mounts {
         } else {
             tree(&mounts)
         };
-        let header =
-            ["TARGET", "SOURCE", "TYPE", "SIZE", "USED", "AVAIL", "USE%", "PROPAGATION", "OPTIONS"];
+        let header = [
+            "TARGET",
+            "SOURCE",
+            "TYPE",
+            "SIZE",
+            "USED",
+            "AVAIL",
+            "USE%",
+            "PROPAGATION",
+            "OPTIONS",
+            "MADE",
+        ];
         output::table(header, rows)?;
         Ok(0)
     }
 }
 
 /// All mounts, each below the one that it lies on.
-fn tree(mounts: &[MountInfo]) -> Vec<[String; 9]> {
+fn tree(mounts: &[MountInfo]) -> Vec<[String; 10]> {
     let known: BTreeSet<u64> = mounts.iter().map(|mount| mount.id).collect();
     let mut below: BTreeMap<Option<u64>, Vec<&MountInfo>> = BTreeMap::new();
     for mount in mounts {
@@ -96,7 +106,7 @@ fn tree(mounts: &[MountInfo]) -> Vec<[String; 9]> {
     rows
 }
 
-fn row(branch: String, mount: &MountInfo) -> [String; 9] {
+fn row(branch: String, mount: &MountInfo) -> [String; 10] {
     let usage = mount.usage.filter(|usage| usage.size_bytes > 0);
     let size = |part: fn(&FilesystemUsage) -> u64| {
         usage.as_ref().map_or("-".to_owned(), |usage| text::size(part(usage)))
@@ -115,6 +125,7 @@ fn row(branch: String, mount: &MountInfo) -> [String; 9] {
         usage.as_ref().map_or("-".to_owned(), percent),
         propagation(mount),
         mount.options.clone(),
+        mount.made.as_ref().map_or("-".to_owned(), made),
     ]
 }
 
@@ -125,6 +136,11 @@ fn percent(usage: &FilesystemUsage) -> String {
         None => "-".to_owned(),
         Some(_) => format!("{}%", (u128::from(usage.used_bytes) * 100).div_ceil(usable)),
     }
+}
+
+/// When a mount was made by Conti, and its id.
+fn made(made: &MadeMount) -> String {
+    format!("{} {}", made.id, text::age(made.create_time.as_ref()))
 }
 
 /// How mounts made below it later are passed on.
@@ -150,7 +166,7 @@ fn propagation(mount: &MountInfo) -> String {
 
 fn object(mount: &MountInfo) -> Value {
     let some = |number: u64| Some(number).filter(|&number| number != 0);
-    json!({
+    object_of!({
         "id": mount.id,
         "parent_id": mount.parent_id,
         "point": text::bytes(&mount.point),
@@ -165,7 +181,8 @@ fn object(mount: &MountInfo) -> Value {
         "propagate_from": some(mount.propagate_from),
         "unbindable": mount.unbindable,
         "hidden": mount.hidden,
-        "usage": mount.usage.map(|usage| json!({
+        "made": mount.made.as_ref().map(json::made_mount),
+        "usage": mount.usage.map(|usage| object_of!({
             "size_bytes": usage.size_bytes,
             "used_bytes": usage.used_bytes,
             "available_bytes": usage.available_bytes,

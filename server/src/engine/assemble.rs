@@ -25,9 +25,10 @@ use super::{
     sources::{
         FdList, bind, dev, filesystem,
         host_view::HostView,
+        requested,
         rootfs::{self, Idmap},
     },
-    spec::{ContainerSpec, MountSource, Namespace, SessionIo},
+    spec::{ContainerSpec, Namespace, SessionIo},
 };
 
 /// Hidden in every container that is not privileged, as the major runtimes do it.
@@ -387,28 +388,7 @@ fn requested_mount(
     nodev: bool,
     fds: &mut FdList,
 ) -> Result<Mount> {
-    let (fd, dir) = match &mount.source {
-        MountSource::Bind { source, recursive, recursive_read_only, propagation } => {
-            let options = bind::Options {
-                recursive: *recursive,
-                read_only: mount.read_only,
-                recursive_read_only: *recursive_read_only,
-                nodev,
-                propagation: *propagation,
-            };
-            let bound = bind::clone(source, options)?;
-            (bound.fd, bound.dir)
-        }
-        MountSource::Tmpfs { size_bytes, mode } => {
-            let mut attributes =
-                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-            attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, mount.read_only);
-            (filesystem::tmpfs(*size_bytes, *mode, owner, attributes)?, true)
-        }
-        MountSource::Device { source, fs_type, options } => {
-            (filesystem::device(source, fs_type, options, mount.read_only)?, true)
-        }
-    };
-    let what = MountWhat::Detached { fd: fds.add(fd), dir };
+    let made = requested::make(&mount.source, mount.read_only, owner, nodev)?;
+    let what = MountWhat::Detached { fd: fds.add(made.fd), dir: made.dir };
     Ok(Mount { what, target: mount.target.clone(), attrs: MountAttrs::default() })
 }

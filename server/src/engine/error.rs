@@ -16,6 +16,9 @@ pub enum Error {
     /// A prefix that fits several containers.
     #[error("{0:?} fits more than one container; give more characters of the id")]
     AmbiguousContainer(String),
+    /// There is no such mount.
+    #[error("there is no mount {0:?}; `contictl mounts TARGET` lists those that are there")]
+    NoSuchMount(String),
     /// There is no such session.
     #[error("there is no session {0:?}; `contictl sessions` lists those that are there")]
     NoSuchSession(String),
@@ -73,13 +76,13 @@ pub enum Error {
         hint: &'static str,
     },
     /// The kernel refused what was tried on a target.
-    #[error("{tried} {argument:?}: {}", errno_text(*.errno))]
+    #[error("{tried} {argument:?}{}", reason_text(*.errno))]
     Refused {
         /// What was tried, e.g. `cannot open`.
         tried: String,
         /// On what.
         argument: String,
-        /// The kernel's answer.
+        /// The kernel's answer; 0: it was not asked.
         errno: i32,
     },
     /// A field of the request makes no sense together with what the host or the container offers.
@@ -121,6 +124,7 @@ impl Error {
             Error::NoSuchContainer(_) => Reason::ContainerNotFound,
             Error::AmbiguousContainer(_) => Reason::ContainerAmbiguous,
             Error::NoSuchSession(_) => Reason::SessionNotFound,
+            Error::NoSuchMount(_) => Reason::MountNotFound,
             Error::NameTaken { .. } => Reason::NameTaken,
             Error::WrongState { .. } => Reason::ContainerWrongState,
             Error::WrongSessionState { .. } => Reason::SessionWrongState,
@@ -144,6 +148,11 @@ impl Error {
 /// The kernel's words for an errno, with its number.
 pub fn errno_text(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+/// The same behind a colon, where there is an errno.
+fn reason_text(errno: i32) -> String {
+    if errno == 0 { String::new() } else { format!(": {}", errno_text(errno)) }
 }
 
 /// A failed set-up as one sentence that a user can act on.
@@ -197,6 +206,5 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         },
     };
     let argument = if argument.is_empty() { String::new() } else { format!(" {argument:?}") };
-    let reason = if *errno == 0 { String::new() } else { format!(": {}", errno_text(*errno)) };
-    format!("{tried}{argument}{reason}{hint}")
+    format!("{tried}{argument}{}{hint}", reason_text(*errno))
 }

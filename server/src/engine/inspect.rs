@@ -34,6 +34,8 @@ pub struct Inspection {
     socket: AsyncFd<OwnedFd>,
     /// The inspector itself, from its first answer on.
     process: Option<OwnedFd>,
+    /// What came beside an answer and was not taken yet.
+    fds: Vec<OwnedFd>,
     /// Whether the last answer has come.
     over: bool,
     _turn: OwnedSemaphorePermit,
@@ -50,7 +52,7 @@ impl Engine {
         let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
         socket::send_packet(&socket, &packet, &fds, Wait::No).map_err(&failed)?;
         let socket = watched(socket).map_err(&failed)?;
-        Ok(Inspection { socket, process: None, over: false, _turn: turn })
+        Ok(Inspection { socket, process: None, fds: Vec::new(), over: false, _turn: turn })
     }
 
     /// The process that stands for a target: it is in all of its namespaces.
@@ -87,6 +89,11 @@ impl Inspection {
         Ok(None)
     }
 
+    /// The fd that came beside the last answers.
+    pub fn take_fd(&mut self) -> Option<OwnedFd> {
+        self.fds.pop()
+    }
+
     async fn receive(&mut self) -> Result<Vec<Answer>> {
         let lost = |problem: &str| Error::Internal(format!("the inspector {problem}"));
         let deadline = Instant::now() + SILENCE;
@@ -117,9 +124,12 @@ impl Inspection {
                 Err(_would_block) => {}
             }
         };
-        if let Some(pidfd) = packet.fds.into_iter().next() {
-            self.process = Some(pidfd);
+        let mut fds = packet.fds;
+        if self.process.is_none() {
+            // The first packet says that it runs.
+            self.process = fds.pop();
         }
+        self.fds.extend(fds);
         let mut rest = &buffer[..packet.len];
         let mut answers = Vec::new();
         while !rest.is_empty() {

@@ -56,6 +56,7 @@ use error::{Error, Result};
 pub use facts::Facts;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
+use mounts::live::MadeMounts;
 use registry::Registry;
 use session::Session;
 use slots::Slots;
@@ -83,6 +84,8 @@ pub struct Engine {
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
     view: HostView,
+    /// What was mounted into living targets.
+    made_mounts: Arc<MadeMounts>,
     /// Who may have an inspector.
     inspectors: Arc<Semaphore>,
     /// `DATA/containers`
@@ -107,6 +110,7 @@ impl Engine {
         let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
         let containers_dir = sub_dir(&config.data_dir, "containers")?;
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
+        let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
         let launcher = Launcher::new(&config.runtime, &tag).map_err(|error| {
@@ -120,9 +124,11 @@ impl Engine {
         let open = |path: &str| {
             File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
+        let facts = Facts::gather(&config, &cgroups, id::new());
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
-            facts: Facts::gather(&config, &cgroups, id::new()),
+            made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
+            facts,
             registry: Registry::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
             launcher,

@@ -185,6 +185,13 @@ pub enum MountSource {
         /// Its options, `name` or `name=value`.
         options: Vec<String>,
     },
+    /// Directories laid over one another.
+    Overlay {
+        /// The lower ones, the topmost first; absolute, without `..`.
+        lowers: Vec<PathBuf>,
+        /// What takes what is written, and its work directory.
+        upper: Option<(PathBuf, PathBuf)>,
+    },
 }
 
 /// How mounts made later are passed on (mount_namespaces(7)).

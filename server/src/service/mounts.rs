@@ -3,21 +3,30 @@
 use std::sync::Arc;
 
 use conti_proto::v1::{
-    FilesystemUsage, ListMountsRequest, ListMountsResponse, MountInfo,
-    mount_service_server::MountService,
+    CreateMountRequest, CreateMountResponse, DeleteMountRequest, DeleteMountResponse,
+    FilesystemUsage, ListMountsRequest, ListMountsResponse, MadeMount, MountInfo, ProcessId,
+    delete_mount_request::Which as Asked, mount_service_server::MountService,
 };
 use conti_runtime::inspect::question::{Mount, Usage};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::{
-    convert::{Field, target::target},
+    convert::{
+        Field, info, mounts as mounts_of,
+        target::{self, target},
+        text,
+    },
     parts::{self, PartStream, Parts},
     status::{self, valid},
     stopping::Stopping,
 };
 use crate::engine::{
     Engine,
-    mounts::{self, Filter},
+    mounts::{
+        self, Filter,
+        live::{Made, Wanted, Which},
+    },
+    spec::MountSource,
 };
 
 /// Serves `conti.v1.MountService`.
@@ -50,6 +59,87 @@ impl MountService for Mounts {
         let found = self.engine.mounts(&of, filter, !skip_usage).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
+
+    async fn create_mount(
+        &self,
+        request: Request<CreateMountRequest>,
+    ) -> Result<Response<CreateMountResponse>, Status> {
+        let made_by = caller(&request);
+        let message = request.into_inner();
+        let wanted = valid(|v| {
+            let source = message.source_container;
+            if !source.is_empty() {
+                text::container_key(v, Field::root("source_container"), &source);
+            }
+            let mount = mounts_of::live_mount(v, Field::root("mount"), message.mount);
+            if message.idmapped && !matches!(mount.source, MountSource::Bind { .. }) {
+                v.add(Field::root("idmapped"), "is for bind mounts only");
+            }
+            Wanted {
+                target: target(v, Field::root("target"), message.target),
+                mount,
+                source_container: Some(source).filter(|source| !source.is_empty()),
+                idmapped: message.idmapped,
+                create_point: message.create_point,
+                dry_run: message.dry_run,
+                made_by,
+            }
+        })?;
+        let made = self.engine.create_mount(wanted).await.map_err(status::of)?;
+        Ok(Response::new(CreateMountResponse { mount: Some(made_message(&made)) }))
+    }
+
+    async fn delete_mount(
+        &self,
+        request: Request<DeleteMountRequest>,
+    ) -> Result<Response<DeleteMountResponse>, Status> {
+        let DeleteMountRequest { which, lazy, dry_run } = request.into_inner();
+        let which = valid(|v| match which {
+            None => {
+                v.add(Field::root("which"), "is missing: give `id` or `point`");
+                Which::Id(String::new())
+            }
+            Some(Asked::Id(id)) => {
+                text::mount_key(v, Field::root("id"), &id);
+                Which::Id(id)
+            }
+            Some(Asked::Point(point)) => {
+                let at = Field::root("point");
+                let path = target::path(v, at.name("point"), point.point.into());
+                Which::Point(target(v, at.name("target"), point.target), path)
+            }
+        })?;
+        self.engine.delete_mount(which, lazy, dry_run).await.map_err(status::of)?;
+        Ok(Response::new(DeleteMountResponse {}))
+    }
+}
+
+/// Who calls.
+fn caller<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    match peer {
+        Some(peer) => match peer.pid() {
+            Some(pid) => format!("uid {}, pid {pid}", peer.uid()),
+            None => format!("uid {}", peer.uid()),
+        },
+        None => "unknown".to_owned(),
+    }
+}
+
+fn made_message(made: &Made) -> MadeMount {
+    MadeMount {
+        id: made.id.clone(),
+        mount: Some(mounts_of::mount_back(made.mount.clone())),
+        container_id: made.container_id.clone().unwrap_or_default(),
+        process: Some(ProcessId {
+            pid: u32::try_from(made.process.pid).unwrap_or(0),
+            start_ticks: made.process.start_ticks,
+        }),
+        mount_id: made.mount_id.id,
+        made_by: made.made_by.clone(),
+        create_time: Some(info::timestamp(made.create_time)),
+        source_container_id: made.source_container_id.clone().unwrap_or_default(),
+    }
 }
 
 impl Parts for mounts::Mounts {
@@ -61,10 +151,10 @@ impl Parts for mounts::Mounts {
     }
 }
 
-fn message(mount: Mount) -> MountInfo {
+fn message((mount, made): (Mount, Option<Arc<Made>>)) -> MountInfo {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     MountInfo {
-        id: mount.id,
+        id: mount.id.id,
         parent_id: mount.parent,
         point: mount.point.into(),
         source: mount.source.into(),
@@ -80,6 +170,7 @@ fn message(mount: Mount) -> MountInfo {
         unbindable: mount.unbindable,
         hidden: mount.hidden,
         usage: mount.usage.map(usage),
+        made: made.map(|made| made_message(&made)),
     }
 }
 

@@ -42,6 +42,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             details.add_precondition_failure_violation("AMBIGUOUS", cut_key(&key), problem);
             (Code::FailedPrecondition, vec![("container", key)])
         }
+        Error::NoSuchMount(key) => (Code::NotFound, vec![("mount", key)]),
         Error::NoSuchSession(key) => (Code::NotFound, vec![("session", key)]),
         Error::NameTaken { name, id } => {
             (Code::AlreadyExists, vec![("name", name), ("container_id", id)])

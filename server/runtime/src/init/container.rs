@@ -165,7 +165,7 @@ impl Namespaces {
 
 impl NsType {
     /// As setns(2) takes it.
-    pub(super) fn set(self) -> ThreadNameSpaceType {
+    pub(crate) fn set(self) -> ThreadNameSpaceType {
         ThreadNameSpaceType::from_bits_retain(self.clone_flag() as u32)
     }
 }

@@ -33,6 +33,12 @@ impl<'a> Answers<'a> {
         Ok(())
     }
 
+    /// Sends an answer with an fd beside it, and all before it.
+    pub fn add_with_fd(&mut self, answer: &Answer, fd: BorrowedFd<'_>) -> Result<(), Failure> {
+        self.flush()?;
+        send_packet(self.socket, &encode(answer)?, &[fd], Wait::Yes).map_err(unheard)
+    }
+
     /// Sends what was added.
     pub fn flush(&mut self) -> Result<(), Failure> {
         if !self.packet.is_empty() {
@@ -65,6 +71,12 @@ fn unheard(error: std::io::Error) -> Failure {
 }
 
 impl Failure {
+    /// What makes no sense on what was found, without the kernel having been asked.
+    pub fn unfit(problem: &str, argument: impl AsRef<[u8]>) -> Failure {
+        let (tried, argument) = (problem.to_owned(), argument.as_ref().to_owned());
+        Failure::Refused { tried, argument, errno: 0 }
+    }
+
     /// What the kernel refused.
     pub fn refused(tried: &str, argument: impl AsRef<[u8]>, errno: Errno) -> Failure {
         Failure::Refused {

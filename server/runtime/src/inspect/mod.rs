@@ -9,15 +9,17 @@
 //! - `answers`: the way back to the agent;
 //! - `process`: a process of the host, pinned, and what /proc says of it;
 //! - `namespaces`: the namespaces of the host;
-//! - `mounts`: the mounts that a process sees.
+//! - `mounts`: the mounts that a process sees;
+//! - `attach`: mounts that are put into a living mount namespace or taken out of one.
 
 mod answers;
+mod attach;
 mod mounts;
 mod namespaces;
 pub mod process;
 pub mod question;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::{
     process::{PidfdFlags, Signal, getpid, pidfd_open},
@@ -44,13 +46,37 @@ pub fn run(socket: OwnedFd) {
     let Ok(packet) = recv_packet(&socket, &mut buffer, Wait::Yes) else { return };
     let Ok(question) = postcard::from_bytes(&buffer[..packet.len]) else { return };
     drop(buffer);
-    let result = answer(question, &mut answers);
+    let result = answer(question, packet.fds, &mut answers);
     let _ = answers.end(result);
 }
 
-fn answer(question: Question, answers: &mut Answers<'_>) -> Result<(), Failure> {
-    keep_capabilities(CapabilitySet::SYS_PTRACE | CapabilitySet::DAC_READ_SEARCH)?;
+/// What reading needs: any process, any directory.
+const READ: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// What changing a mount namespace needs beside that.
+const MOUNT: CapabilitySet = READ
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID);
+
+fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> Result<(), Failure> {
+    keep_capabilities(match question {
+        Question::Attach { .. } | Question::Detach { .. } | Question::Tree { .. } => MOUNT,
+        _ => READ,
+    })?;
     match question {
+        Question::Attach { to, point, dir, create, dry_run } => match fds.first() {
+            Some(mount) => {
+                attach::attach(to, &point, (dir, create, dry_run), mount.as_fd(), answers)
+            }
+            None => Err(Failure::refused("cannot mount", "nothing", rustix::io::Errno::BADF)),
+        },
+        Question::Detach { from, point, only, lazy, dry_run } => {
+            attach::detach(from, &point, only, (lazy, dry_run))
+        }
+        Question::Tree { of, path, recursive } => attach::tree(of, &path, recursive, answers),
         Question::Namespaces { of } => namespaces::answer(of, answers),
         Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }

@@ -1,11 +1,11 @@
 //! The mounts that a process sees, and how full they are.
 
-use rustix::fs::{AtFlags, StatVfs, StatxFlags, fstatvfs, statx};
+use rustix::fs::{StatVfs, fstatvfs};
 
 use super::{
     answers::Answers,
     process::{self, Pinned, Root},
-    question::{Answer, Failure, Mount, Usage},
+    question::{Answer, Failure, Mount, MountId, Usage},
 };
 use crate::{
     mountinfo::{Entry, unescape},
@@ -31,13 +31,11 @@ fn mount(entry: &Entry<'_>, root: &Root, usage: bool) -> Mount {
     let point = unescape(entry.point);
     let reached = root.point(&point).ok();
     // The mount that lies on top is found by its path, and this may be another.
-    let top = reached.as_ref().and_then(|fd| {
-        let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
-        Some(stat.stx_mnt_id)
-    });
-    let reached = reached.filter(|_| top == Some(entry.id));
+    let top = reached.as_ref().and_then(|fd| process::mount_id(fd).ok());
+    let top = top.filter(|top| top.id == entry.id);
+    let reached = reached.filter(|_| top.is_some());
     Mount {
-        id: entry.id,
+        id: top.unwrap_or(MountId { id: entry.id, unique: 0 }),
         parent: entry.parent,
         device: device(entry.device),
         root: unescape(entry.root),

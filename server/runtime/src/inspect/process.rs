@@ -3,17 +3,20 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat_raw},
+    fs::{
+        AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, readlinkat_raw,
+        statx,
+    },
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::question::{Brief, Failure};
+use super::question::{Brief, Failure, MountId};
 use crate::{plan::NsType, protocol::ProcessId};
 
 /// How much of a command line is told, in bytes.
@@ -75,7 +78,7 @@ impl Pinned {
     }
 
     /// The pidfd itself.
-    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
@@ -178,6 +181,20 @@ pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8
     Ok(content)
 }
 
+/// The ids that root of a process's user namespace has in the agent's; those of root where it maps none.
+pub fn root_ids(pid: i32) -> (u32, u32) {
+    let id = |map: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
+        let mut lines = text.lines().map(|line| line.split_whitespace());
+        let outside = lines.find_map(|mut fields| match fields.next() {
+            Some("0") => fields.next(),
+            _ => None,
+        });
+        outside.and_then(|id| id.parse().ok()).unwrap_or(0)
+    };
+    (id("uid_map"), id("gid_map"))
+}
+
 /// How much of a mountinfo is read, in bytes: 100,000 mounts, the kernel's limit, with long lines.
 const MOUNTINFO_MAX: usize = 64 << 20;
 
@@ -197,6 +214,27 @@ pub fn root(directory: impl AsFd) -> Result<Root, Errno> {
 }
 
 impl Root {
+    /// What a path leads to; links are followed below the root, but for the magic ones of /proc.
+    pub fn below(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        // How often a lookup is repeated that a rename has disturbed: far more than chance needs.
+        const MAX_TRIES: u32 = 128;
+        let path = if path.iter().all(|byte| *byte == b'/') { b"." } else { path };
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        for _ in 0..MAX_TRIES {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            match openat2(&self.0, path, flags, Mode::empty(), resolve) {
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                other => return other,
+            }
+        }
+        Err(Errno::AGAIN)
+    }
+
+    /// The root itself.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// What lies at a path that has no links in it, as that of a mount point.
     pub fn point(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
         let path = path.strip_prefix(b"/").unwrap_or(path);
@@ -206,9 +244,22 @@ impl Root {
     }
 }
 
+/// STATX_MNT_ID_UNIQUE of include/uapi/linux/stat.h, Linux 6.8.
+const MNT_ID_UNIQUE: u32 = 0x4000;
+
+/// What names the mount that an fd lies on.
+pub fn mount_id(fd: impl AsFd) -> Result<MountId, Errno> {
+    let fd = fd.as_fd();
+    let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    let unique = StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
+    let again = statx(fd, "", AtFlags::EMPTY_PATH, unique)?;
+    let has_unique = again.stx_mask & MNT_ID_UNIQUE != 0;
+    Ok(MountId { id: stat.stx_mnt_id, unique: if has_unique { again.stx_mnt_id } else { 0 } })
+}
+
 /// The inode number of an open file.
 pub fn inode(fd: impl AsFd) -> Result<u64, Errno> {
-    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, rustix::fs::StatxFlags::INO)?;
+    let stat = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?;
     Ok(stat.stx_ino)
 }
 

@@ -26,6 +26,51 @@ pub enum Question {
         /// Whether the filesystems are asked how full they are. One that hangs holds the inspector.
         usage: bool,
     },
+    /// Not a question but a change: put the detached mount, the fd beside this, into a living mount
+    /// namespace. Answered by [`Answer::Attached`].
+    Attach {
+        /// A process in it, below whose root the path is.
+        to: ProcessId,
+        /// Where: an absolute path without `..`.
+        point: Vec<u8>,
+        /// Whether the mount's root is a directory.
+        dir: bool,
+        /// Whether the last part of the path is made where it is missing.
+        create: bool,
+        /// Whether all is done but the attaching.
+        dry_run: bool,
+    },
+    /// A change as well: take the mount on top of a path out of a living mount namespace.
+    Detach {
+        /// A process in it, below whose root the path is.
+        from: ProcessId,
+        /// Where: an absolute path without `..`.
+        point: Vec<u8>,
+        /// Only where it is this mount.
+        only: Option<MountId>,
+        /// Whether it goes when nobody uses it any more.
+        lazy: bool,
+        /// Whether all is done but the detaching.
+        dry_run: bool,
+    },
+    /// A detached copy of what lies at a path, as [`Answer::Tree`].
+    Tree {
+        /// A process, below whose root the path is.
+        of: ProcessId,
+        /// An absolute path without `..`; links are followed below the root.
+        path: Vec<u8>,
+        /// Whether the mounts below come along.
+        recursive: bool,
+    },
+}
+
+/// What names a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountId {
+    /// As mountinfo has it: used again after the mount has gone.
+    pub id: u64,
+    /// Never used again (statx(2), STATX_MNT_ID_UNIQUE); 0 before Linux 6.8.
+    pub unique: u64,
 }
 
 /// What it answers.
@@ -37,6 +82,13 @@ pub enum Answer {
     Namespace(Namespace),
     /// A mount.
     Mount(Mount),
+    /// The mount is in its place, or would be.
+    Attached(MountId),
+    /// A detached mount. Fd: the mount.
+    Tree {
+        /// Whether its root is a directory.
+        dir: bool,
+    },
     /// The last of all: there is no more.
     Done,
     /// The last of all: it could not be answered.
@@ -59,7 +111,7 @@ pub enum Failure {
         tried: String,
         /// On what.
         argument: Vec<u8>,
-        /// The kernel's answer.
+        /// The kernel's answer; 0: it was not asked.
         errno: i32,
     },
 }
@@ -94,8 +146,8 @@ impl Namespace {
 /// A mount, as one process sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Its id.
-    pub id: u64,
+    /// What names it. `unique` is told of what is not hidden.
+    pub id: MountId,
     /// The mount that it lies on.
     pub parent: u64,
     /// The device of its files.

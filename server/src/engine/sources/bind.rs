@@ -87,6 +87,14 @@ pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result
         | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
     let fd = open_tree(source, c"", flags)?;
+    let bound = Bind { fd, dir };
+    restrict(&bound, options)?;
+    Ok(bound)
+}
+
+/// Makes a detached clone what `options` say, but for what belongs to it.
+pub fn restrict(bound: &Bind, options: Options) -> std::result::Result<(), Errno> {
+    let fd = &bound.fd;
     // A clone of a shared mount is still its peer: what is mounted inside would appear on the host.
     let propagation = match options.propagation {
         Propagation::Private => MountPropagationFlags::PRIVATE,
@@ -104,7 +112,7 @@ pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result
             options.recursive_read_only,
         )?;
     }
-    Ok(Bind { fd, dir })
+    Ok(())
 }
 
 fn hint(errno: Errno) -> &'static str {

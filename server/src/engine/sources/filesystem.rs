@@ -125,12 +125,11 @@ pub fn overlay(
     work: BorrowedFd<'_>,
     volatile: bool,
 ) -> Result<OwnedFd> {
-    let by_fd = |fd: BorrowedFd<'_>| Some(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let mut options = vec![
         ("source", Some("conti".to_owned())),
-        ("lowerdir", by_fd(lower)),
-        ("upperdir", by_fd(upper)),
-        ("workdir", by_fd(work)),
+        ("lowerdir", Some(by_fd(lower))),
+        ("upperdir", Some(by_fd(upper))),
+        ("workdir", Some(by_fd(work))),
     ];
     if volatile {
         options.push(("volatile", None));
@@ -143,6 +142,34 @@ pub fn overlay(
             "the agent's --data-dir must be on a filesystem that takes overlay layers (not on overlayfs or NFS)",
         )
     })
+}
+
+/// Lays directories over one another, the topmost first; `upper` and its work directory take what is
+/// written.
+pub fn layers(
+    lowers: &[OwnedFd],
+    upper: Option<&(OwnedFd, OwnedFd)>,
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
+    let names: Vec<String> = lowers.iter().map(|fd| by_fd(fd.as_fd())).collect();
+    let mut options =
+        vec![("source", Some("overlay".to_owned())), ("lowerdir", Some(names.join(":")))];
+    if let Some((upper, work)) = upper {
+        options.push(("upperdir", Some(by_fd(upper.as_fd()))));
+        options.push(("workdir", Some(by_fd(work.as_fd()))));
+    }
+    make("overlay", &options, attributes).map_err(|refused| {
+        refused.on(
+            "mount",
+            "cannot lay over one another",
+            "the directories of the overlay",
+            "the upper and the work directory must be on one filesystem that takes layers, work must be empty, and no layer may be part of another",
+        )
+    })
+}
+
+fn by_fd(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Options of mount(8) that are attributes of a mount (mount_setattr(2)).

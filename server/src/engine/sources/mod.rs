@@ -3,6 +3,7 @@
 //!
 //! - [`bind`]: files and directories of the host;
 //! - [`filesystem`]: new superblocks: tmpfs, devpts, overlays, block devices, images;
+//! - [`requested`]: what a user asks to be mounted;
 //! - [`dev`]: the container's /dev;
 //! - [`host_view`]: the `host` root filesystem;
 //! - [`rootfs`]: roots with or without a private layer.
@@ -14,6 +15,7 @@ pub mod bind;
 pub mod dev;
 pub mod filesystem;
 pub mod host_view;
+pub mod requested;
 pub mod rootfs;
 
 use std::os::fd::OwnedFd;

@@ -77,7 +77,10 @@ fn mount_message() -> impl Strategy<Value = v1::Mount> {
     let device = (text(), text(), texts()).prop_map(|(source, fs_type, options)| {
         mount::Source::Device(v1::DeviceMount { source, fs_type, options })
     });
-    let source = option::of(prop_oneof![bind, tmpfs, device]);
+    let overlay = (texts(), text(), text()).prop_map(|(lowers, upper, work)| {
+        mount::Source::Overlay(v1::OverlayMount { lowers, upper, work })
+    });
+    let source = option::of(prop_oneof![bind, tmpfs, device, overlay]);
     (text(), source, any::<bool>()).prop_map(|(target, source, read_only)| v1::Mount {
         target,
         source,
@@ -270,6 +273,14 @@ pub fn mend(mut spec: v1::ContainerSpec) -> v1::ContainerSpec {
                 device.source = path(&device.source);
                 device.fs_type = "ext4".to_owned();
                 device.options.retain(|option| good(option));
+            }
+            Some(mount::Source::Overlay(overlay)) => {
+                overlay.lowers.resize(2, String::new());
+                overlay.lowers.iter_mut().for_each(|lower| *lower = path(lower));
+                (overlay.upper, overlay.work) = match mount.read_only {
+                    true => Default::default(),
+                    false => (path(&overlay.upper), path(&overlay.work)),
+                };
             }
             None => mount.source = Some(mount::Source::Tmpfs(v1::TmpfsMount::default())),
         }

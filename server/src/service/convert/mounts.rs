@@ -11,6 +11,8 @@ use crate::engine::spec::{Mount, MountSource, Propagation};
 const TMPFS_MODE: u32 = 0o1777;
 /// The longest name or value of a filesystem's option (fsconfig(2)).
 const OPTION_MAX: usize = 255;
+/// The most lower directories: their names must fit into one option.
+const LOWERS_MAX: usize = 8;
 
 /// Checks the mounts of a container.
 pub fn mounts(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Mount>) -> Vec<Mount> {
@@ -30,16 +32,34 @@ pub fn mounts(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Mount>) -> Ve
                 format_args!("{} is the target of two mounts", quote(&message.target)),
             );
         }
-        let source = match message.source {
-            Some(source) => mount_source(v, at, source, message.read_only),
-            None => {
-                v.add(at, "has no source: give `bind`, `tmpfs` or `device`");
-                MountSource::Tmpfs { size_bytes: 0, mode: TMPFS_MODE }
-            }
-        };
-        mounts.push(Mount { target: message.target, source, read_only: message.read_only });
+        mounts.push(one(v, at, message));
     }
     mounts
+}
+
+/// Checks a single mount, but for its target.
+fn one(v: &mut Violations, at: Field<'_>, message: v1::Mount) -> Mount {
+    let source = match message.source {
+        Some(source) => mount_source(v, at, source, message.read_only),
+        None => {
+            v.add(at, "has no source: give `bind`, `tmpfs`, `device` or `overlay`");
+            MountSource::Tmpfs { size_bytes: 0, mode: TMPFS_MODE }
+        }
+    };
+    Mount { target: message.target, source, read_only: message.read_only }
+}
+
+/// Checks a mount into a target that is alive.
+pub fn live_mount(v: &mut Violations, at: Field<'_>, message: Option<v1::Mount>) -> Mount {
+    let message = message.unwrap_or_else(|| {
+        v.add(at, "is missing");
+        v1::Mount::default()
+    });
+    text::absolute_path(v, at.name("target"), &message.target);
+    if text::parts(&message.target).is_empty() && message.target.starts_with('/') {
+        v.add(at.name("target"), "is `/`, which would hide all of the target");
+    }
+    one(v, at, message)
 }
 
 fn mount_source(v: &mut Violations, at: Field<'_>, source: Source, read_only: bool) -> MountSource {
@@ -80,7 +100,40 @@ fn mount_source(v: &mut Violations, at: Field<'_>, source: Source, read_only: bo
                 options: device.options,
             }
         }
+        Source::Overlay(overlay) => overlay_source(v, at.name("overlay"), overlay, read_only),
     }
+}
+
+fn overlay_source(
+    v: &mut Violations,
+    at: Field<'_>,
+    message: v1::OverlayMount,
+    read_only: bool,
+) -> MountSource {
+    let v1::OverlayMount { lowers, upper, work } = message;
+    let lowers_at = at.name("lowers");
+    for (index, lower) in lowers.iter().enumerate() {
+        text::absolute_path(v, lowers_at.index(index), lower);
+    }
+    let least = if upper.is_empty() { 2 } else { 1 };
+    if !(least..=LOWERS_MAX).contains(&lowers.len()) {
+        v.add(
+            lowers_at,
+            format_args!("are {}, they must be {least} to {LOWERS_MAX}", lowers.len()),
+        );
+    }
+    if upper.is_empty() != work.is_empty() {
+        v.add(at.name("work"), "and upper belong together: give both or none");
+    }
+    if !upper.is_empty() {
+        text::absolute_path(v, at.name("upper"), &upper);
+        text::absolute_path(v, at.name("work"), &work);
+        if read_only {
+            v.add(at.name("upper"), "takes what is written, but the mount is read_only");
+        }
+    }
+    let upper = (!upper.is_empty()).then(|| (PathBuf::from(upper), PathBuf::from(work)));
+    MountSource::Overlay { lowers: lowers.into_iter().map(PathBuf::from).collect(), upper }
 }
 
 fn propagation(v: &mut Violations, at: Field<'_>, value: i32) -> Propagation {
@@ -132,6 +185,14 @@ pub fn mount_back(mount: Mount) -> v1::Mount {
         }
         MountSource::Device { source, fs_type, options } => {
             Source::Device(v1::DeviceMount { source: super::back::path(source), fs_type, options })
+        }
+        MountSource::Overlay { lowers, upper } => {
+            let (upper, work) = upper.unwrap_or_default();
+            Source::Overlay(v1::OverlayMount {
+                lowers: lowers.into_iter().map(super::back::path).collect(),
+                upper: super::back::path(upper),
+                work: super::back::path(work),
+            })
         }
     };
     v1::Mount { target: mount.target, source: Some(source), read_only: mount.read_only }

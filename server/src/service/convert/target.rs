@@ -27,6 +27,23 @@ pub fn target(v: &mut Violations, at: Field<'_>, message: Option<v1::Target>) ->
     }
 }
 
+/// Checks an absolute path of a target, which may not be UTF-8.
+pub fn path(v: &mut Violations, at: Field<'_>, path: Vec<u8>) -> Vec<u8> {
+    if !path.starts_with(b"/") {
+        v.add(at, "is no absolute path: it must begin with `/`");
+    } else if path.contains(&0) {
+        v.add(at, "holds a NUL byte");
+    } else if path.len() >= PATH_MAX {
+        v.add(at, format_args!("has {} bytes, a path has at most {}", path.len(), PATH_MAX - 1));
+    } else if path.split(|byte| *byte == b'/').any(|part| part == b"..") {
+        v.add(at, "has a part `..`");
+    }
+    path
+}
+
+/// limits.h, with the NUL at the end.
+const PATH_MAX: usize = 4096;
+
 /// Checks a pid.
 pub fn pid(v: &mut Violations, at: Field<'_>, value: u32) -> i32 {
     match i32::try_from(value) {

@@ -62,6 +62,11 @@ pub fn session_key(v: &mut Violations, at: Field<'_>, key: &str) {
     some_key(v, at, key, "give a session's id");
 }
 
+/// Checks the id of a mount.
+pub fn mount_key(v: &mut Violations, at: Field<'_>, key: &str) {
+    some_key(v, at, key, "give a mount's id");
+}
+
 fn some_key(v: &mut Violations, at: Field<'_>, key: &str, hint: &str) {
     if key.is_empty() {
         v.add(at, format_args!("is empty: {hint}"));

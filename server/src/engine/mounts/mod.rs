@@ -1,7 +1,12 @@
-//! The mounts that a target sees.
+//! The mounts that a target sees; [`live`]: those that are made in it and taken away again.
+
+pub mod live;
+
+use std::sync::Arc;
 
 use conti_runtime::inspect::question::{Answer, Mount, Question};
 
+use self::live::{Made, MadeMounts};
 use super::{Engine, error::Result, inspect::Inspection, spec::Target};
 
 /// Which mounts are wanted. Each list that is not empty must hold what the mount has.
@@ -31,6 +36,7 @@ impl Filter {
 pub struct Mounts {
     inspection: Inspection,
     filter: Filter,
+    made: Arc<MadeMounts>,
 }
 
 impl Engine {
@@ -38,19 +44,22 @@ impl Engine {
     pub async fn mounts(&self, target: &Target, filter: Filter, usage: bool) -> Result<Mounts> {
         let of = self.process_of(target, "look into")?;
         let inspection = self.inspect(&Question::Mounts { of, usage }, &[]).await?;
-        Ok(Mounts { inspection, filter })
+        Ok(Mounts { inspection, filter, made: self.made_mounts.clone() })
     }
 }
 
 impl Mounts {
-    /// The next ones. `None`: that was all.
-    pub async fn more(&mut self) -> Result<Option<Vec<Mount>>> {
+    /// The next ones, and how they were made where that was here. `None`: that was all.
+    pub async fn more(&mut self) -> Result<Option<Vec<(Mount, Option<Arc<Made>>)>>> {
         while let Some(answers) = self.inspection.next().await? {
             let mounts = answers.into_iter().filter_map(|answer| match answer {
-                Answer::Mount(mount) if self.filter.wants(&mount) => Some(mount),
+                Answer::Mount(mount) if self.filter.wants(&mount) => {
+                    let made = self.made.named(mount.id);
+                    Some((mount, made))
+                }
                 _ => None,
             });
-            let mounts: Vec<Mount> = mounts.collect();
+            let mounts: Vec<_> = mounts.collect();
             if !mounts.is_empty() {
                 return Ok(Some(mounts));
             }
