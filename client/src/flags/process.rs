@@ -119,6 +119,12 @@ pub fn add_terminal(process: &mut ProcessSpec) {
 }
 
 impl LimitFlags {
+    /// Lifts all confinement, where nothing was said of it.
+    pub fn lift(&mut self) {
+        self.privileged |=
+            self.cap_add.is_empty() && self.cap_drop.is_empty() && self.security.is_empty();
+    }
+
     /// Writes them, and who the command runs as, into a command.
     pub fn apply(self, process: &mut ProcessSpec, user: Option<&str>) -> Result<()> {
         process.user = identity(user, self.group_add)?;

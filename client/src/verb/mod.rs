@@ -18,6 +18,7 @@ pub mod sessions;
 pub mod start;
 pub mod stop;
 pub mod umount;
+pub mod unshare;
 pub mod version;
 pub mod wait;
 
@@ -57,6 +58,7 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Attach(verb) => verb.run(&context).await,
         Verb::Exec(verb) => verb.run(&context).await,
         Verb::Enter(verb) => verb.run(&context).await,
+        Verb::Unshare(verb) => verb.run(&context).await,
         Verb::Sessions(verb) => verb.run(&context).await,
         Verb::Ns(verb) => verb.run(&context).await,
         Verb::Mounts(verb) => verb.run(&context).await,

@@ -39,6 +39,49 @@ pub enum Place {
     Container(Box<ContainerPlan>),
     /// In the namespaces of a process that exists.
     Join(JoinPlan),
+    /// On the host's own root, in some namespaces of its own.
+    Host(HostPlan),
+}
+
+impl Place {
+    /// The id maps of users and of groups, where a user namespace is made.
+    pub fn id_maps(&self) -> Option<(&[IdMap], &[IdMap])> {
+        match self {
+            Place::Container(container) if container.namespaces.user == NsSource::New => {
+                Some((&container.uid_maps, &container.gid_maps))
+            }
+            Place::Host(host) if host.new.contains(&NsType::User) => {
+                Some((&host.uid_maps, &host.gid_maps))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A process of the host with some namespaces of its own, as unshare(1) makes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostPlan {
+    /// The host's mount namespace.
+    pub mount_ns: Fd,
+    /// The namespaces that are new.
+    pub new: Vec<NsType>,
+    /// The id map of users of a new user namespace; empty without one.
+    pub uid_maps: Vec<IdMap>,
+    /// As `uid_maps`, for groups.
+    pub gid_maps: Vec<IdMap>,
+    /// How mounts are passed on between a new mount namespace and the host's. `None`: as they are.
+    pub propagation: Option<Propagation>,
+    /// Whether a new proc is mounted on /proc. Only in a new mount namespace.
+    pub mount_proc: bool,
+}
+
+/// How mounts that are made later are passed on (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
 }
 
 /// A container that is to be assembled.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::plan::{Confinement, Identity, JoinPlan, NsType, Place, Process};
+use conti_runtime::plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::{
@@ -25,12 +25,12 @@ use super::{
         supervise::{self, Outcome},
     },
     sources::FdList,
-    spec::{ProcessTarget, SessionSpec, SessionTarget},
+    spec::{ProcessTarget, SessionSpec, SessionTarget, UnshareTarget},
 };
 
 /// A session that is ready to be handed to its monitor.
 struct Prepared {
-    plan: JoinPlan,
+    place: Place,
     process: Process,
     fds: FdList,
     monitor: Monitor,
@@ -76,16 +76,16 @@ impl Engine {
         request_id: Option<String>,
         streamed: bool,
     ) -> Result<Arc<Session>> {
-        let Prepared { plan, mut process, mut fds, monitor, cgroup, devpts, container } =
+        let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
             match &spec.target {
                 SessionTarget::Container(key) => self.in_container(key, &spec).await?,
                 SessionTarget::Process(target) => self.in_process(target, &spec).await?,
+                SessionTarget::Unshare(target) => self.on_host(target, &spec).await?,
             };
         process::complete(&mut process, &spec.io);
         let session_id = id::new();
         let devpts = fds.add(devpts);
-        let mut plan =
-            assemble::plan(&session_id, Place::Join(plan), process, &spec.io, devpts, false);
+        let mut plan = assemble::plan(&session_id, place, process, &spec.io, devpts, false);
         plan.cgroup = cgroup.map(|fd| fds.add(fd));
         let record = Record {
             id: session_id,
@@ -201,7 +201,7 @@ impl Engine {
             process::withhold_mknod(&mut process);
         }
         Ok(Prepared {
-            plan,
+            place: Place::Join(plan),
             process,
             fds,
             monitor,
@@ -250,7 +250,38 @@ impl Engine {
         let devpts =
             self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
         let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd };
-        Ok(Prepared { plan, process, fds, monitor, cgroup: born_in, devpts, container: None })
+        Ok(Prepared {
+            place: Place::Join(plan),
+            process,
+            fds,
+            monitor,
+            cgroup: born_in,
+            devpts,
+            container: None,
+        })
+    }
+
+    async fn on_host(
+        self: &Arc<Self>,
+        target: &UnshareTarget,
+        spec: &SessionSpec,
+    ) -> Result<Prepared> {
+        let duplicate =
+            |fd: &OwnedFd| fd.try_clone().map_err(io_error("cannot duplicate a file descriptor"));
+        let mut fds = FdList::default();
+        let plan = HostPlan {
+            mount_ns: fds.add(duplicate(&self.host_mount_ns)?),
+            new: target.namespaces.clone(),
+            uid_maps: target.uid_maps.clone(),
+            gid_maps: target.gid_maps.clone(),
+            propagation: target.propagation,
+            mount_proc: target.mount_proc,
+        };
+        let devpts = duplicate(&self.host_devpts)?;
+        let monitor =
+            self.slots.monitor_with(&[]).await.map_err(io_error("cannot make a monitor"))?;
+        let (place, process) = (Place::Host(plan), spec.process.clone());
+        Ok(Prepared { place, process, fds, monitor, cgroup: None, devpts, container: None })
     }
 }
 

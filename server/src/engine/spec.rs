@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+pub use conti_runtime::plan::Propagation;
 use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
 use serde::{Deserialize, Serialize};
 
@@ -194,15 +195,6 @@ pub enum MountSource {
     },
 }
 
-/// How mounts made later are passed on (mount_namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub enum Propagation {
-    Private,
-    Slave,
-    Shared,
-}
-
 /// A device that a container may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
@@ -287,6 +279,8 @@ pub enum SessionTarget {
     Container(String),
     /// A process of the host.
     Process(ProcessTarget),
+    /// The host's own root, in new namespaces.
+    Unshare(UnshareTarget),
 }
 
 /// What is looked at or changed.
@@ -326,4 +320,19 @@ pub struct ProcessTarget {
     pub user: bool,
     /// Take its group and supplementary groups.
     pub groups: bool,
+}
+
+/// The host's own root, and the namespaces that are new on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnshareTarget {
+    /// The namespaces that are new, each once.
+    pub namespaces: Vec<NsType>,
+    /// The id map of users, with a new user namespace.
+    pub uid_maps: Vec<IdMap>,
+    /// The id map of groups, with a new user namespace.
+    pub gid_maps: Vec<IdMap>,
+    /// How mounts are passed on, with a new mount namespace. `None`: as they are.
+    pub propagation: Option<Propagation>,
+    /// Whether a new proc is mounted on /proc, with a new mount namespace.
+    pub mount_proc: bool,
 }

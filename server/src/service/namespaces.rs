@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     convert::{
         Field,
-        session::{namespace_type, namespace_type_back},
+        session::{namespace_type_back, namespace_types},
         target::target,
     },
     parts::{self, PartStream, Parts},
@@ -46,17 +46,7 @@ impl NamespaceService for Namespaces {
     ) -> Result<Response<Self::ListNamespacesStream>, Status> {
         let request = request.into_inner();
         let (of, types) = valid(|v| {
-            let root = Field::root("types");
-            let mut types = Vec::new();
-            for (index, &value) in request.types.iter().enumerate() {
-                match namespace_type(value) {
-                    Some(kind) => types.push(kind),
-                    None => v.add(
-                        root.index(index),
-                        format_args!("is {value}, which is no type of namespace"),
-                    ),
-                }
-            }
+            let types = namespace_types(v, Field::root("types"), &request.types);
             let of = request.target.map(|of| target(v, Field::root("target"), Some(of)));
             (of, types)
         })?;

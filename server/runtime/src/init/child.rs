@@ -10,7 +10,7 @@
 //!  oom_score_adj           x        x     while the launcher's /proc is there to write it in
 //!  session keyring         x        x
 //!  session, terminal       x        x     a session leader without a terminal can take one
-//!  namespaces, mounts      x        x     container.rs, join.rs
+//!  namespaces, mounts      x        x     container.rs, join.rs, host.rs (as join, but for the id map)
 //!  user, group             x        x     in the new root's own files
 //!  limits, cwd, umask      x        x     with root's rights still
 //!  stdio                   x        x     its owner is changed, so before the ids
@@ -48,12 +48,12 @@ use super::{
     command::Command,
     confine, container,
     failure::{At as _, Fail, TARGET_CWD},
-    join, reaper,
+    host, join, reaper,
     status::Status,
     user::{self, Ids},
 };
 use crate::{
-    plan::{Confinement, NsSource, Place, Plan, Step},
+    plan::{Confinement, NsSource, NsType, Place, Plan, Step},
     sys::{
         clone::{OnlyThread, exit_now},
         exec::default_dispositions,
@@ -120,6 +120,7 @@ fn recipe(proof: &OnlyThread, start: &mut Start<'_>) -> Result<Infallible, Fail>
             container::assemble(plan, start)?;
         }
         Place::Join(plan) => join::enter(plan, start.fds)?,
+        Place::Host(plan) => host::settle(plan)?,
     }
 
     let ids = find_user(start)?;
@@ -167,8 +168,14 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
     if let Some(mapped) = start.mapped {
         wait_for(mapped).at(Step::IdMap)?;
     }
-    match &start.plan.place {
-        Place::Container(plan) if plan.namespaces.user != NsSource::Host => {
+    let joins = match &start.plan.place {
+        Place::Container(plan) => plan.namespaces.user != NsSource::Host,
+        Place::Host(plan) => plan.new.contains(&NsType::User),
+        // It takes its ids when it is in there.
+        Place::Join(_) => false,
+    };
+    match joins {
+        true => {
             let (uid, gid) = (Uid::ROOT, Gid::ROOT);
             set_thread_groups(&[]).at(Step::IdMap)?;
             set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
@@ -176,7 +183,7 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
             // Changed ids may make a process dumpable again (the sysctl fs.suid_dumpable).
             confine::undumpable()
         }
-        _ => Ok(()),
+        false => Ok(()),
     }
 }
 
@@ -202,7 +209,7 @@ fn begin_session(terminal: Option<BorrowedFd<'_>>) -> Result<(), Fail> {
 fn enter_cwd(start: &Start<'_>) -> Result<(), Fail> {
     let given = match &start.plan.place {
         Place::Join(plan) => plan.cwd,
-        Place::Container(_) => None,
+        Place::Container(_) | Place::Host(_) => None,
     };
     match given {
         Some(fd) => {

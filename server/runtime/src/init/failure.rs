@@ -112,6 +112,8 @@ impl Plan {
             }
             (Step::Root, Place::Container(_)) => "/".to_owned(),
             (Step::Root, Place::Join(_)) => "the root of the target".to_owned(),
+            (Step::Root, Place::Host(_)) => "the root of the host".to_owned(),
+            (Step::Mount, Place::Host(_)) => "/proc".to_owned(),
             (Step::Hostname, Place::Container(c)) => c.hostname.clone().unwrap_or_default(),
             (Step::Domainname, Place::Container(c)) => c.domainname.clone().unwrap_or_default(),
             (Step::Mount, Place::Container(c)) => {
@@ -173,6 +175,7 @@ fn namespaces(place: &Place, step: Step, index: u32) -> String {
         }
         (Step::IdMap, _, _) => "user".to_owned(),
         (_, Place::Join(join), _) => names(&join.namespaces),
+        (_, Place::Host(host), _) => names(&host.new),
         (_, Place::Container(container), _) => {
             let new = |t: &NsType| {
                 *t == NsType::Mount || container.namespaces.source(*t) == NsSource::New

@@ -22,15 +22,21 @@ use crate::{
 
 /// Writes the maps of the child's user namespace and lays them on the plan's mounts. setgroups stays
 /// allowed: the child takes its groups itself.
-pub(super) fn write_maps(pid: i32, container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
+pub(super) fn write_maps(
+    pid: i32,
+    (uid_maps, gid_maps): (&[IdMap], &[IdMap]),
+    place: &Place,
+    fds: &PlanFds,
+) -> Result<(), Fail> {
     let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The child is not reaped yet, so that this pid is its own, whether it lives or not.
     let dir = openat(CWD, format!("/proc/{pid}"), dir_flags, Mode::empty()).at(Step::IdMap)?;
-    write_map(&dir, "gid_map", &container.gid_maps).at(Step::IdMap)?;
-    write_map(&dir, "uid_map", &container.uid_maps).at(Step::IdMap)?;
-    if container.idmapped.is_empty() {
-        return Ok(());
-    }
+    write_map(&dir, "gid_map", gid_maps).at(Step::IdMap)?;
+    write_map(&dir, "uid_map", uid_maps).at(Step::IdMap)?;
+    let container = match place {
+        Place::Container(container) if !container.idmapped.is_empty() => container,
+        _ => return Ok(()),
+    };
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let user_ns = openat(&dir, "ns/user", flags, Mode::empty()).at(Step::IdMap)?;
     map_mounts(container, fds, user_ns.as_fd())
@@ -52,8 +58,8 @@ pub(super) fn map_mounts(
 /// there, nobody else could hand them on to the user. Nothing is changed where that root has no id here.
 pub(super) fn give_stdio(stdio: &ChildStdio, plan: &Plan, fds: &PlanFds) -> Result<(), Fail> {
     let root = match &plan.place {
-        Place::Container(container) => {
-            root_of(&container.uid_maps).zip(root_of(&container.gid_maps))
+        Place::Container(_) | Place::Host(_) => {
+            plan.place.id_maps().and_then(|(uids, gids)| root_of(uids).zip(root_of(gids)))
         }
         Place::Join(join) if join.namespaces.contains(&NsType::User) => {
             fds.borrow(join.pidfd).and_then(root_of_process).at(Step::Stdio)?

@@ -6,6 +6,8 @@
 //!  the host's       by the child       the caller
 //!  new              none               the caller; writes the id map while the child waits
 //!  new              before the clone   a stage: a process that is used up by it
+//!  any, on the      the host's mount   a stage, likewise
+//!  host's root      namespace
 //!  joined           before the clone   a stage, which joins the user namespace last, so that what
 //!                                      the clone makes new belongs to it
 //! ```
@@ -32,7 +34,7 @@ use super::{
     command::Command,
     container::join_all,
     failure::{At as _, Fail},
-    id_map, join, seccomp,
+    host, id_map, join, seccomp,
 };
 use crate::{
     plan::{ContainerPlan, NsSource, NsType, Overlay, Place, Plan, Root, SetupFailure, Step},
@@ -64,12 +66,7 @@ pub fn spawn(
     let ((status, child_status), (child_gate, gate), (child_mapped, mapped)) =
         pipes().at(Step::Stdio).map_err(|fail| fail.describe(plan))?;
 
-    let maps = match &plan.place {
-        Place::Container(container) if container.namespaces.user == NsSource::New => {
-            Some(container)
-        }
-        _ => None,
-    };
+    let maps = plan.place.id_maps();
     let start = Start {
         plan,
         fds,
@@ -84,8 +81,8 @@ pub fn spawn(
     let started = || -> Result<(i32, OwnedFd), Fail> {
         id_map::give_stdio(&stdio, plan, fds)?;
         let (pid, pidfd) = clone_init(start, birth)?;
-        if let Some(container) = maps {
-            let written = id_map::write_maps(pid, container, fds);
+        if let Some(maps) = maps {
+            let written = id_map::write_maps(pid, maps, &plan.place, fds);
             if let Err(fail) = written {
                 abandon(&pidfd, birth);
                 return Err(fail);
@@ -118,14 +115,33 @@ fn clone_init(mut start: Start<'_>, birth: Birth) -> Result<(i32, OwnedFd), Fail
                 return clone_into(start, birth, flags);
             }
             start.joined = true;
-            match birth {
-                Birth::Sibling => {
-                    enter_stage(container, start.fds)?;
-                    clone_into(start, birth, flags)
-                }
-                Birth::Child => clone_through_stage(container, start, flags),
-            }
+            clone_after(|fds| enter_stage(container, fds), start, birth, flags)
         }
+        Place::Host(host) => {
+            if host.new.contains(&NsType::Time) {
+                unshare_time_for_children().at(Step::Clone)?;
+            }
+            // A new mount namespace is a copy of the cloner's, and a process in a new user namespace
+            // may not join the host's any more.
+            clone_after(|fds| host::enter(host, fds), start, birth, clone_flags(&host.new))
+        }
+    }
+}
+
+/// Clones from a process that has joined namespaces and is used up by that: a stage, or the caller
+/// itself where it is a forker.
+fn clone_after(
+    enter: impl FnOnce(&PlanFds) -> Result<(), Fail>,
+    start: Start<'_>,
+    birth: Birth,
+    flags: u64,
+) -> Result<(i32, OwnedFd), Fail> {
+    match birth {
+        Birth::Sibling => {
+            enter(start.fds)?;
+            clone_into(start, birth, flags)
+        }
+        Birth::Child => clone_through_stage(enter, start, flags),
     }
 }
 
@@ -180,7 +196,7 @@ fn join_pid(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
 /// Has a short-lived child join what is joined and clone a sibling of itself, which is then the
 /// caller's own child.
 fn clone_through_stage(
-    container: &ContainerPlan,
+    enter: impl FnOnce(&PlanFds) -> Result<(), Fail>,
     start: Start<'_>,
     flags: u64,
 ) -> Result<(i32, OwnedFd), Fail> {
@@ -188,9 +204,7 @@ fn clone_through_stage(
     match clone_process(&CloneArgs::default()).at(Step::Clone)? {
         Cloned::Child(_) => {
             let _guard = NeverReturn;
-            let fds = start.fds;
-            let cloned =
-                enter_stage(container, fds).and_then(|()| clone_into(start, Birth::Sibling, flags));
+            let cloned = enter(start.fds).and_then(|()| clone_into(start, Birth::Sibling, flags));
             let numbers = match cloned {
                 Ok((pid, _)) => [pid, 0, 0, 0],
                 Err(fail) => [0, fail.step as i32, fail.index as i32, fail.errno],
@@ -226,14 +240,17 @@ fn clone_through_stage(
     }
 }
 
-/// The CLONE_NEW* flags of a container. The cgroup namespace is not among them: clone3 would root it
-/// at the cgroup of the parent. Nor is the time namespace, see [`clone_init`].
+/// The CLONE_NEW* flags of a container.
 fn new_namespaces(container: &ContainerPlan) -> u64 {
-    NsType::ALL
-        .into_iter()
-        .filter(|ns| !matches!(ns, NsType::Cgroup | NsType::Time))
-        .filter(|ns| container.namespaces.source(*ns) == NsSource::New)
-        .fold(0, |flags, ns| flags | ns.clone_flag())
+    let is_new = |ns: &NsType| container.namespaces.source(*ns) == NsSource::New;
+    clone_flags(&NsType::ALL.into_iter().filter(is_new).collect::<Vec<_>>())
+}
+
+/// The CLONE_NEW* flags of new namespaces. The cgroup namespace is not among them: clone3 would root it
+/// at the cgroup of the parent. Nor is the time namespace, see [`clone_init`].
+fn clone_flags(new: &[NsType]) -> u64 {
+    let cloned = new.iter().filter(|ns| !matches!(ns, NsType::Cgroup | NsType::Time));
+    cloned.fold(0, |flags, ns| flags | ns.clone_flag())
 }
 
 /// Kills a child whose set-up cannot go on, and reaps it where that is the caller's to do.
@@ -260,6 +277,7 @@ fn check_fds(plan: &Plan, fds: &PlanFds) -> Result<(), SetupFailure> {
             named.push(join.pidfd);
             named.extend(join.host_mount_ns.into_iter().chain(join.root).chain(join.cwd));
         }
+        Place::Host(host) => named.push(host.mount_ns),
         Place::Container(container) => {
             for ns in NsType::ALL {
                 if let NsSource::Join(fd) = container.namespaces.source(ns) {

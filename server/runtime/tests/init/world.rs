@@ -98,7 +98,7 @@ impl World {
     pub fn container(&mut self) -> &mut ContainerPlan {
         match &mut self.plan.place {
             Place::Container(container) => container,
-            Place::Join(_) => panic!("not a container"),
+            Place::Join(_) | Place::Host(_) => panic!("not a container"),
         }
     }
 

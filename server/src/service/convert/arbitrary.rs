@@ -225,7 +225,26 @@ pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
                 groups,
             })
         });
-    let place = prop_oneof![text().prop_map(session_target::Target::Container), process_target];
+    let maps = || {
+        vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..3).prop_map(|ranges| {
+            let range = |(inside, outside, count)| v1::IdMapping { inside, outside, count };
+            ranges.into_iter().map(range).collect::<Vec<_>>()
+        })
+    };
+    let unshare = (vec(number(), 0..10), maps(), maps(), number(), any::<[bool; 2]>()).prop_map(
+        |(namespaces, uid_mappings, gid_mappings, propagation, [keep_propagation, mount_proc])| {
+            session_target::Target::Unshare(v1::UnshareTarget {
+                namespaces,
+                uid_mappings,
+                gid_mappings,
+                propagation,
+                keep_propagation,
+                mount_proc,
+            })
+        },
+    );
+    let container = text().prop_map(session_target::Target::Container);
+    let place = prop_oneof![container, process_target, unshare];
     let target = option::of(option::of(place).prop_map(|target| v1::SessionTarget { target }));
     (target, option::of(process()), option::of(policy()))
         .prop_map(|(target, process, policy)| v1::SessionSpec { target, process, policy })

@@ -136,7 +136,8 @@ fn overlay_source(
     MountSource::Overlay { lowers: lowers.into_iter().map(PathBuf::from).collect(), upper }
 }
 
-fn propagation(v: &mut Violations, at: Field<'_>, value: i32) -> Propagation {
+/// Checks how mounts are passed on.
+pub fn propagation(v: &mut Violations, at: Field<'_>, value: i32) -> Propagation {
     match text::known(v, at, value) {
         MountPropagation::Unspecified | MountPropagation::Private => Propagation::Private,
         MountPropagation::Slave => Propagation::Slave,

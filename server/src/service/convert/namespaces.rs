@@ -22,19 +22,8 @@ pub fn namespaces(
         v.add(at.name("mount").name("mode"), "can only be PRIVATE: a container has its own mounts");
     }
     let user = choose(v, at.name("user"), message.user, default.user);
-    let mut maps = |name, ranges: Vec<v1::IdMapping>| {
-        if user == Namespace::Private {
-            if ranges.is_empty() {
-                v.add(at.name(name), "is empty: a private user namespace needs an id map");
-            }
-            id_map(v, at.name(name), &ranges)
-        } else {
-            if !ranges.is_empty() {
-                v.add(at.name(name), "needs a private user namespace");
-            }
-            Vec::new()
-        }
-    };
+    let private = user == Namespace::Private;
+    let mut maps = |name, ranges| id_maps(v, at.name(name), ranges, private);
     let uid_maps = maps("uid_mappings", message.uid_mappings);
     let gid_maps = maps("gid_mappings", message.gid_mappings);
     Namespaces {
@@ -48,6 +37,21 @@ pub fn namespaces(
         uid_maps,
         gid_maps,
     }
+}
+
+/// Checks an id map, which a new user namespace needs and nothing else may have.
+pub fn id_maps(
+    v: &mut Violations,
+    at: Field<'_>,
+    ranges: Vec<v1::IdMapping>,
+    new_user_namespace: bool,
+) -> Vec<IdMap> {
+    match (new_user_namespace, ranges.is_empty()) {
+        (true, true) => v.add(at, "is empty: a private user namespace needs an id map"),
+        (false, false) => v.add(at, "needs a private user namespace"),
+        _ => {}
+    }
+    if new_user_namespace { id_map(v, at, &ranges) } else { Vec::new() }
 }
 
 /// Namespaces as a message.

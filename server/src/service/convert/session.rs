@@ -5,8 +5,10 @@ use std::time::Duration;
 use conti_proto::v1::{self, DisconnectPolicy, NamespaceType};
 use conti_runtime::plan::NsType;
 
-use super::{Field, Violations, process, target::pid, text};
-use crate::engine::spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget};
+use super::{Field, Violations, mounts, namespaces::id_maps, process, target::pid, text};
+use crate::engine::spec::{
+    OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, UnshareTarget,
+};
 
 /// How long a session is kept without a client, where nothing was said.
 const KEEP: Duration = Duration::from_secs(60);
@@ -120,22 +122,15 @@ fn target(
             }
             SessionTarget::Process(process_target(v, at.name("process"), message))
         }
+        Some(v1::session_target::Target::Unshare(message)) => {
+            SessionTarget::Unshare(unshare_target(v, at.name("unshare"), message))
+        }
     }
 }
 
 fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget) -> ProcessTarget {
     let pid = pid(v, at.name("pid"), message.pid);
-    let mut namespaces = Vec::new();
-    for (index, &value) in message.namespaces.iter().enumerate() {
-        match namespace_type(value) {
-            Some(namespace) if namespaces.contains(&namespace) => {}
-            Some(namespace) => namespaces.push(namespace),
-            None => {
-                let at = at.name("namespaces");
-                v.add(at.index(index), format_args!("is {value}, which is no type of namespace"));
-            }
-        }
-    }
+    let namespaces = namespace_types(v, at.name("namespaces"), &message.namespaces);
     ProcessTarget {
         pid,
         start_ticks: Some(message.start_ticks).filter(|&ticks| ticks != 0),
@@ -149,8 +144,49 @@ fn process_target(v: &mut Violations, at: Field<'_>, message: v1::ProcessTarget)
     }
 }
 
+fn unshare_target(v: &mut Violations, at: Field<'_>, message: v1::UnshareTarget) -> UnshareTarget {
+    let namespaces = namespace_types(v, at.name("namespaces"), &message.namespaces);
+    let user = namespaces.contains(&NsType::User);
+    let mut maps = |name, ranges| id_maps(v, at.name(name), ranges, user);
+    let uid_maps = maps("uid_mappings", message.uid_mappings);
+    let gid_maps = maps("gid_mappings", message.gid_mappings);
+    let mut needs_mounts = |name, given| {
+        if given && !namespaces.contains(&NsType::Mount) {
+            v.add(at.name(name), "needs a new mount namespace: add it to `namespaces`");
+        }
+    };
+    needs_mounts("mount_proc", message.mount_proc);
+    needs_mounts("propagation", message.propagation != 0);
+    let propagation = mounts::propagation(v, at.name("propagation"), message.propagation);
+    if message.keep_propagation && message.propagation != 0 {
+        v.add(at.name("keep_propagation"), "and propagation exclude one another");
+    }
+    UnshareTarget {
+        namespaces,
+        uid_maps,
+        gid_maps,
+        propagation: (!message.keep_propagation).then_some(propagation),
+        mount_proc: message.mount_proc,
+    }
+}
+
+/// Checks types of namespaces; what is named twice counts once.
+pub fn namespace_types(v: &mut Violations, at: Field<'_>, values: &[i32]) -> Vec<NsType> {
+    let mut types = Vec::new();
+    for (index, &value) in values.iter().enumerate() {
+        match namespace_type(value) {
+            Some(kind) if types.contains(&kind) => {}
+            Some(kind) => types.push(kind),
+            None => {
+                v.add(at.index(index), format_args!("is {value}, which is no type of namespace"));
+            }
+        }
+    }
+    types
+}
+
 /// A type of namespace; `None`: there is no such type.
-pub fn namespace_type(value: i32) -> Option<NsType> {
+fn namespace_type(value: i32) -> Option<NsType> {
     Some(match NamespaceType::try_from(value).ok()? {
         NamespaceType::Unspecified => return None,
         NamespaceType::Mount => NsType::Mount,
