@@ -10,8 +10,8 @@ use std::{
 
 use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    mount_service_client::MountServiceClient, namespace_service_client::NamespaceServiceClient,
-    session_service_client::SessionServiceClient,
+    file_service_client::FileServiceClient, mount_service_client::MountServiceClient,
+    namespace_service_client::NamespaceServiceClient, session_service_client::SessionServiceClient,
 };
 use conti_shared::endpoint::Endpoint;
 use hyper::{body::Incoming, client::conn::http2};
@@ -97,6 +97,12 @@ impl Connection {
     /// Mounts.
     pub fn mounts(&self) -> MountServiceClient<Connection> {
         MountServiceClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    }
+
+    /// Files.
+    pub fn files(&self) -> FileServiceClient<Connection> {
+        FileServiceClient::with_origin(self.clone(), origin())
             .max_decoding_message_size(LIST_MESSAGE_MAX)
     }
 

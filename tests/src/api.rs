@@ -7,7 +7,7 @@ use conti_proto::v1::{
     DeleteContainerRequest, GetAgentRequest, GetContainerRequest, ListContainersRequest,
     ListSessionsRequest, Mount, ProcessSpec, SessionEnd, SessionSpec, SessionTarget,
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    mount, mount_service_client::MountServiceClient,
+    file_service_client::FileServiceClient, mount, mount_service_client::MountServiceClient,
     namespace_service_client::NamespaceServiceClient, session_end,
     session_service_client::SessionServiceClient, session_target,
 };
@@ -28,6 +28,8 @@ pub struct Api {
     pub namespaces: NamespaceServiceClient<Channel>,
     /// Mounts.
     pub mounts: MountServiceClient<Channel>,
+    /// Files.
+    pub files: FileServiceClient<Channel>,
     /// Sessions.
     pub sessions: SessionServiceClient<Channel>,
 }
@@ -47,6 +49,7 @@ impl Api {
                 .max_encoding_message_size(64 << 20),
             namespaces: NamespaceServiceClient::new(channel.clone()),
             mounts: MountServiceClient::new(channel.clone()),
+            files: FileServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel)
                 .max_decoding_message_size(16 << 20)
                 .max_encoding_message_size(64 << 20),

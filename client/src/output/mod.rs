@@ -33,8 +33,13 @@ pub enum Format {
 
 /// Writes text to stdout. A reader that has seen enough is [`Error::OutputClosed`].
 pub fn print(text: &str) -> Result<()> {
+    raw(text.as_bytes())
+}
+
+/// Writes bytes to stdout, as they are.
+pub fn raw(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.map_err(|source| match source.kind() {
         io::ErrorKind::BrokenPipe => Error::OutputClosed,
         _ => Error::Local { what: "cannot write to stdout", source },

@@ -100,6 +100,12 @@ pub fn rfc3339(time: Option<&Timestamp>) -> Option<String> {
     Some(humantime::format_rfc3339_nanos(time).to_string())
 }
 
+/// A point in time to the second, in UTC, e.g. `2026-01-31 12:00:00`.
+pub fn date(time: Option<&Timestamp>) -> String {
+    let text = rfc3339(time).unwrap_or_else(|| "-".to_owned());
+    text.chars().take("2026-01-31 12:00:00".len()).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
 /// How long ago something was, e.g. `3h ago`.
 pub fn age(time: Option<&Timestamp>) -> String {
     let Some(time) = system_time(time) else { return "-".to_owned() };

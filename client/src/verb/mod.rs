@@ -1,13 +1,16 @@
 //! One file for each verb: its flags as a struct, and what it does.
 
 pub mod attach;
+pub mod cat;
 pub mod completion;
 pub mod create;
+pub mod du;
 pub mod enter;
 pub mod exec;
 pub mod info;
 pub mod inspect;
 pub mod kill;
+pub mod ls;
 pub mod mount;
 pub mod mounts;
 pub mod ns;
@@ -64,6 +67,9 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Mounts(verb) => verb.run(&context).await,
         Verb::Mount(verb) => verb.run(&context).await,
         Verb::Umount(verb) => verb.run(&context).await,
+        Verb::Ls(verb) => verb.run(&context).await,
+        Verb::Cat(verb) => verb.run(&context).await,
+        Verb::Du(verb) => verb.run(&context).await,
         Verb::Info(verb) => verb.run(&context).await,
         Verb::Version(verb) => verb.run(&context).await,
         Verb::Completion(verb) => verb.run(),

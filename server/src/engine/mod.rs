@@ -9,7 +9,8 @@
 //! - [`session`]: streams, ends, and the task that follows a monitor;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
-//! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`], [`mounts`]; [`users`];
+//! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
+//!   [`mounts`], [`files`]; [`users`];
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
@@ -20,6 +21,7 @@ pub mod container;
 pub mod enter;
 pub mod error;
 pub mod facts;
+pub mod files;
 pub mod id;
 pub mod info;
 pub mod inspect;

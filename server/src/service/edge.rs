@@ -6,14 +6,15 @@ use conti_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
-        mount_service_server::MountServiceServer, namespace_service_server::NamespaceServiceServer,
+        file_service_server::FileServiceServer, mount_service_server::MountServiceServer,
+        namespace_service_server::NamespaceServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use super::{
-    agent::Agent, containers::Containers, mounts::Mounts, namespaces::Namespaces,
+    agent::Agent, containers::Containers, files::Files, mounts::Mounts, namespaces::Namespaces,
     sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
 };
 use crate::engine::Engine;
@@ -58,6 +59,9 @@ pub async fn router(
     let mounts = MountServiceServer::new(mounts)
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let files = FileServiceServer::new(Files::new(engine.clone(), stopping.clone()))
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -68,6 +72,7 @@ pub async fn router(
     reporter.set_serving::<SessionsOnWire<Sessions>>().await;
     reporter.set_serving::<NamespaceServiceServer<Namespaces>>().await;
     reporter.set_serving::<MountServiceServer<Mounts>>().await;
+    reporter.set_serving::<FileServiceServer<Files>>().await;
 
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -91,5 +96,6 @@ pub async fn router(
         .add_service(containers)
         .add_service(sessions)
         .add_service(namespaces)
-        .add_service(mounts))
+        .add_service(mounts)
+        .add_service(files))
 }

@@ -5,7 +5,8 @@
 //!
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
-//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`]: the services; [`page`], [`parts`]: their lists;
+//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`]: the services;
+//!   [`page`], [`parts`]: their lists;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod containers;
 pub mod convert;
 pub mod edge;
+pub mod files;
 pub mod mounts;
 pub mod namespaces;
 pub mod page;

@@ -10,14 +10,17 @@
 //! - `process`: a process of the host, pinned, and what /proc says of it;
 //! - `namespaces`: the namespaces of the host;
 //! - `mounts`: the mounts that a process sees;
+//! - `files`, `usage`: the files of a target, and how much directories hold;
 //! - `attach`: mounts that are put into a living mount namespace or taken out of one.
 
 mod answers;
 mod attach;
+mod files;
 mod mounts;
 mod namespaces;
 pub mod process;
 pub mod question;
+mod usage;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
@@ -51,7 +54,10 @@ pub fn run(socket: OwnedFd) {
 }
 
 /// What reading needs: any process, any directory.
-const READ: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+const READ: CapabilitySet = CapabilitySet::SYS_PTRACE
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    // For O_NOATIME on the files of others.
+    .union(CapabilitySet::FOWNER);
 
 /// What changing a mount namespace needs beside that.
 const MOUNT: CapabilitySet = READ
@@ -67,6 +73,11 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
         _ => READ,
     })?;
     match question {
+        Question::List { of, path } => files::list(of, &path, answers),
+        Question::Read { of, path, offset, limit } => {
+            files::read(of, &path, offset, limit, answers)
+        }
+        Question::Measure(measure) => usage::answer(&measure, answers),
         Question::Attach { to, point, dir, create, dry_run } => match fds.first() {
             Some(mount) => {
                 attach::attach(to, &point, (dir, create, dry_run), mount.as_fd(), answers)

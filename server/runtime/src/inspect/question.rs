@@ -26,6 +26,26 @@ pub enum Question {
         /// Whether the filesystems are asked how full they are. One that hangs holds the inspector.
         usage: bool,
     },
+    /// The entries of a directory, or a single file, as [`Answer::Entry`].
+    List {
+        /// The process, below whose root the path is.
+        of: ProcessId,
+        /// An absolute path without `..`; links are followed below the root.
+        path: Vec<u8>,
+    },
+    /// The content of a regular file, as [`Answer::File`] and [`Answer::Data`].
+    Read {
+        /// The process, below whose root the path is.
+        of: ProcessId,
+        /// An absolute path without `..`; links are followed below the root.
+        path: Vec<u8>,
+        /// Where to begin, in bytes.
+        offset: u64,
+        /// How much at most, in bytes.
+        limit: u64,
+    },
+    /// How much directories hold, as [`Answer::Progress`] and [`Answer::Held`].
+    Measure(Measure),
     /// Not a question but a change: put the detached mount, the fd beside this, into a living mount
     /// namespace. Answered by [`Answer::Attached`].
     Attach {
@@ -64,6 +84,69 @@ pub enum Question {
     },
 }
 
+/// What is to be measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measure {
+    /// The process, below whose root the paths are.
+    pub of: ProcessId,
+    /// Absolute paths without `..`; links are followed below the root.
+    pub paths: Vec<Vec<u8>>,
+    /// Whether other filesystems are left out.
+    pub one_file_system: bool,
+    /// How many levels below each path are told.
+    pub max_depth: u32,
+    /// How many of the largest are told.
+    pub top: u32,
+}
+
+/// What a directory or file holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Its path, cut at 4096 bytes.
+    pub path: Vec<u8>,
+    /// How many levels it lies below a path of the question.
+    pub depth: u32,
+    /// What it takes, in bytes.
+    pub allocated: u64,
+    /// The sizes of regular files and links, in bytes.
+    pub apparent: u64,
+    /// Files of any kind but directories.
+    pub files: u64,
+    /// Directories, itself among them.
+    pub directories: u64,
+    /// Directories that could not be read.
+    pub unreadable: u64,
+    /// Whether it is told as one of the largest.
+    pub top: bool,
+}
+
+/// A file of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Type and permissions, as stat(2) has them.
+    pub mode: u16,
+    /// How many names it has.
+    pub links: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it takes, in bytes.
+    pub allocated: u64,
+    /// When it was last changed: seconds since 1970 and nanoseconds.
+    pub modified: (i64, u32),
+    /// Its inode number.
+    pub inode: u64,
+    /// What a symbolic link holds.
+    pub target: Vec<u8>,
+    /// The numbers of a device node.
+    pub device: (u32, u32),
+}
+
 /// What names a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountId {
@@ -82,6 +165,24 @@ pub enum Answer {
     Namespace(Namespace),
     /// A mount.
     Mount(Mount),
+    /// An entry of a directory.
+    Entry(Entry),
+    /// The file that is read.
+    File {
+        /// Its size in bytes, as it says itself.
+        size: u64,
+    },
+    /// The next bytes of a file.
+    Data(Vec<u8>),
+    /// How far a measurement is.
+    Progress {
+        /// How many files were seen.
+        seen: u64,
+        /// What they take, in bytes.
+        allocated: u64,
+    },
+    /// What a directory holds.
+    Held(Held),
     /// The mount is in its place, or would be.
     Attached(MountId),
     /// A detached mount. Fd: the mount.
