@@ -1,10 +1,12 @@
 //! All that the client says by itself: data on stdout, as tables or JSON, and notes on stderr.
 //!
+//! - [`processes`]: what is said of processes;
 //! - [`mod@json`]: messages as stable JSON;
 //! - [`text`]: how single values look in tables;
 //! - this file: where it goes.
 
 pub mod json;
+pub mod processes;
 pub mod text;
 
 use std::{
@@ -62,6 +64,22 @@ pub fn json(value: &Value) -> Result<()> {
 
 /// Writes an aligned table to stdout.
 pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Result<()> {
+    let bold = style(terminal::stdout_is_terminal(), Style::new().bold());
+    let mut text = String::new();
+    for (number, row) in lines(header, rows).enumerate() {
+        match number {
+            0 => text.push_str(&format!("{bold}{row}{bold:#}\n")),
+            _ => text.push_str(&format!("{row}\n")),
+        }
+    }
+    print(&text)
+}
+
+/// The lines of an aligned table.
+pub fn lines<const N: usize>(
+    header: [&str; N],
+    rows: Vec<[String; N]>,
+) -> impl Iterator<Item = String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);
@@ -71,16 +89,8 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Resul
     for column in table.column_iter_mut() {
         column.set_padding((0, 3));
     }
-    let bold = style(terminal::stdout_is_terminal(), Style::new().bold());
-    let mut text = String::new();
-    for (number, row) in table.lines().enumerate() {
-        let row = row.trim_end();
-        match number {
-            0 => text.push_str(&format!("{bold}{row}{bold:#}\n")),
-            _ => text.push_str(&format!("{row}\n")),
-        }
-    }
-    print(&text)
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.into_iter()
 }
 
 /// Says something on stderr.

@@ -14,12 +14,14 @@ pub mod ls;
 pub mod mount;
 pub mod mounts;
 pub mod ns;
+pub mod procs;
 pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod sessions;
 pub mod start;
 pub mod stop;
+pub mod top;
 pub mod umount;
 pub mod unshare;
 pub mod version;
@@ -67,6 +69,8 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Mounts(verb) => verb.run(&context).await,
         Verb::Mount(verb) => verb.run(&context).await,
         Verb::Umount(verb) => verb.run(&context).await,
+        Verb::Procs(verb) => verb.run(&context).await,
+        Verb::Top(verb) => verb.run(&context).await,
         Verb::Ls(verb) => verb.run(&context).await,
         Verb::Cat(verb) => verb.run(&context).await,
         Verb::Du(verb) => verb.run(&context).await,

@@ -143,7 +143,7 @@ pub enum MonitorState {
 }
 
 /// A process of the host, pinned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
     /// Its pid in the pid namespace of the agent.
     pub pid: i32,

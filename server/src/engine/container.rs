@@ -233,6 +233,11 @@ impl Container {
         }
     }
 
+    /// The name of its cgroups, where it has any.
+    pub fn cgroup_name(&self) -> Option<String> {
+        self.now().cgroup.as_ref().map(|cgroup| cgroup.name.clone())
+    }
+
     /// Its id and name.
     pub fn reference(&self) -> ContainerRef {
         ContainerRef { id: self.id.clone(), name: self.spec.name.clone() }

@@ -8,6 +8,7 @@ use conti_proto::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
         file_service_server::FileServiceServer, mount_service_server::MountServiceServer,
         namespace_service_server::NamespaceServiceServer,
+        process_service_server::ProcessServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
@@ -15,7 +16,8 @@ use tower::layer::util::{Identity, Stack};
 
 use super::{
     agent::Agent, containers::Containers, files::Files, mounts::Mounts, namespaces::Namespaces,
-    sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
+    processes::Processes, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
+    wire::SessionsOnWire,
 };
 use crate::engine::Engine;
 
@@ -62,6 +64,10 @@ pub async fn router(
     let files = FileServiceServer::new(Files::new(engine.clone(), stopping.clone()))
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let processes = Processes::new(engine.clone(), stopping.clone());
+    let processes = ProcessServiceServer::new(processes)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -72,6 +78,7 @@ pub async fn router(
     reporter.set_serving::<SessionsOnWire<Sessions>>().await;
     reporter.set_serving::<NamespaceServiceServer<Namespaces>>().await;
     reporter.set_serving::<MountServiceServer<Mounts>>().await;
+    reporter.set_serving::<ProcessServiceServer<Processes>>().await;
     reporter.set_serving::<FileServiceServer<Files>>().await;
 
     let reflection = tonic_reflection::server::Builder::configure()
@@ -97,5 +104,6 @@ pub async fn router(
         .add_service(sessions)
         .add_service(namespaces)
         .add_service(mounts)
-        .add_service(files))
+        .add_service(files)
+        .add_service(processes))
 }

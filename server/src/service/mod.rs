@@ -5,7 +5,8 @@
 //!
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
-//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`]: the services;
+//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`]:
+//!   the services;
 //!   [`page`], [`parts`]: their lists;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
@@ -20,6 +21,7 @@ pub mod mounts;
 pub mod namespaces;
 pub mod page;
 pub mod parts;
+pub mod processes;
 pub mod sessions;
 pub mod status;
 pub mod stopping;

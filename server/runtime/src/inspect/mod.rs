@@ -9,6 +9,7 @@
 //! - `answers`: the way back to the agent;
 //! - `process`: a process of the host, pinned, and what /proc says of it;
 //! - `namespaces`: the namespaces of the host;
+//! - `processes`: the processes of a target;
 //! - `mounts`: the mounts that a process sees;
 //! - `files`, `usage`: the files of a target, and how much directories hold;
 //! - `attach`: mounts that are put into a living mount namespace or taken out of one.
@@ -19,6 +20,7 @@ mod files;
 mod mounts;
 mod namespaces;
 pub mod process;
+mod processes;
 pub mod question;
 mod usage;
 
@@ -73,6 +75,7 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
         _ => READ,
     })?;
     match question {
+        Question::Processes { whose, agent } => processes::answer(&whose, &agent, answers),
         Question::List { of, path } => files::list(of, &path, answers),
         Question::Read { of, path, offset, limit } => {
             files::read(of, &path, offset, limit, answers)

@@ -26,6 +26,13 @@ pub enum Question {
         /// Whether the filesystems are asked how full they are. One that hangs holds the inspector.
         usage: bool,
     },
+    /// Processes, as one [`Answer::Moment`] and then [`Answer::Process`].
+    Processes {
+        /// Which of them.
+        whose: Whose,
+        /// The name of the directory that the agent's cgroups are in.
+        agent: String,
+    },
     /// The entries of a directory, or a single file, as [`Answer::Entry`].
     List {
         /// The process, below whose root the path is.
@@ -82,6 +89,54 @@ pub enum Question {
         /// Whether the mounts below come along.
         recursive: bool,
     },
+}
+
+/// Which processes are told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Whose {
+    /// One of them, which must be alive. `None`: all of the host.
+    pub member: Option<ProcessId>,
+    /// Those in the pid namespace of the member, and below it.
+    pub by_namespace: bool,
+    /// Those in this cgroup of the agent.
+    pub group: Option<String>,
+}
+
+/// A process of the host. Pids and user ids are those of the inspector's namespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// What names it.
+    pub id: ProcessId,
+    /// The pid of its parent; 0: none.
+    pub parent: i32,
+    /// Its pid as the target sees it; 0: not at all.
+    pub target_pid: i32,
+    /// Its pid in its own pid namespace.
+    pub own_pid: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its state, a letter of proc_pid_stat(5).
+    pub state: u8,
+    /// CPU time in user mode, in clock ticks.
+    pub user_ticks: u64,
+    /// CPU time in the kernel, in clock ticks.
+    pub system_ticks: u64,
+    /// Its nice value.
+    pub nice: i32,
+    /// How many threads it has.
+    pub threads: u32,
+    /// Memory in RAM, in bytes.
+    pub resident: u64,
+    /// Address space, in bytes.
+    pub total: u64,
+    /// Memory in swap, in bytes.
+    pub swap: u64,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its arguments, NUL between them, cut at 4096 bytes.
+    pub argv: Vec<u8>,
+    /// The agent's cgroup that it is in; empty: in none.
+    pub group: String,
 }
 
 /// What is to be measured.
@@ -165,6 +220,15 @@ pub enum Answer {
     Namespace(Namespace),
     /// A mount.
     Mount(Mount),
+    /// When the processes were looked at.
+    Moment {
+        /// CLOCK_BOOTTIME, in nanoseconds.
+        boot: u64,
+        /// CLOCK_REALTIME, in nanoseconds.
+        real: u64,
+    },
+    /// A process.
+    Process(Process),
     /// An entry of a directory.
     Entry(Entry),
     /// The file that is read.

@@ -37,6 +37,8 @@ const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"
 pub struct Cgroups {
     /// The agent's directory in the unified hierarchy.
     unified: Option<PathBuf>,
+    /// The name of the agent's directory in each hierarchy.
+    agent_dir: String,
     /// The agent's directories in version 1 hierarchies, with the controller each is used for.
     v1: Vec<(&'static str, PathBuf)>,
     /// The standard device policy, loaded once. `None`: no unified hierarchy, or no BPF.
@@ -124,7 +126,12 @@ impl Cgroups {
         if let (CgroupVersion::V2, Some(dir)) = (version, &unified) {
             enable_controllers(dir);
         }
-        Cgroups { unified, v1, standard_devices, version, mounted }
+        Cgroups { unified, agent_dir: dir_name, v1, standard_devices, version, mounted }
+    }
+
+    /// The name of the agent's directory in each hierarchy.
+    pub fn agent_dir(&self) -> &str {
+        &self.agent_dir
     }
 
     /// Which layout was found.

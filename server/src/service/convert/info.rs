@@ -1,6 +1,6 @@
 //! What the engine tells of containers, sessions and the host, as messages.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conti_proto::v1::{self, session_end::Reason};
 use conti_shared::signal;
@@ -136,6 +136,15 @@ pub fn agent(facts: &Facts) -> v1::Agent {
     }
 }
 
+/// A span of time as a message.
+pub fn duration(time: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        // Below 1,000,000,000.
+        nanos: time.subsec_nanos() as i32,
+    }
+}
+
 /// A moment as a message. Before 1970 no clock of a host with containers was right: the epoch.
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -146,6 +155,7 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
     }
 }
 
-fn pid(pid: i32) -> u32 {
+/// A pid as a message; 0 where there is none.
+pub fn pid(pid: i32) -> u32 {
     u32::try_from(pid).unwrap_or(0)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use conti_proto::v1::{self, DisconnectPolicy, NamespaceType};
 use conti_runtime::plan::NsType;
 
-use super::{Field, Violations, mounts, namespaces::id_maps, process, target::pid, text};
+use super::{Field, Violations, info, mounts, namespaces::id_maps, process, target::pid, text};
 use crate::engine::spec::{
     OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, UnshareTarget,
 };
@@ -71,23 +71,15 @@ pub fn policy_back(policy: &Policy) -> v1::SessionPolicy {
         OnDisconnect::HangUp => DisconnectPolicy::HangUp,
         OnDisconnect::Detach => DisconnectPolicy::Detach,
         OnDisconnect::Keep(time) => {
-            keep = Some(duration_back(time));
+            keep = Some(info::duration(time));
             DisconnectPolicy::Keep
         }
     };
     v1::SessionPolicy {
         disconnect_policy: chosen.into(),
         disconnect_timeout: keep,
-        drain_timeout: Some(duration_back(policy.drain)),
-        deadline: policy.deadline.map(duration_back),
-    }
-}
-
-fn duration_back(time: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
-        // Below 1,000,000,000.
-        nanos: time.subsec_nanos() as i32,
+        drain_timeout: Some(info::duration(policy.drain)),
+        deadline: policy.deadline.map(info::duration),
     }
 }
 
