@@ -32,6 +32,10 @@ if ! unshare --user --map-root-user true 2>/dev/null; then
     skip user_namespaces "user namespaces" "this host does not allow them"
 fi
 
+if ! unshare --net ip link add conti0 type veth peer name conti1 2>/dev/null; then
+    skip veth "virtual Ethernet" "this kernel has it not"
+fi
+
 if ! grep -qE '^memory	.*	1$' /proc/cgroups; then
     skip memory_cgroup "the memory controller" "this kernel has it not"
 fi

@@ -11,8 +11,8 @@ use std::{
 use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
     file_service_client::FileServiceClient, mount_service_client::MountServiceClient,
-    namespace_service_client::NamespaceServiceClient, process_service_client::ProcessServiceClient,
-    session_service_client::SessionServiceClient,
+    namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
+    process_service_client::ProcessServiceClient, session_service_client::SessionServiceClient,
 };
 use conti_shared::endpoint::Endpoint;
 use hyper::{body::Incoming, client::conn::http2};
@@ -110,6 +110,12 @@ impl Connection {
     /// Processes.
     pub fn processes(&self) -> ProcessServiceClient<Connection> {
         ProcessServiceClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    }
+
+    /// Networks.
+    pub fn network(&self) -> NetworkServiceClient<Connection> {
+        NetworkServiceClient::with_origin(self.clone(), origin())
             .max_decoding_message_size(LIST_MESSAGE_MAX)
     }
 

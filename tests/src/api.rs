@@ -8,8 +8,9 @@ use conti_proto::v1::{
     ListSessionsRequest, Mount, ProcessSpec, SessionEnd, SessionSpec, SessionTarget,
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
     file_service_client::FileServiceClient, mount, mount_service_client::MountServiceClient,
-    namespace_service_client::NamespaceServiceClient, process_service_client::ProcessServiceClient,
-    session_end, session_service_client::SessionServiceClient, session_target,
+    namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
+    process_service_client::ProcessServiceClient, session_end,
+    session_service_client::SessionServiceClient, session_target,
 };
 use tonic::{
     Status,
@@ -32,6 +33,8 @@ pub struct Api {
     pub files: FileServiceClient<Channel>,
     /// Processes.
     pub processes: ProcessServiceClient<Channel>,
+    /// Networks.
+    pub network: NetworkServiceClient<Channel>,
     /// Sessions.
     pub sessions: SessionServiceClient<Channel>,
 }
@@ -53,6 +56,7 @@ impl Api {
             mounts: MountServiceClient::new(channel.clone()),
             files: FileServiceClient::new(channel.clone()),
             processes: ProcessServiceClient::new(channel.clone()),
+            network: NetworkServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel)
                 .max_decoding_message_size(16 << 20)
                 .max_encoding_message_size(64 << 20),

@@ -13,12 +13,14 @@ pub mod kill;
 pub mod ls;
 pub mod mount;
 pub mod mounts;
+pub mod net;
 pub mod ns;
 pub mod procs;
 pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod sessions;
+pub mod sockets;
 pub mod start;
 pub mod stop;
 pub mod top;
@@ -71,6 +73,8 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Umount(verb) => verb.run(&context).await,
         Verb::Procs(verb) => verb.run(&context).await,
         Verb::Top(verb) => verb.run(&context).await,
+        Verb::Net(verb) => verb.run(&context).await,
+        Verb::Sockets(verb) => verb.run(&context).await,
         Verb::Ls(verb) => verb.run(&context).await,
         Verb::Cat(verb) => verb.run(&context).await,
         Verb::Du(verb) => verb.run(&context).await,

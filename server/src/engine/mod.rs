@@ -10,7 +10,7 @@
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
 //! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
-//!   [`mounts`], [`files`], [`processes`]; [`users`];
+//!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
@@ -31,6 +31,7 @@ pub mod monitor;
 pub mod mounts;
 pub mod name;
 pub mod namespaces;
+pub mod network;
 pub mod process;
 pub mod processes;
 pub mod recover;

@@ -8,7 +8,7 @@ use conti_proto::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
         file_service_server::FileServiceServer, mount_service_server::MountServiceServer,
         namespace_service_server::NamespaceServiceServer,
-        process_service_server::ProcessServiceServer,
+        network_service_server::NetworkServiceServer, process_service_server::ProcessServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
@@ -16,8 +16,8 @@ use tower::layer::util::{Identity, Stack};
 
 use super::{
     agent::Agent, containers::Containers, files::Files, mounts::Mounts, namespaces::Namespaces,
-    processes::Processes, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
-    wire::SessionsOnWire,
+    network::Network, processes::Processes, sessions::Sessions, stopping::Stopping,
+    trace::TraceLayer, wire::SessionsOnWire,
 };
 use crate::engine::Engine;
 
@@ -68,6 +68,10 @@ pub async fn router(
     let processes = ProcessServiceServer::new(processes)
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let network = Network::new(engine.clone(), stopping.clone());
+    let network = NetworkServiceServer::new(network)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -78,6 +82,7 @@ pub async fn router(
     reporter.set_serving::<SessionsOnWire<Sessions>>().await;
     reporter.set_serving::<NamespaceServiceServer<Namespaces>>().await;
     reporter.set_serving::<MountServiceServer<Mounts>>().await;
+    reporter.set_serving::<NetworkServiceServer<Network>>().await;
     reporter.set_serving::<ProcessServiceServer<Processes>>().await;
     reporter.set_serving::<FileServiceServer<Files>>().await;
 
@@ -105,5 +110,6 @@ pub async fn router(
         .add_service(namespaces)
         .add_service(mounts)
         .add_service(files)
-        .add_service(processes))
+        .add_service(processes)
+        .add_service(network))
 }

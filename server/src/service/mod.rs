@@ -5,7 +5,7 @@
 //!
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
-//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`]:
+//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`]:
 //!   the services;
 //!   [`page`], [`parts`]: their lists;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
@@ -19,6 +19,7 @@ pub mod edge;
 pub mod files;
 pub mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod page;
 pub mod parts;
 pub mod processes;

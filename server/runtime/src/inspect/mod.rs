@@ -10,6 +10,7 @@
 //! - `process`: a process of the host, pinned, and what /proc says of it;
 //! - `namespaces`: the namespaces of the host;
 //! - `processes`: the processes of a target;
+//! - `netlink`: what the kernel says of a network namespace;
 //! - `mounts`: the mounts that a process sees;
 //! - `files`, `usage`: the files of a target, and how much directories hold;
 //! - `attach`: mounts that are put into a living mount namespace or taken out of one.
@@ -19,6 +20,7 @@ mod attach;
 mod files;
 mod mounts;
 mod namespaces;
+mod netlink;
 pub mod process;
 mod processes;
 pub mod question;
@@ -72,10 +74,12 @@ const MOUNT: CapabilitySet = READ
 fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> Result<(), Failure> {
     keep_capabilities(match question {
         Question::Attach { .. } | Question::Detach { .. } | Question::Tree { .. } => MOUNT,
+        Question::Netlink(_) => READ.union(CapabilitySet::SYS_ADMIN),
         _ => READ,
     })?;
     match question {
         Question::Processes { whose, agent } => processes::answer(&whose, &agent, answers),
+        Question::Netlink(netlink) => netlink::answer(&netlink, answers),
         Question::List { of, path } => files::list(of, &path, answers),
         Question::Read { of, path, offset, limit } => {
             files::read(of, &path, offset, limit, answers)

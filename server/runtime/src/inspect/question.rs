@@ -33,6 +33,8 @@ pub enum Question {
         /// The name of the directory that the agent's cgroups are in.
         agent: String,
     },
+    /// What the kernel says of a network namespace, as [`Answer::Netlink`].
+    Netlink(Netlink),
     /// The entries of a directory, or a single file, as [`Answer::Entry`].
     List {
         /// The process, below whose root the path is.
@@ -89,6 +91,29 @@ pub enum Question {
         /// Whether the mounts below come along.
         recursive: bool,
     },
+}
+
+/// Dumps of a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Netlink {
+    /// A process in it.
+    pub of: ProcessId,
+    /// Requests, whole messages of netlink(7), each with the number of its protocol.
+    pub requests: Vec<(u8, Vec<u8>)>,
+    /// Whether the sockets that the processes of the host have open are told before, as
+    /// [`Answer::SocketsOf`].
+    pub owners: bool,
+}
+
+/// Sockets that a process has open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketsOf {
+    /// Its pid.
+    pub pid: i32,
+    /// Its name.
+    pub name: Vec<u8>,
+    /// The numbers of its file descriptors, and the inode number of each socket.
+    pub sockets: Vec<(i32, u64)>,
 }
 
 /// Which processes are told.
@@ -229,6 +254,12 @@ pub enum Answer {
     },
     /// A process.
     Process(Process),
+    /// A message of netlink(7), whole.
+    Netlink(Vec<u8>),
+    /// The dump was disturbed by changes again and again: some of it may be missing or there twice.
+    Disturbed,
+    /// Sockets of a process.
+    SocketsOf(SocketsOf),
     /// An entry of a directory.
     Entry(Entry),
     /// The file that is read.

@@ -19,6 +19,7 @@ pub mod devices;
 pub mod info;
 pub mod mounts;
 pub mod namespaces;
+pub mod network;
 pub mod process;
 pub mod rlimit;
 pub mod session;
