@@ -66,6 +66,56 @@ pub struct LimitFlags {
     security: Vec<Security>,
 }
 
+/// A command that is as near as one of this machine: it has stdin, and a terminal where this client has
+/// one.
+#[derive(Debug, Args)]
+pub struct NearFlags {
+    /// Set a variable; without a value it is taken from this environment
+    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    setenv: Vec<Option<Pair>>,
+    /// The working directory
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<String>,
+    /// Who the command runs as, by names of where it runs or by ids
+    #[arg(long, value_name = "USER[:GROUP]")]
+    run_as: Option<String>,
+    /// Do not pass stdin on
+    #[arg(long)]
+    no_stdin: bool,
+    /// Give the command a terminal, even where this client has none
+    #[arg(long, conflicts_with = "no_tty")]
+    tty: bool,
+    /// Give the command no terminal
+    #[arg(long)]
+    no_tty: bool,
+    #[command(flatten)]
+    pub limits: LimitFlags,
+}
+
+impl NearFlags {
+    /// Whether stdin is passed on.
+    pub fn stdin(&self) -> bool {
+        !self.no_stdin
+    }
+
+    /// The command as the API has it.
+    pub fn process(self, argv: Vec<String>, stdin: bool) -> Result<ProcessSpec> {
+        let mut process = ProcessSpec {
+            argv,
+            env: self.setenv.into_iter().flatten().collect(),
+            cwd: self.workdir.unwrap_or_default(),
+            stdin,
+            ..ProcessSpec::default()
+        };
+        let has_terminal = stdin && terminal::stdin_is_terminal() && terminal::stdout_is_terminal();
+        if self.tty || has_terminal && !self.no_tty {
+            add_terminal(&mut process);
+        }
+        self.limits.apply(&mut process, self.run_as.as_deref())?;
+        Ok(process)
+    }
+}
+
 /// One choice of `--security`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Security {

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod cat;
 pub mod completion;
 pub mod create;
+pub mod debug;
 pub mod du;
 pub mod enter;
 pub mod exec;
@@ -66,6 +67,7 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Exec(verb) => verb.run(&context).await,
         Verb::Enter(verb) => verb.run(&context).await,
         Verb::Unshare(verb) => verb.run(&context).await,
+        Verb::Debug(verb) => verb.run(&context).await,
         Verb::Sessions(verb) => verb.run(&context).await,
         Verb::Ns(verb) => verb.run(&context).await,
         Verb::Mounts(verb) => verb.run(&context).await,

@@ -2,19 +2,17 @@
 
 use clap::{Args, ValueEnum};
 use conti_proto::v1::{
-    IdMapping, MountPropagation, NamespaceType, ProcessSpec, SessionSpec, SessionTarget,
-    UnshareTarget, session_target,
+    IdMapping, MountPropagation, NamespaceType, SessionSpec, SessionTarget, UnshareTarget,
+    session_target,
 };
 
 use crate::{
     error::Result,
     flags::{
         namespace::id_map,
-        process::{LimitFlags, add_terminal},
+        process::NearFlags,
         session::{PolicyFlags, StreamFlags},
-        value::{Pair, variable},
     },
-    terminal,
     verb::{Context, exec::start_detached},
 };
 
@@ -66,29 +64,11 @@ pub struct Unshare {
     /// Confine the command as in a container
     #[arg(long, conflicts_with = "privileged")]
     confined: bool,
-    /// Set a variable; without a value it is taken from this environment
-    #[arg(long, value_name = "NAME[=VALUE]", value_parser = variable)]
-    setenv: Vec<Option<Pair>>,
-    /// The working directory
-    #[arg(long, value_name = "DIR")]
-    workdir: Option<String>,
-    /// Who the command runs as, by names of the host or by ids
-    #[arg(long, value_name = "USER[:GROUP]")]
-    run_as: Option<String>,
-    /// Do not pass stdin on
-    #[arg(long)]
-    no_stdin: bool,
-    /// Give the command a terminal, even where this client has none
-    #[arg(long, conflicts_with = "no_tty")]
-    tty: bool,
-    /// Give the command no terminal
-    #[arg(long)]
-    no_tty: bool,
+    #[command(flatten)]
+    process: NearFlags,
     /// Leave it running and print the session's id
     #[arg(short, long)]
     detach: bool,
-    #[command(flatten)]
-    limits: LimitFlags,
     #[command(flatten)]
     policy: PolicyFlags,
     #[command(flatten)]
@@ -109,12 +89,14 @@ enum Propagation {
 impl Unshare {
     /// Starts and streams in one call; with `-d` only starts.
     pub async fn run(mut self, context: &Context) -> Result<u8> {
-        let stdin = !self.no_stdin && !self.detach;
+        let stdin = self.process.stdin() && !self.detach;
+        let target = self.target();
+        if !self.confined {
+            self.process.limits.lift();
+        }
         let spec = SessionSpec {
-            target: Some(SessionTarget {
-                target: Some(session_target::Target::Unshare(self.target())),
-            }),
-            process: Some(self.process(stdin)?),
+            target: Some(SessionTarget { target: Some(session_target::Target::Unshare(target)) }),
+            process: Some(self.process.process(self.command, stdin)?),
             policy: self.policy.policy(),
         };
         if self.detach {
@@ -156,24 +138,5 @@ impl Unshare {
             keep_propagation: mount && self.propagation == Propagation::Unchanged,
             mount_proc: self.mount_proc,
         }
-    }
-
-    fn process(&mut self, stdin: bool) -> Result<ProcessSpec> {
-        let mut process = ProcessSpec {
-            argv: std::mem::take(&mut self.command),
-            env: std::mem::take(&mut self.setenv).into_iter().flatten().collect(),
-            cwd: self.workdir.take().unwrap_or_default(),
-            stdin,
-            ..ProcessSpec::default()
-        };
-        let has_terminal = stdin && terminal::stdin_is_terminal() && terminal::stdout_is_terminal();
-        if self.tty || has_terminal && !self.no_tty {
-            add_terminal(&mut process);
-        }
-        if !self.confined {
-            self.limits.lift();
-        }
-        std::mem::take(&mut self.limits).apply(&mut process, self.run_as.as_deref())?;
-        Ok(process)
     }
 }

@@ -248,6 +248,34 @@ pub struct JoinPlan {
     pub root: Option<Fd>,
     /// An O_PATH fd of the working directory. `None`: `process.cwd`.
     pub cwd: Option<Fd>,
+    /// What is put on top of the target's view, in a copy of its mount namespace. `None`: nothing, and no
+    /// copy.
+    pub tools: Option<Vec<Tool>>,
+}
+
+/// An entry of the root of a set of tools.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tool {
+    /// Its name, a single part of a path.
+    pub name: String,
+    /// What it is.
+    pub kind: ToolKind,
+    /// Whether it counts where the target has something of that name too.
+    pub always: bool,
+}
+
+/// What an entry of a set of tools is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToolKind {
+    /// A symbolic link with this text.
+    Link(String),
+    /// A file or directory.
+    Mount {
+        /// A detached mount of it.
+        fd: Fd,
+        /// Whether it is a directory.
+        dir: bool,
+    },
 }
 
 /// A type of namespace.

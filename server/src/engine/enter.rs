@@ -24,8 +24,8 @@ use super::{
         store::{ContainerRef, Record},
         supervise::{self, Outcome},
     },
-    sources::FdList,
-    spec::{ProcessTarget, SessionSpec, SessionTarget, UnshareTarget},
+    sources::{self, FdList},
+    spec::{ProcessTarget, SessionSpec, SessionTarget, Target, Tools, UnshareTarget},
 };
 
 /// A session that is ready to be handed to its monitor.
@@ -81,6 +81,9 @@ impl Engine {
                 SessionTarget::Container(key) => self.in_container(key, &spec).await?,
                 SessionTarget::Process(target) => self.in_process(target, &spec).await?,
                 SessionTarget::Unshare(target) => self.on_host(target, &spec).await?,
+                SessionTarget::Debug(target, tools) => {
+                    self.with_tools(target, tools, &spec).await?
+                }
             };
         process::complete(&mut process, &spec.io);
         let session_id = id::new();
@@ -195,6 +198,7 @@ impl Engine {
             host_mount_ns: None,
             root: None,
             cwd: None,
+            tools: None,
         };
         let mut process = like_main(&spec.process, &container.spec.process);
         if !self.cgroups.enforces_devices() {
@@ -249,7 +253,7 @@ impl Engine {
             self.slots.monitor_with(&procs).await.map_err(io_error("cannot make a monitor"))?;
         let devpts =
             self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
-        let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd };
+        let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd, tools: None };
         Ok(Prepared {
             place: Place::Join(plan),
             process,
@@ -259,6 +263,48 @@ impl Engine {
             devpts,
             container: None,
         })
+    }
+
+    /// As [`Engine::in_container`] and [`Engine::in_process`], with tools on top.
+    async fn with_tools(
+        self: &Arc<Self>,
+        target: &Target,
+        tools: &Tools,
+        spec: &SessionSpec,
+    ) -> Result<Prepared> {
+        let whole = |pid, start_ticks| ProcessTarget {
+            pid,
+            start_ticks,
+            namespaces: NsType::ALL.to_vec(),
+            cgroup: false,
+            root: false,
+            cwd: false,
+            env: false,
+            user: false,
+            groups: false,
+        };
+        let mut prepared = match target {
+            Target::Container(key) => self.in_container(key, spec).await?,
+            Target::Process { pid, start_ticks } => {
+                self.in_process(&whole(*pid, *start_ticks), spec).await?
+            }
+            Target::Host => {
+                let own = Pinned::open(std::process::id() as i32, None)?.id();
+                self.in_process(&whole(own.pid, Some(own.start_ticks)), spec).await?
+            }
+        };
+        // Who debugs is not the application: neither its user nor what its loader is told.
+        prepared.process.identity = spec.process.identity.clone();
+        let given = &spec.process.env;
+        prepared.process.env.retain(|entry| {
+            let of_application = entry.starts_with("LD_") || entry.starts_with("PATH=");
+            !of_application || given.contains(entry)
+        });
+        let tools = sources::tools::prepare(tools, &mut prepared.fds)?;
+        if let Place::Join(join) = &mut prepared.place {
+            join.tools = Some(tools);
+        }
+        Ok(prepared)
     }
 
     async fn on_host(

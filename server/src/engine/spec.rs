@@ -281,6 +281,17 @@ pub enum SessionTarget {
     Process(ProcessTarget),
     /// The host's own root, in new namespaces.
     Unshare(UnshareTarget),
+    /// What exists, with tools on top.
+    Debug(Target, Tools),
+}
+
+/// Programs that a target may not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tools {
+    /// Those of the agent's host.
+    Host,
+    /// Those of a root directory on the agent's host.
+    Dir(PathBuf),
 }
 
 /// What is looked at or changed.

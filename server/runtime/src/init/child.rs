@@ -37,10 +37,7 @@ use rustix::{
     io::{Errno, read, retry_on_intr},
     process::{chdir, fchdir, getcwd, ioctl_tiocsctty, setsid, umask},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
-    thread::{
-        CapabilitySet, Gid, Uid, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-        set_thread_res_uid,
-    },
+    thread::{CapabilitySet, set_no_new_privs},
 };
 
 use super::{
@@ -174,17 +171,7 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
         // It takes its ids when it is in there.
         Place::Join(_) => false,
     };
-    match joins {
-        true => {
-            let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-            set_thread_groups(&[]).at(Step::IdMap)?;
-            set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
-            set_thread_res_uid(uid, uid, uid).at(Step::IdMap)?;
-            // Changed ids may make a process dumpable again (the sysctl fs.suid_dumpable).
-            confine::undumpable()
-        }
-        false => Ok(()),
-    }
+    if joins { confine::become_root() } else { Ok(()) }
 }
 
 /// Finds out who the command runs as, in what is `/` by now. The fd of it is closed again: it could lie

@@ -7,7 +7,7 @@ use rustix::{
     io::{Errno, write},
     process::{DumpableBehavior, set_dumpable_behavior},
     thread::{
-        CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+        CapabilitySet, CapabilitySets, Gid, Uid, capabilities, capability_is_in_bounding_set,
         clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
         set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
@@ -26,6 +26,16 @@ use crate::{
 /// makes the command dumpable again.
 pub(super) fn undumpable() -> Result<(), Fail> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::Credentials)
+}
+
+/// Takes id 0 in the user namespace that this process is in.
+pub(super) fn become_root() -> Result<(), Fail> {
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    set_thread_groups(&[]).at(Step::IdMap)?;
+    set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
+    set_thread_res_uid(uid, uid, uid).at(Step::IdMap)?;
+    // Changed ids may make a process dumpable again (the sysctl fs.suid_dumpable).
+    undumpable()
 }
 
 /// A session keyring of its own: without it the host's would be searched from inside.

@@ -114,6 +114,10 @@ impl Plan {
             (Step::Root, Place::Join(_)) => "the root of the target".to_owned(),
             (Step::Root, Place::Host(_)) => "the root of the host".to_owned(),
             (Step::Mount, Place::Host(_)) => "/proc".to_owned(),
+            (Step::Mount, Place::Join(join)) => {
+                let tool = join.tools.as_ref().and_then(|tools| tools.get(item));
+                tool.map(|tool| format!("/{}", tool.name)).unwrap_or_default()
+            }
             (Step::Hostname, Place::Container(c)) => c.hostname.clone().unwrap_or_default(),
             (Step::Domainname, Place::Container(c)) => c.domainname.clone().unwrap_or_default(),
             (Step::Mount, Place::Container(c)) => {

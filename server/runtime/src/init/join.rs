@@ -10,8 +10,9 @@ use rustix::{
 };
 
 use super::{
-    PlanFds,
+    PlanFds, confine,
     failure::{ALL_NAMESPACES, At as _, Fail, HOST_MOUNTS, TARGET_ROOT},
+    tools,
 };
 use crate::plan::{JoinPlan, NsType, Step};
 
@@ -40,7 +41,12 @@ pub(super) fn enter(join: &JoinPlan, fds: &PlanFds) -> Result<(), Fail> {
         let take = |fd| fchdir(fd).and_then(|()| chroot("."));
         fds.borrow(fd).and_then(take).at_item(Step::Root, TARGET_ROOT as usize)?;
     }
-    Ok(())
+    let Some(tools) = &join.tools else { return Ok(()) };
+    if join.namespaces.contains(&NsType::User) {
+        // What is made from here on must have an owner that this user namespace knows.
+        confine::become_root()?;
+    }
+    tools::settle(tools, fds)
 }
 
 /// Has the children of this process be born in the target's pid namespace, where that is wanted.

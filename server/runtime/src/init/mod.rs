@@ -8,7 +8,7 @@
 //! - `child.rs`: the recipe, in the order of its steps;
 //! - `container.rs`: the assembly of a new container, with `mounts.rs`, `path.rs` (lookups in a root
 //!   that is not trusted), `sysctl.rs` and `hide.rs`;
-//! - `join.rs`: entering the namespaces of a process that exists; `host.rs`: the host's own root with
+//! - `join.rs`: entering the namespaces of a process that exists, `tools.rs`: with tools on top; `host.rs`: the host's own root with
 //!   some new namespaces;
 //! - `user.rs`, `confine.rs`, `seccomp`: who the command runs as and what it may do;
 //! - `command.rs`: the command itself; `reaper.rs`: the process in front of it where one was asked for.
@@ -38,6 +38,7 @@ pub mod seccomp;
 mod spawn;
 mod status;
 mod sysctl;
+mod tools;
 mod user;
 
 pub use spawn::spawn;

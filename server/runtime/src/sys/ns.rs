@@ -17,6 +17,13 @@ pub fn unshare_cgroup() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
 }
 
+/// Moves this process into a copy of its mount namespace.
+pub fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: as in `unshare_cgroup`: NEWNS changes no fd table and no memory. It implies CLONE_FS, which
+    // takes root and working directory from no other thread: the caller has none.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+}
+
 /// Makes a new time namespace for the children of this process; it stays in its own itself.
 pub fn unshare_time_for_children() -> Result<(), Errno> {
     // SAFETY: as in `unshare_cgroup`: NEWTIME changes no fd table and no memory of this process.

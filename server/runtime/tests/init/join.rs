@@ -87,6 +87,7 @@ pub fn a_process_that_joins_is_where_its_target_is_and_as_confined(world: &mut W
                 host_mount_ns: None,
                 root: None,
                 cwd: None,
+                tools: None,
             }),
             process: process(),
             ..container_plan.clone()
@@ -132,7 +133,8 @@ pub fn a_process_that_joins_a_user_namespace_is_its_user_and_owns_its_stdio(worl
     let target = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
     let pidfd = world.fd(target);
     let namespaces = NsType::ALL.into_iter().filter(|ns| !matches!(ns, NsType::Time)).collect();
-    let join = JoinPlan { pidfd, namespaces, host_mount_ns: None, root: None, cwd: None };
+    let join =
+        JoinPlan { pidfd, namespaces, host_mount_ns: None, root: None, cwd: None, tools: None };
     let container_plan = world.plan.clone();
     world.plan.place = Place::Join(join);
     world.plan.process = process();
@@ -187,6 +189,7 @@ pub fn a_process_of_the_host_is_entered_with_its_root_and_cwd_and_without_confin
         host_mount_ns: Some(mounts),
         root: Some(root),
         cwd: Some(cwd),
+        tools: None,
     });
     world.plan.process.confinement = Confinement {
         capabilities: u64::MAX,

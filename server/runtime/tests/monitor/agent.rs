@@ -74,6 +74,7 @@ pub fn plan(argv: &[&str], stdio: Stdio) -> Plan {
             host_mount_ns: Some(Fd(1)),
             root: None,
             cwd: None,
+            tools: None,
         }),
         process: Process {
             argv: argv.iter().map(|&a| a.into()).collect(),

@@ -15,7 +15,7 @@ use std::{
 
 /// The directories of programs: where one of them is a link on the host (merged /usr), it
 /// is the same link in the container.
-const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+pub const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
 const DIRECTORIES: [(&str, u32); 20] = [
     ("dev", 0o755),

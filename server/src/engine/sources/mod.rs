@@ -6,6 +6,7 @@
 //! - [`requested`]: what a user asks to be mounted;
 //! - [`dev`]: the container's /dev;
 //! - [`host_view`]: the `host` root filesystem;
+//! - [`tools`]: what is put on top of a target's view for debugging;
 //! - [`rootfs`]: roots with or without a private layer.
 //!
 //! The agent stays in the host's mount namespace for this, so that it sees mounts that were made
@@ -17,6 +18,7 @@ pub mod filesystem;
 pub mod host_view;
 pub mod requested;
 pub mod rootfs;
+pub mod tools;
 
 use std::os::fd::OwnedFd;
 

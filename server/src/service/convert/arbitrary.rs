@@ -244,7 +244,14 @@ pub fn session() -> impl Strategy<Value = v1::SessionSpec> {
         },
     );
     let container = text().prop_map(session_target::Target::Container);
-    let place = prop_oneof![container, process_target, unshare];
+    let debug = (option::of(text()), option::of(text())).prop_map(|(container, directory)| {
+        let target = container.map(v1::target::Target::Container);
+        session_target::Target::Debug(v1::DebugTarget {
+            target: Some(v1::Target { target }),
+            tools: directory.map(v1::debug_target::Tools::Directory),
+        })
+    });
+    let place = prop_oneof![container, process_target, unshare, debug];
     let target = option::of(option::of(place).prop_map(|target| v1::SessionTarget { target }));
     (target, option::of(process()), option::of(policy()))
         .prop_map(|(target, process, policy)| v1::SessionSpec { target, process, policy })

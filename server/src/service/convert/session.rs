@@ -5,9 +5,15 @@ use std::time::Duration;
 use conti_proto::v1::{self, DisconnectPolicy, NamespaceType};
 use conti_runtime::plan::NsType;
 
-use super::{Field, Violations, info, mounts, namespaces::id_maps, process, target::pid, text};
+use super::{
+    Field, Violations, info, mounts,
+    namespaces::id_maps,
+    process,
+    target::{self, pid},
+    text,
+};
 use crate::engine::spec::{
-    OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, UnshareTarget,
+    OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, Tools, UnshareTarget,
 };
 
 /// How long a session is kept without a client, where nothing was said.
@@ -117,6 +123,9 @@ fn target(
         Some(v1::session_target::Target::Unshare(message)) => {
             SessionTarget::Unshare(unshare_target(v, at.name("unshare"), message))
         }
+        Some(v1::session_target::Target::Debug(message)) => {
+            debug_target(v, at.name("debug"), message)
+        }
     }
 }
 
@@ -160,6 +169,21 @@ fn unshare_target(v: &mut Violations, at: Field<'_>, message: v1::UnshareTarget)
         propagation: (!message.keep_propagation).then_some(propagation),
         mount_proc: message.mount_proc,
     }
+}
+
+fn debug_target(v: &mut Violations, at: Field<'_>, message: v1::DebugTarget) -> SessionTarget {
+    let tools = match message.tools {
+        Some(v1::debug_target::Tools::Directory(path)) => {
+            text::absolute_path(v, at.name("directory"), &path);
+            Tools::Dir(path.into())
+        }
+        Some(v1::debug_target::Tools::Host(v1::HostTools {})) => Tools::Host,
+        None => {
+            v.add(at.name("tools"), "are missing: give a directory or the host");
+            Tools::Host
+        }
+    };
+    SessionTarget::Debug(target::target(v, at.name("target"), message.target), tools)
 }
 
 /// Checks types of namespaces; what is named twice counts once.
