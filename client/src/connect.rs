@@ -12,7 +12,8 @@ use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
     file_service_client::FileServiceClient, mount_service_client::MountServiceClient,
     namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
-    process_service_client::ProcessServiceClient, session_service_client::SessionServiceClient,
+    process_service_client::ProcessServiceClient, rootfs_service_client::RootfsServiceClient,
+    session_service_client::SessionServiceClient,
 };
 use conti_shared::endpoint::Endpoint;
 use hyper::{body::Incoming, client::conn::http2};
@@ -116,6 +117,12 @@ impl Connection {
     /// Networks.
     pub fn network(&self) -> NetworkServiceClient<Connection> {
         NetworkServiceClient::with_origin(self.clone(), origin())
+            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    }
+
+    /// Root filesystems.
+    pub fn rootfs(&self) -> RootfsServiceClient<Connection> {
+        RootfsServiceClient::with_origin(self.clone(), origin())
             .max_decoding_message_size(LIST_MESSAGE_MAX)
     }
 

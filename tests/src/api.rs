@@ -9,8 +9,8 @@ use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
     file_service_client::FileServiceClient, mount, mount_service_client::MountServiceClient,
     namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
-    process_service_client::ProcessServiceClient, session_end,
-    session_service_client::SessionServiceClient, session_target,
+    process_service_client::ProcessServiceClient, rootfs_service_client::RootfsServiceClient,
+    session_end, session_service_client::SessionServiceClient, session_target,
 };
 use tonic::{
     Status,
@@ -35,6 +35,8 @@ pub struct Api {
     pub processes: ProcessServiceClient<Channel>,
     /// Networks.
     pub network: NetworkServiceClient<Channel>,
+    /// Root filesystems.
+    pub rootfs: RootfsServiceClient<Channel>,
     /// Sessions.
     pub sessions: SessionServiceClient<Channel>,
 }
@@ -57,6 +59,7 @@ impl Api {
             files: FileServiceClient::new(channel.clone()),
             processes: ProcessServiceClient::new(channel.clone()),
             network: NetworkServiceClient::new(channel.clone()),
+            rootfs: RootfsServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel)
                 .max_decoding_message_size(16 << 20)
                 .max_encoding_message_size(64 << 20),

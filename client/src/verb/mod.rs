@@ -19,6 +19,7 @@ pub mod ns;
 pub mod procs;
 pub mod ps;
 pub mod rm;
+pub mod rootfs;
 pub mod run;
 pub mod sessions;
 pub mod sockets;
@@ -77,6 +78,7 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Top(verb) => verb.run(&context).await,
         Verb::Net(verb) => verb.run(&context).await,
         Verb::Sockets(verb) => verb.run(&context).await,
+        Verb::Rootfs(verb) => verb.run(&context).await,
         Verb::Ls(verb) => verb.run(&context).await,
         Verb::Cat(verb) => verb.run(&context).await,
         Verb::Du(verb) => verb.run(&context).await,

@@ -11,6 +11,7 @@
 //! - [`cgroup`]: cgroups and device policies;
 //! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
 //!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
+//! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
@@ -36,6 +37,7 @@ pub mod process;
 pub mod processes;
 pub mod recover;
 pub mod registry;
+pub mod rootfs;
 pub mod session;
 pub mod slots;
 pub mod sources;

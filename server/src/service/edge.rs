@@ -9,6 +9,7 @@ use conti_proto::{
         file_service_server::FileServiceServer, mount_service_server::MountServiceServer,
         namespace_service_server::NamespaceServiceServer,
         network_service_server::NetworkServiceServer, process_service_server::ProcessServiceServer,
+        rootfs_service_server::RootfsServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
@@ -16,7 +17,7 @@ use tower::layer::util::{Identity, Stack};
 
 use super::{
     agent::Agent, containers::Containers, files::Files, mounts::Mounts, namespaces::Namespaces,
-    network::Network, processes::Processes, sessions::Sessions, stopping::Stopping,
+    network::Network, processes::Processes, rootfs::Rootfs, sessions::Sessions, stopping::Stopping,
     trace::TraceLayer, wire::SessionsOnWire,
 };
 use crate::engine::Engine;
@@ -72,6 +73,9 @@ pub async fn router(
     let network = NetworkServiceServer::new(network)
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let rootfs = RootfsServiceServer::new(Rootfs::new(engine.clone(), stopping.clone()))
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -83,6 +87,7 @@ pub async fn router(
     reporter.set_serving::<NamespaceServiceServer<Namespaces>>().await;
     reporter.set_serving::<MountServiceServer<Mounts>>().await;
     reporter.set_serving::<NetworkServiceServer<Network>>().await;
+    reporter.set_serving::<RootfsServiceServer<Rootfs>>().await;
     reporter.set_serving::<ProcessServiceServer<Processes>>().await;
     reporter.set_serving::<FileServiceServer<Files>>().await;
 
@@ -111,5 +116,6 @@ pub async fn router(
         .add_service(mounts)
         .add_service(files)
         .add_service(processes)
-        .add_service(network))
+        .add_service(network)
+        .add_service(rootfs))
 }

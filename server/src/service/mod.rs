@@ -5,7 +5,7 @@
 //!
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
-//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`]:
+//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`]:
 //!   the services;
 //!   [`page`], [`parts`]: their lists;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
@@ -23,6 +23,7 @@ pub mod network;
 pub mod page;
 pub mod parts;
 pub mod processes;
+pub mod rootfs;
 pub mod sessions;
 pub mod status;
 pub mod stopping;

@@ -17,7 +17,8 @@ use std::{
 /// is the same link in the container.
 pub const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
 
-const DIRECTORIES: [(&str, u32); 20] = [
+/// Directories of a root filesystem beside those of programs, and their permissions.
+pub const DIRECTORIES: [(&str, u32); 20] = [
     ("dev", 0o755),
     ("proc", 0o555),
     ("sys", 0o555),
@@ -55,7 +56,8 @@ const COPIED: [&str; 10] = [
     "ssl/certs/ca-certificates.crt",
 ];
 
-const PASSWD: &str = "\
+/// The users of a root filesystem.
+pub const PASSWD: &str = "\
 root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin
 bin:x:2:2:bin:/bin:/usr/sbin/nologin
@@ -65,7 +67,8 @@ www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin
 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 ";
 
-const GROUP: &str = "\
+/// The groups of a root filesystem.
+pub const GROUP: &str = "\
 root:x:0:
 daemon:x:1:
 bin:x:2:
@@ -81,7 +84,8 @@ users:x:100:
 nogroup:x:65534:
 ";
 
-const NSSWITCH: &str =
+/// Where names come from in a root filesystem.
+pub const NSSWITCH: &str =
     "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n";
 
 /// The template and the program directories of this host.

@@ -1,0 +1,213 @@
+//! Root filesystems that are built from programs of the host.
+//!
+//! - [`elf`]: what a program needs to be loaded; [`loader`]: where its libraries are;
+//! - [`collect`]: programs with all that they need;
+//! - this file: written into a directory, or as a tar archive.
+
+mod collect;
+mod elf;
+mod loader;
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use collect::{Collected, Entry};
+use tokio::sync::mpsc;
+
+use super::{
+    Engine,
+    error::{Error, Result},
+    id,
+};
+
+/// How much of an archive is sent in one part, in bytes.
+const PART: usize = 256 * 1024;
+
+/// A program that was put into a root filesystem.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltProgram {
+    /// How it was asked for.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The libraries that its loader loads, in the order of their paths.
+    pub libraries: Vec<PathBuf>,
+}
+
+/// A root filesystem that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// The programs.
+    pub programs: Vec<BuiltProgram>,
+    /// How many files it has.
+    pub files: u64,
+    /// What they hold, in bytes.
+    pub bytes: u64,
+}
+
+/// A tar archive as it is made.
+#[derive(Debug)]
+pub struct Archive(mpsc::Receiver<io::Result<Bytes>>);
+
+impl Engine {
+    /// Builds a root filesystem in a directory of the host, which must be empty or not there.
+    pub async fn build_rootfs(&self, programs: Vec<String>, directory: PathBuf) -> Result<Built> {
+        blocking(move || {
+            let collected = collect::collect(&programs)?;
+            write_directory(&collected, &directory).map_err(|error| Error::Refused {
+                tried: "cannot build a root filesystem in".to_owned(),
+                argument: directory.to_string_lossy().into_owned(),
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            })?;
+            let files = collected.entries.values().filter(|one| matches!(one, Entry::File(..)));
+            let bytes = files.clone().filter_map(|one| match one {
+                Entry::File(path, _) => fs::metadata(path).ok().map(|meta| meta.len()),
+                _ => None,
+            });
+            let (files, bytes) = (files.clone().count() as u64, bytes.sum());
+            Ok(Built { programs: collected.programs, files, bytes })
+        })
+        .await
+    }
+
+    /// Builds a root filesystem as a tar archive. The same programs give the same archive.
+    pub async fn export_rootfs(&self, programs: Vec<String>) -> Result<Archive> {
+        // What cannot be found is told before anything else.
+        let collected = blocking(move || collect::collect(&programs)).await?;
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let parts = Parts { sender: sender.clone(), part: Vec::with_capacity(PART) };
+            if let Err(error) = write_archive(&collected, parts) {
+                // A client that has gone away asks for nothing more.
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        Ok(Archive(receiver))
+    }
+}
+
+impl Archive {
+    /// The next bytes. `None`: that was all.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.0.recv().await.transpose().map_err(|error| Error::Refused {
+            tried: "cannot read the files of".to_owned(),
+            argument: "the archive".to_owned(),
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(Error::Internal(format!("the work was given up: {error}"))))
+}
+
+/// Writes all entries into a new directory, which gets its name when it is complete.
+fn write_directory(collected: &Collected, directory: &Path) -> io::Result<()> {
+    let name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let unfinished = format!("{}.unfinished-{}", name.to_string_lossy(), id::new());
+    let unfinished = directory.with_file_name(unfinished);
+    fs::DirBuilder::new().mode(0o755).create(&unfinished)?;
+    let written = write_entries(collected, &unfinished)
+        // Takes the place of an empty directory, and of nothing else (rename(2)).
+        .and_then(|()| fs::rename(&unfinished, directory));
+    if written.is_err() {
+        let _ = fs::remove_dir_all(&unfinished);
+    }
+    written
+}
+
+fn write_entries(collected: &Collected, root: &Path) -> io::Result<()> {
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+    for (path, entry) in &collected.entries {
+        let path = root.join(path);
+        match entry {
+            Entry::Directory(mode) => {
+                fs::create_dir(&path)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+            }
+            Entry::Link(target) => symlink(target, &path)?,
+            Entry::File(source, mode) => {
+                fs::copy(source, &path)?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+            }
+            Entry::Text(text) => fs::write(&path, text)?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes all entries in the order of their paths, owned by root, without a time.
+fn write_archive(collected: &Collected, parts: Parts) -> io::Result<()> {
+    let mut archive = tar::Builder::new(parts);
+    for (path, entry) in &collected.entries {
+        let mut header = tar::Header::new_gnu();
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        match entry {
+            Entry::Directory(mode) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(*mode);
+                archive.append_data(&mut header, path, io::empty())?;
+            }
+            Entry::Link(target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_mode(0o777);
+                archive.append_link(&mut header, path, target)?;
+            }
+            Entry::File(source, mode) => {
+                use io::Read as _;
+                let file = fs::File::open(source)?;
+                let size = file.metadata()?.len();
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_mode(*mode);
+                header.set_size(size);
+                // One that is changed meanwhile must not disturb what follows.
+                let content = file.take(size).chain(io::repeat(0)).take(size);
+                archive.append_data(&mut header, path, content)?;
+            }
+            Entry::Text(text) => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_mode(0o644);
+                header.set_size(text.len() as u64);
+                archive.append_data(&mut header, path, text.as_bytes())?;
+            }
+        }
+    }
+    let mut parts = archive.into_inner()?;
+    io::Write::flush(&mut parts)
+}
+
+/// Sends what is written, and waits while nobody takes it.
+struct Parts {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    part: Vec<u8>,
+}
+
+impl io::Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PART {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
+        let gone = |_| io::ErrorKind::BrokenPipe.into();
+        self.sender.blocking_send(Ok(part.into())).map_err(gone)
+    }
+}
