@@ -25,8 +25,8 @@ GIB = 1 << 30
 class Worker:
     """A process that times commands, in a mount namespace that suits the peers or in ours."""
 
-    def __init__(self, private):
-        worker = [sys.executable, str(HERE / "worker.py")]
+    def __init__(self, private=False, worker=None):
+        worker = worker or [sys.executable, str(HERE / "worker.py")]
         if private:
             # crun refuses a hybrid host unless it does not see the unified hierarchy.
             script = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
@@ -190,6 +190,38 @@ def streams(bench, ours, ssh):
     return interleaved(stdout, bench.stream_rounds, 1), interleaved(stdin, bench.stream_rounds, 1)
 
 
+def looks(bench, ours):
+    """Listing the namespaces of a busy host, and the mounts of a process that has many."""
+    busy = [sys.executable, str(HERE / "busy.py"), "--namespaces", str(bench.namespaces)]
+    directory = bench.dir / "busy"
+    directory.mkdir()
+    busy = subprocess.Popen(
+        [*busy, "--mounts", str(bench.mounts), str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    socket = os.environ["CONTI_HOST"].removeprefix("unix://")
+    api = Worker(worker=[str(bench.api_worker), socket])
+    try:
+        pid = busy.stdout.readline().strip()
+        if not pid:
+            raise SystemExit("the busy host could not be made")
+        namespaces = [
+            ("the API", api, lambda n: ["namespaces"]),
+            ("contictl ns ls", ours, lambda n: [bench.contictl, "ns", "ls"]),
+            ("lsns", ours, lambda n: ["lsns"]),
+        ]
+        mounts = [
+            ("the API", api, lambda n: ["mounts", pid]),
+            ("contictl mounts", ours, lambda n: [bench.contictl, "mounts", "--no-usage", f"pid:{pid}"]),
+            ("findmnt", ours, lambda n: ["findmnt", "--task", pid]),
+        ]
+        return interleaved(namespaces, bench.look_rounds, 3), interleaved(mounts, bench.look_rounds, 3)
+    finally:
+        api.close()
+        busy.stdin.close()
+        busy.wait()
+
+
 def conti_processes(agent):
     """The agent and all of its own below it; the commands of containers are left out."""
     children = {}
@@ -247,7 +279,7 @@ def table(results, first, unit, scale):
     return "\n".join(lines)
 
 
-def goals(run, execute, stdout, each):
+def goals(run, execute, stdout, each, namespaces, mounts):
     """What was wanted, and what came out."""
     ssh = 1 / stdout.ratio("contictl exec", "ssh on loopback")
     rows = [
@@ -255,6 +287,10 @@ def goals(run, execute, stdout, each):
         ("`contictl exec` against `crun exec`", execute.ratio("contictl exec", "crun exec"), "<= 1.0x", lambda v: v <= 1.0, "{:.2f}x"),
         ("1 GiB of stdout, speed against ssh", ssh, ">= 3x", lambda v: v >= 3, "{:.1f}x"),
         ("memory of an idle container (PSS)", each, "<= 1024 KiB", lambda v: v <= 1024, "{:.0f} KiB"),
+        ("namespaces of a busy host by the API, against lsns", namespaces.ratio("the API", "lsns"), "<= 1.0x", lambda v: v <= 1.0, "{:.2f}x"),
+        ("`contictl ns ls` against `lsns`", namespaces.ratio("contictl ns ls", "lsns"), "<= 1.5x", lambda v: v <= 1.5, "{:.2f}x"),
+        ("many mounts by the API, against findmnt", mounts.ratio("the API", "findmnt"), "<= 1.0x", lambda v: v <= 1.0, "{:.2f}x"),
+        ("`contictl mounts` against `findmnt`", mounts.ratio("contictl mounts", "findmnt"), "<= 1.5x", lambda v: v <= 1.5, "{:.2f}x"),
     ]
     lines = ["| | wanted | measured | |", "|---|---:|---:|---|"]
     for name, value, wanted, holds, form in rows:
@@ -266,7 +302,7 @@ def version(command):
     return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
 
 
-def report(bench, run, execute, stdout, stdin, before, each):
+def report(bench, run, execute, stdout, stdin, before, each, namespaces, mounts):
     uname = os.uname()
     return f"""# Benchmarks
 
@@ -279,7 +315,7 @@ Machine: Linux {uname.release}, {uname.machine}, {os.cpu_count()} CPUs. Peers: {
 
 ## Goals
 
-{goals(run, execute, stdout, each)}
+{goals(run, execute, stdout, each, namespaces, mounts)}
 
 ## Run: a container for /bin/true, from nothing to nothing ({bench.rounds} rounds)
 
@@ -297,6 +333,16 @@ Machine: Linux {uname.release}, {uname.machine}, {os.cpu_count()} CPUs. Peers: {
 
 {table(stdin, "contictl exec -i", "s", 1)}
 
+## Looking: all namespaces of a host that has {bench.namespaces} more than it had ({bench.look_rounds} rounds)
+
+{table(namespaces, "the API", "ms", 1000)}
+
+## Looking: the mounts of a process that has {bench.mounts} of its own ({bench.look_rounds} rounds)
+
+{table(mounts, "the API", "ms", 1000)}
+
+How full they are is not asked for: findmnt does not either.
+
 ## Memory
 
 PSS of all Conti processes: {before} KiB with no idle container, and {each:.0f} KiB more for each of
@@ -308,6 +354,10 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contictl", required=True)
     parser.add_argument("--agent-pid", type=int, required=True)
+    parser.add_argument("--api-worker", required=True)
+    parser.add_argument("--look-rounds", type=int, default=30)
+    parser.add_argument("--namespaces", type=int, default=1000)
+    parser.add_argument("--mounts", type=int, default=5000)
     parser.add_argument("--seccomp", type=Path, required=True)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
@@ -336,13 +386,15 @@ def main():
         run = runs(bench, ours, private)
         print("exec", flush=True)
         execute = execs(bench, ours, private)
+        print("looking at a busy host", flush=True)
+        namespaces, mounts = looks(bench, ours)
         print("1 GiB of stdout and of stdin", flush=True)
         stdout, stdin = streams(bench, ours, ssh)
     finally:
         ssh.close()
         ours.close()
         private.close()
-    text = report(bench, run, execute, stdout, stdin, before, each)
+    text = report(bench, run, execute, stdout, stdin, before, each, namespaces, mounts)
     bench.report.write_text(text)
     print(text)
 

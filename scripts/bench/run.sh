@@ -14,12 +14,17 @@ need() {
 need python3 /usr/bin/python3 python3
 need crun /usr/bin/crun crun
 need runc /usr/sbin/runc runc
+need lsns /usr/bin/lsns util-linux
 need ssh /usr/bin/ssh openssh-client
 need sshd /usr/sbin/sshd openssh-server
 if [ "${#packages[@]}" -gt 0 ]; then
     echo "installing ${packages[*]}"
     apt_install "${packages[@]}"
 fi
+
+# What makes calls of the API without a client, to be timed.
+cargo build --quiet --release --locked -p conti-tests --bin api_worker
+api_worker=$(realpath "${CARGO_TARGET_DIR:-target}/release/api_worker")
 
 . scripts/agent.sh
 start_agent
@@ -34,6 +39,7 @@ mkdir -p docs
     dpkg-deb -x golang-github-containers-common_*.deb containers-common
 )
 python3 scripts/bench/bench.py --contictl "$contictl" --agent-pid "$agent_pid" \
+    --api-worker "$api_worker" \
     --seccomp "$dir/containers-common/usr/share/containers/seccomp.json" \
     --dir "$dir" --report docs/benchmarks.md \
     --rounds "${BENCH_ROUNDS:-100}" --stream-rounds "${BENCH_STREAM_ROUNDS:-7}" \

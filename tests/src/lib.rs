@@ -3,6 +3,7 @@
 //!
 //! - [`agent`]: an agent of the test's own, and the proof that it left nothing behind;
 //! - [`ctl`]: runs `contictl` as a user would;
+//! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
 //! - [`api`]: talks to the agent without `contictl`;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
@@ -21,6 +22,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod console;
 pub mod ctl;
 pub mod facts;
 pub mod host;

@@ -38,7 +38,7 @@ struct Build {
     from_host: Vec<String>,
     /// A directory on the agent's host; or a file of this machine that ends in .tar; or - for a
     /// tar archive on stdout
-    #[arg(short, long = "out", value_name = "DIR|FILE.tar|-")]
+    #[arg(long, value_name = "DIR|FILE.tar|-")]
     out: String,
 }
 

@@ -107,9 +107,13 @@ impl Top {
         let threads: u64 = found.iter().map(|process| u64::from(process.threads)).sum();
         let cpu: f64 = found.iter().map(|process| process.cpu).sum();
         let memory = found.iter().fold(0_u64, |sum, one| sum.saturating_add(one.resident_bytes));
+        let several = |count: u64, one: &str, more: &str| {
+            format!("{count} {}", if count == 1 { one } else { more })
+        };
         let summary = format!(
-            "{} processes, {threads} threads, {:.1}% of a CPU, {} resident",
-            found.len(),
+            "{}, {}, {:.1}% of a CPU, {} resident",
+            several(found.len() as u64, "process", "processes"),
+            several(threads, "thread", "threads"),
             cpu * 100.0,
             text::size(memory)
         );
