@@ -5,6 +5,7 @@
 //! All but the last two of these stand in /proc; those the kernel tells by ioctl_nsfs(2).
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, btree_map},
     mem::MaybeUninit,
     os::fd::{AsFd, OwnedFd},
@@ -15,7 +16,7 @@ use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat_raw};
 use super::{
     answers::Answers,
     process::{self, Pinned, namespace_of, parse_namespace},
-    question::{Answer, Failure, Holder, Namespace},
+    question::{Answer, Brief, Failure, Holder, Namespace},
 };
 use crate::{
     mountinfo::{Entry, unescape},
@@ -75,6 +76,8 @@ struct Found {
 impl Found {
     fn look_at(&mut self, pid: i32, directory: &OwnedFd) {
         let Ok(links) = process::namespaces(directory) else { return };
+        // Read where it is wanted, and once for all of its namespaces.
+        let brief = OnceCell::new();
         for kind in NsType::ALL {
             let Some(inode) = namespace_of(&links, kind.file_name()) else { continue };
             if !self.count(kind, inode) {
@@ -83,7 +86,9 @@ impl Found {
                     self.look_at_mounts(pid, directory);
                 }
             }
-            self.join(pid, directory, kind, inode);
+            self.join(kind, inode, || {
+                brief.get_or_init(|| process::brief(pid, directory).ok()).clone()
+            });
         }
         for (kind, file) in FOR_CHILDREN {
             match namespace_of(&links, file) {
@@ -129,11 +134,11 @@ impl Found {
     }
 
     /// Notes the lowest process of a namespace. Processes come in the order of their pids.
-    fn join(&mut self, pid: i32, directory: &OwnedFd, kind: NsType, inode: u64) {
+    fn join(&mut self, kind: NsType, inode: u64, brief: impl FnOnce() -> Option<Brief>) {
         let Some(namespace) = self.namespaces.get_mut(&key(kind, inode)) else { return };
         if namespace.lowest.is_none() {
             namespace.processes = namespace.processes.max(1);
-            namespace.lowest = process::brief(pid, directory).ok();
+            namespace.lowest = brief();
         }
     }
 

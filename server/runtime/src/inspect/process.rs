@@ -173,10 +173,14 @@ pub fn brief(pid: i32, directory: impl AsFd) -> io::Result<Brief> {
     Ok(Brief { pid, uid: uid.unwrap_or(0), command })
 }
 
+/// The kernel gives a page at a time, and few files of a process have more.
+const READ_AT_ONCE: usize = 8192;
+
 /// A file below a directory of /proc, at most `limit` bytes of it.
 pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8>> {
     let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut content = Vec::new();
+    // Files of /proc do not say how long they are, and reading them in small pieces takes longest.
+    let mut content = Vec::with_capacity(limit.min(READ_AT_ONCE));
     File::from(file).take(limit as u64).read_to_end(&mut content)?;
     Ok(content)
 }
