@@ -3,8 +3,10 @@
 mod spoilers;
 
 use conti_proto::v1::{
-    CreateContainerRequest, Input, ListContainersRequest, SessionSpec, SessionTarget, StreamOpen,
-    StreamRequest, Terminal, TerminalSize, session_target, stream_request::Message as Send,
+    CreateContainerRequest, Input, ListContainersRequest, ListDirectoryRequest, ListMountsRequest,
+    ListNetworkRequest, ListProcessesRequest, ListSocketsRequest, MeasureUsageRequest, ProcessId,
+    ReadFileRequest, SessionSpec, SessionTarget, StreamOpen, StreamRequest, Target, Terminal,
+    TerminalSize, WatchProcessesRequest, session_target, stream_request::Message as Send, target,
 };
 use conti_tests::{
     Agent,
@@ -13,7 +15,7 @@ use conti_tests::{
     wire::{self, Wire},
 };
 use spoilers::{SPOILERS, of_process};
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// Everything that a spoiled request may leave behind, none of which it may.
 async fn nothing_was_made(api: &mut Api, what: &str) {
@@ -326,6 +328,78 @@ fn bytes_that_are_no_message_end_their_own_connection_only() {
     agent.api(async |mut api| {
         assert!(api.list().await.is_empty());
     });
+    agent.finish();
+}
+
+/// Calls each method that looks at a target.
+async fn look(api: &mut Api, target: Option<Target>) -> Vec<(&'static str, Status)> {
+    let path = || b"/".to_vec().into();
+    let mut errors = Vec::new();
+    let mut note = |method, result: Result<(), Status>| {
+        errors.push((method, result.expect_err(method)));
+    };
+    let of = || target.clone();
+    let mounts = ListMountsRequest { target: of(), ..Default::default() };
+    note("mounts", ended(api.mounts.list_mounts(mounts).await).await);
+    let list = ListDirectoryRequest { target: of(), path: path() };
+    note("ls", ended(api.files.list_directory(list).await).await);
+    let read = ReadFileRequest { target: of(), path: path(), ..Default::default() };
+    note("cat", ended(api.files.read_file(read).await).await);
+    let measure = MeasureUsageRequest { target: of(), paths: vec![path()], ..Default::default() };
+    note("du", ended(api.files.measure_usage(measure).await).await);
+    let processes = ListProcessesRequest { target: of() };
+    note("procs", ended(api.processes.list_processes(processes).await).await);
+    let watch = WatchProcessesRequest { target: of(), interval: None };
+    note("top", ended(api.processes.watch_processes(watch).await).await);
+    let network = ListNetworkRequest { target: of() };
+    note("net", ended(api.network.list_network(network).await).await);
+    let sockets = ListSocketsRequest { target: of(), ..Default::default() };
+    note("sockets", ended(api.network.list_sockets(sockets).await).await);
+    errors
+}
+
+/// The error that an answer begins or ends with.
+async fn ended<T>(
+    answer: Result<tonic::Response<tonic::Streaming<T>>, Status>,
+) -> Result<(), Status> {
+    let mut stream = answer?.into_inner();
+    while stream.message().await?.is_some() {}
+    Ok(())
+}
+
+#[test]
+fn every_way_to_look_says_the_same_of_a_target_that_is_none() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        let container = |key: &str| target::Target::Container(key.to_owned());
+        let process = |pid, start_ticks| target::Target::Process(ProcessId { pid, start_ticks });
+        let long = "x".repeat(100_000);
+        for (what, target, codes) in [
+            ("no target", None, vec![Code::InvalidArgument]),
+            ("an empty name", Some(container("")), vec![Code::InvalidArgument]),
+            ("a NUL", Some(container("a\0b")), vec![Code::InvalidArgument]),
+            ("a path", Some(container("../../etc")), vec![Code::InvalidArgument, Code::NotFound]),
+            ("a long name", Some(container(&long)), vec![Code::InvalidArgument]),
+            ("an unknown name", Some(container("nobody")), vec![Code::NotFound]),
+            ("pid 0", Some(process(0, 0)), vec![Code::InvalidArgument]),
+            ("the largest pid", Some(process(u32::MAX, 0)), vec![Code::InvalidArgument]),
+            ("a free pid", Some(process(i32::MAX as u32, 0)), vec![Code::FailedPrecondition]),
+            ("another start", Some(process(1, u64::MAX)), vec![Code::FailedPrecondition]),
+        ] {
+            for target in [Some(Target { target: target.clone() }), None] {
+                if target.is_none() && what != "no target" {
+                    continue;
+                }
+                for (method, error) in look(&mut api, target).await {
+                    assert!(codes.contains(&error.code()), "{method} of {what}: {error:?}");
+                    let fields = faulty_fields(&error);
+                    let named = fields.iter().all(|field| field.starts_with("target"));
+                    assert!(named, "{method} of {what}: {fields:?}");
+                }
+            }
+        }
+    });
+    assert!(!agent.log().contains("panicked"), "the agent panicked");
     agent.finish();
 }
 
