@@ -8,7 +8,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-use conti_proto::v1::{ListDirectoryRequest, MeasureUsageRequest, ReadFileRequest, Target, target};
+use conti_proto::v1::{
+    ListDirectoryRequest, MeasureUsageRequest, ProcessId, ReadFileRequest, Target, target,
+};
 use conti_tests::{Agent, api, ctl::Running, host, plain::Plain, wait};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
@@ -403,6 +405,38 @@ fn a_measurement_ends_with_its_call_or_its_target() {
     });
     wait::until_true("nothing is left of it", || {
         host::descendants(agent.pid()).len() <= before + 8
+    });
+    agent.finish();
+}
+
+/// What it read until then was its own, but nobody is to take it for all there was.
+#[test]
+fn a_target_that_ends_in_the_middle_of_an_answer_is_an_error() {
+    let agent = Agent::start();
+    let dir = agent.scratch("dir");
+    let setup = format!(
+        "mkdir -p {0}; mount -t tmpfs t {0}; head -c 60000000 /dev/zero > {0}/file",
+        dir.display()
+    );
+    let plain = Plain::after(&setup, &["--propagation", "private"]);
+    let path = dir.join("file").display().to_string().into_bytes();
+    agent.api(async |mut api| {
+        let process = ProcessId { pid: plain.pid, start_ticks: 0 };
+        let target = Some(Target { target: Some(target::Target::Process(process)) });
+        let request =
+            ReadFileRequest { target, path: path.into(), limit_bytes: 64 << 20, offset: 0 };
+        // Nobody reads on, so that the answer stands still.
+        let mut stream = api.files.read_file(request).await.expect("it is read").into_inner();
+        stream.message().await.expect("a message").expect("the first");
+        drop(plain);
+        let error = loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended as if all was well"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(api::reason(&error), "PROCESS_GONE", "{error}");
     });
     agent.finish();
 }
