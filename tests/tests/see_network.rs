@@ -2,11 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    process::Command,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
 };
 
 use conti_proto::v1::{ListSocketsRequest, SocketProtocol, Target, target};
-use conti_tests::{Agent, api, host, plain::Plain, rootfs, wait};
+use conti_tests::{Agent, api, ctl::Running, host, plain::Plain, rootfs, wait};
 use serde_json::Value;
 
 fn ask(agent: &Agent, args: &[&str]) -> Value {
@@ -539,5 +540,42 @@ fn a_container_with_nothing_inside_shows_its_network() {
     assert_eq!(own, theirs);
     let error = agent.ctl(["net", "nobody"]).run().exits(125).errors();
     assert!(error.contains("there is no container"), "{error}");
+    agent.finish();
+}
+
+/// Sends links that are none to the ports of whoever asks next.
+const LIAR: &str = r#"
+import socket, struct
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+name = b"liar\0"
+attribute = struct.pack("HH", 4 + len(name), 3) + name + b"\0" * 3
+link = struct.pack("BBHiII", 0, 0, 1, 666, 1, 0) + attribute
+message = struct.pack("IHHII", 16 + len(link), 16, 2, 0, 0) + link
+print("ready", flush=True)
+while True:
+    newest = int(open("/proc/loadavg").read().split()[4])
+    for port in range(newest - 1, newest + 12):
+        try:
+            s.sendto(message, (port, 0))
+        except OSError:
+            pass
+"#;
+
+#[test]
+fn what_the_target_says_in_the_kernels_name_is_not_heard() {
+    let agent = Agent::start();
+    let plain = sockets(&agent);
+    let mut command = Command::new("nsenter");
+    command.args(["--net", "--target", &plain.pid.to_string(), "--", "python3", "-c", LIAR]);
+    let mut liar = Running::new(command.stdout(Stdio::piped()).spawn().expect("nsenter(1)"));
+    let mut line = String::new();
+    BufReader::new(liar.stdout()).read_line(&mut line).expect("it says that it is ready");
+    for _ in 0..100 {
+        let links = list(&ask(&agent, &["net", &plain.target()])["links"]);
+        let names: Vec<&str> = links.iter().filter_map(|link| link["name"].as_str()).collect();
+        assert_eq!(names, ["lo"]);
+    }
+    assert!(!liar.ended(), "nobody lied");
+    drop((liar, plain));
     agent.finish();
 }

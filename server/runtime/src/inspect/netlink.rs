@@ -12,8 +12,8 @@ use rustix::{
     fs::{Dir, Mode, OFlags, openat, readlinkat_raw},
     io::Errno,
     net::{
-        AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send,
-        socket_with,
+        AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType,
+        netlink::SocketAddrNetlink, recvfrom, send, socket_with,
     },
     thread::{LinkNameSpaceType, move_into_link_name_space},
 };
@@ -40,6 +40,8 @@ const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
+/// The port of the kernel itself.
+const KERNEL: u32 = 0;
 
 /// Answers [`super::question::Question::Netlink`].
 pub fn answer(question: &Netlink, answers: &mut Answers<'_>) -> Result<(), Failure> {
@@ -100,11 +102,16 @@ fn receive(
     let mut buffer = vec![0; BUFFER];
     let (mut held, mut size, mut disturbed) = (Vec::new(), 0, false);
     loop {
-        let (length, whole) = match recv(socket, &mut buffer[..], RecvFlags::TRUNC) {
-            Ok(lengths) => lengths,
+        let (length, whole, sender) = match recvfrom(socket, &mut buffer[..], RecvFlags::TRUNC) {
+            Ok(received) => received,
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(refused(errno)),
         };
+        // Whoever administers the namespace can send messages to this socket too (netlink(7)).
+        let sender = sender.and_then(|sender| SocketAddrNetlink::try_from(sender).ok());
+        if sender.is_none_or(|sender| sender.pid() != KERNEL) {
+            continue;
+        }
         if whole > length {
             return Err(refused(Errno::MSGSIZE));
         }
