@@ -107,6 +107,25 @@ show enter --target "$plain" -a -- sh -c 'hostname; cat /proc/1/comm; ls /sys/cl
 claim "the command sees the host name of that process" "$(sed -n 1p "$dir/shown")" = plain-process
 claim "and its processes" "$(sed -n 2p "$dir/shown")" = sleep
 
+section "Seeing and mounting, with nothing inside: a container of one program"
+show rootfs build --from-host sleep --out "$dir/root"
+show run -d --name bare --rootfs "dir:$dir/root" -- sleep 100000
+show ls bare /usr/bin
+claim "there is no other program" "$(grep -c -e '^-' "$dir/shown")" -eq 1
+show procs bare
+claim "its process is seen all the same" -n "$(grep 'sleep 100000' "$dir/shown" || true)"
+mkdir "$dir/files"
+echo hello >"$dir/files/letter"
+show mount bare "$dir/files:/mnt:ro"
+show cat bare /mnt/letter
+claim "what was mounted into it is there" "$(cat "$dir/shown")" = hello
+show umount bare /mnt
+show debug bare -- sh -c 'cat /proc/1/comm; ls /target/usr/bin'
+claim "a shell of the host sees its processes" "$(sed -n 1p "$dir/shown")" = sleep
+claim "and its files" "$(sed -n 2p "$dir/shown")" = sleep
+claim "of which it sees nothing" ! -e "$dir/root/usr/bin/sh"
+show rm -f bare
+
 section "The agent may die: the container goes on"
 kill -KILL "$agent_pid"
 wait "$agent_pid" 2>/dev/null || true
