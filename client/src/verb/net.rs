@@ -56,7 +56,9 @@ impl Net {
             found.disturbed |= part.disturbed;
         }
         if found.disturbed {
-            output::note("the network changed meanwhile: something may be missing or there twice");
+            output::note(
+                "the network changed meanwhile, or is not understood: something may be missing or there twice",
+            );
         }
         if context.format == Format::Json {
             output::json(&object(&found))?;

@@ -60,7 +60,9 @@ impl Sockets {
             disturbed |= part.disturbed;
         }
         if disturbed {
-            output::note("sockets changed meanwhile: some may be missing or there twice");
+            output::note(
+                "sockets changed meanwhile, or are too many: some may be missing or there twice",
+            );
         }
         match context.format {
             Format::Json => {

@@ -11,7 +11,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
     sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -25,6 +25,8 @@ use super::{
 
 /// How many inspectors run at one time; others wait.
 pub const AT_ONCE: usize = 32;
+/// How long a question waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an inspector may be silent: a mount that does not answer holds it for ever.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -44,15 +46,25 @@ pub struct Inspection {
 impl Engine {
     /// Asks a question, with fds beside it.
     pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
-        let turn = self.inspectors.clone().acquire_owned().await.map_err(|_| Error::Stopping)?;
+        let turn = timeout(PATIENCE, self.inspectors.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| Error::Exhausted {
+            what: format!("{AT_ONCE} answers are being given already; read or end them"),
+            errno: libc::EBUSY,
+        })?;
+        let turn = turn.map_err(|_| Error::Stopping)?;
         let packet = postcard::to_allocvec(question)
             .map_err(|error| Error::Internal(format!("cannot encode a question: {error}")))?;
         let failed = io_error("cannot make an inspector");
         let socket = self.launcher.spawn_inspector().await.map_err(&failed)?;
-        let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
-        socket::send_packet(&socket, &packet, &fds, Wait::No).map_err(&failed)?;
         let socket = watched(socket).map_err(&failed)?;
-        Ok(Inspection { socket, process: None, fds: Vec::new(), over: false, _turn: turn })
+        let mut inspection =
+            Inspection { socket, process: None, fds: Vec::new(), over: false, _turn: turn };
+        // It is known, so that it can be ended, before it has something to hang on.
+        inspection.receive().await?;
+        let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let socket = inspection.socket.get_ref();
+        socket::send_packet(socket, &packet, &fds, Wait::No).map_err(&failed)?;
+        Ok(inspection)
     }
 
     /// The process that stands for a target: it is in all of its namespaces.

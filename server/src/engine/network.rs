@@ -1,8 +1,8 @@
 //! The network of a target. The inspector carries the kernel's messages; here they are understood.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use conti_runtime::inspect::question::{Answer, Netlink, Question};
+use conti_runtime::inspect::question::{Answer, Netlink, Question, SocketsOf};
 use netlink_packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
     NetlinkPayload, NetlinkSerializable,
@@ -20,16 +20,16 @@ use netlink_packet_sock_diag::{
     unix::{self, ShowFlags, UnixRequest, UnixResponse},
 };
 
-use super::{
-    Engine,
-    error::{Error, Result},
-    inspect::Inspection,
-    spec::Target,
-};
+use super::{Engine, error::Result, inspect::Inspection, spec::Target};
 
 /// include/uapi/linux/netlink.h
 const NETLINK_ROUTE: u8 = 0;
 const NETLINK_SOCK_DIAG: u8 = 4;
+
+/// How many owners are told of one socket, and remembered in all: a process may have as many files open as it
+/// likes, and share them with as many others.
+const OWNERS_MAX: usize = 64;
+const OWNED_MAX: usize = 200_000;
 
 /// A network namespace as it is told.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub enum NetworkPart {
     Route(RouteMessage),
     /// A neighbour on an interface.
     Neighbour(NeighbourMessage),
-    /// It changed too often to be told in one piece.
+    /// Something may be missing: it changed too often, or was not understood.
     Disturbed,
 }
 
@@ -83,6 +83,8 @@ pub struct SocketFilter {
 pub struct Sockets {
     inspection: Inspection,
     owners: HashMap<u64, Vec<Owner>>,
+    /// How many of them there are.
+    owned: usize,
     /// What each request was for, by the number that its answers carry.
     asked: Vec<SocketProtocol>,
 }
@@ -93,7 +95,7 @@ pub struct Owner {
     /// Its pid.
     pub pid: i32,
     /// Its name.
-    pub name: Vec<u8>,
+    pub name: Arc<[u8]>,
     /// The number of the file descriptor.
     pub fd: i32,
 }
@@ -103,7 +105,7 @@ pub struct Owner {
 pub enum SocketsPart {
     /// A socket, and who has it open.
     Socket(Socket, Vec<Owner>),
-    /// They changed too often to be told in one piece.
+    /// Something may be missing: they changed too often, were too many or not understood.
     Disturbed,
 }
 
@@ -151,7 +153,7 @@ impl Engine {
         }
         let netlink = Netlink { of, requests, owners: filter.owners };
         let inspection = self.inspect(&Question::Netlink(netlink), &[]).await?;
-        Ok(Sockets { inspection, owners: HashMap::new(), asked })
+        Ok(Sockets { inspection, owners: HashMap::new(), owned: 0, asked })
     }
 }
 
@@ -195,16 +197,29 @@ fn request<T: NetlinkSerializable>(number: u32, question: T) -> Vec<u8> {
     bytes
 }
 
-/// A message of the kernel, and the number of the request that it answers. `None`: it is of a kind that
-/// nobody asked for.
-fn understand<T: NetlinkDeserializable>(bytes: &[u8]) -> Result<Option<(u32, T)>> {
-    let message = NetlinkMessage::<T>::deserialize(bytes).map_err(|error| {
-        Error::Internal(format!("what the kernel says of the network is not understood: {error}"))
-    })?;
-    Ok(match message.payload {
-        NetlinkPayload::InnerMessage(inner) => Some((message.header.sequence_number, inner)),
-        _ => None,
-    })
+/// What a message of the kernel is.
+enum Said<T> {
+    /// What was asked for, and the number of the request.
+    Answer(u32, T),
+    /// Nothing that anybody asked for.
+    Nothing,
+    /// Something newer than this agent: one message is not to hide all others.
+    Unknown,
+}
+
+fn understand<T: NetlinkDeserializable>(bytes: &[u8]) -> Said<T> {
+    match NetlinkMessage::<T>::deserialize(bytes) {
+        Ok(message) => match message.payload {
+            NetlinkPayload::InnerMessage(inner) => {
+                Said::Answer(message.header.sequence_number, inner)
+            }
+            _ => Said::Nothing,
+        },
+        Err(error) => {
+            tracing::warn!(%error, "what the kernel says of a network is not understood");
+            Said::Unknown
+        }
+    }
 }
 
 impl Network {
@@ -214,7 +229,7 @@ impl Network {
         let mut parts = Vec::with_capacity(answers.len());
         for answer in answers {
             match answer {
-                Answer::Netlink(bytes) => parts.extend(part(&bytes)?),
+                Answer::Netlink(bytes) => parts.extend(part(&bytes)),
                 Answer::Disturbed => parts.push(NetworkPart::Disturbed),
                 _ => {}
             }
@@ -223,8 +238,13 @@ impl Network {
     }
 }
 
-fn part(bytes: &[u8]) -> Result<Option<NetworkPart>> {
-    Ok(understand(bytes)?.and_then(|(_, message)| match message {
+fn part(bytes: &[u8]) -> Option<NetworkPart> {
+    let message = match understand(bytes) {
+        Said::Answer(_, message) => message,
+        Said::Nothing => return None,
+        Said::Unknown => return Some(NetworkPart::Disturbed),
+    };
+    match message {
         RouteNetlinkMessage::NewLink(link) => Some(NetworkPart::Link(link)),
         RouteNetlinkMessage::NewAddress(address) => Some(NetworkPart::Address(address)),
         // What was learned of single destinations is no route of its own.
@@ -234,7 +254,7 @@ fn part(bytes: &[u8]) -> Result<Option<NetworkPart>> {
         RouteNetlinkMessage::NewRoute(route) => Some(NetworkPart::Route(route)),
         RouteNetlinkMessage::NewNeighbour(neighbour) => Some(NetworkPart::Neighbour(neighbour)),
         _ => None,
-    }))
+    }
 }
 
 impl Sockets {
@@ -244,13 +264,10 @@ impl Sockets {
             let mut parts = Vec::with_capacity(answers.len());
             for answer in answers {
                 match answer {
-                    Answer::SocketsOf(found) => {
-                        for (fd, inode) in found.sockets {
-                            let owner = Owner { pid: found.pid, name: found.name.clone(), fd };
-                            self.owners.entry(inode).or_default().push(owner);
-                        }
+                    Answer::SocketsOf(found) if !self.own(&found) => {
+                        parts.push(SocketsPart::Disturbed);
                     }
-                    Answer::Netlink(bytes) => parts.extend(self.socket(&bytes)?),
+                    Answer::Netlink(bytes) => parts.extend(self.socket(&bytes)),
                     Answer::Disturbed => parts.push(SocketsPart::Disturbed),
                     _ => {}
                 }
@@ -262,8 +279,28 @@ impl Sockets {
         Ok(None)
     }
 
-    fn socket(&self, bytes: &[u8]) -> Result<Option<SocketsPart>> {
-        let Some((number, message)) = understand(bytes)? else { return Ok(None) };
+    /// Notes who has sockets open, up to a bound. Whether there was room.
+    fn own(&mut self, found: &SocketsOf) -> bool {
+        let name: Arc<[u8]> = found.name.as_slice().into();
+        for &(fd, inode) in &found.sockets {
+            if self.owned >= OWNED_MAX {
+                return false;
+            }
+            let owners = self.owners.entry(inode).or_default();
+            if owners.len() < OWNERS_MAX {
+                owners.push(Owner { pid: found.pid, name: name.clone(), fd });
+                self.owned += 1;
+            }
+        }
+        true
+    }
+
+    fn socket(&self, bytes: &[u8]) -> Option<SocketsPart> {
+        let (number, message) = match understand(bytes) {
+            Said::Answer(number, message) => (number, message),
+            Said::Nothing => return None,
+            Said::Unknown => return Some(SocketsPart::Disturbed),
+        };
         let protocol = self.asked.get(number as usize).copied();
         let (socket, inode) = match (message, protocol) {
             (SockDiagMessage::InetResponse(socket), Some(protocol)) => {
@@ -274,9 +311,9 @@ impl Sockets {
                 let inode = socket.header.inode;
                 (Socket::Unix(socket), inode)
             }
-            _ => return Ok(None),
+            _ => return None,
         };
         let owners = self.owners.get(&u64::from(inode)).cloned().unwrap_or_default();
-        Ok(Some(SocketsPart::Socket(socket, owners)))
+        Some(SocketsPart::Socket(socket, owners))
     }
 }

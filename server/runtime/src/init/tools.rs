@@ -35,6 +35,8 @@ use crate::{
 
 /// Where the target's root is.
 const TARGET: &CStr = c"target";
+/// Entries that programs count on.
+const FIRST: [&CStr; 7] = [c"proc", c"sys", c"dev", c"etc", c"tmp", c"run", c"var"];
 /// How many entries of the target's root are shown beside the tools. All of them are below /target.
 const ENTRIES_MAX: usize = 256;
 
@@ -91,12 +93,12 @@ fn show_entries(old: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<(), Errno> 
         let name = entry.file_name();
         name != c"." && name != c".." && name != TARGET
     });
-    for entry in names.take(ENTRIES_MAX) {
-        match show(old, entry.file_name(), root) {
-            // Gone meanwhile, the tools', or nothing that can be shown in another place.
-            Ok(()) | Err(Errno::NOENT | Errno::EXIST | Errno::INVAL | Errno::NOTDIR) => {}
-            Err(errno) => return Err(errno),
-        }
+    let names = names.map(|entry| entry.file_name().to_owned()).take(ENTRIES_MAX);
+    // Those first that a target with very many others must not push out.
+    for name in FIRST.map(CStr::to_owned).into_iter().chain(names) {
+        // The tools' or shown already; gone meanwhile; or a mount that has lost its server: a target that
+        // is sick is one to be debugged. All of it is below /target.
+        let _ = show(old, &name, root);
     }
     Ok(())
 }

@@ -58,7 +58,11 @@ pub fn list(of: ProcessId, path: &[u8], answers: &mut Answers<'_>) -> Result<(),
             }
             // Gone meanwhile.
             Err(Errno::NOENT) => {}
-            Err(errno) => return Err(Failure::refused("cannot look at", name.to_bytes(), errno)),
+            // A mount that has lost its server, and the like: the others are told all the same.
+            Err(_) => {
+                let entry = Entry { name: name.to_bytes().to_owned(), ..Entry::default() };
+                answers.add(&Answer::Entry(entry))?;
+            }
         }
     }
     pinned.still_there()

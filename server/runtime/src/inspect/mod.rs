@@ -29,7 +29,7 @@ mod usage;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::{
-    process::{PidfdFlags, Signal, getpid, pidfd_open},
+    process::{PidfdFlags, Resource, Rlimit, Signal, getpid, pidfd_open, setrlimit},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
@@ -47,6 +47,7 @@ pub fn run(socket: OwnedFd) {
     // An agent that is gone, or a question that is none: there is nobody to tell.
     let _ = set_disposition(Signal::CHILD, Disposition::Default);
     let _ = rustix::thread::set_name(c"conti-inspect");
+    be_expendable();
     let Ok(pidfd) = pidfd_open(getpid(), PidfdFlags::empty()) else { return };
     let Ok(mut answers) = Answers::begin(&socket, pidfd) else { return };
     let mut buffer = vec![0; MAX_PACKET];
@@ -55,6 +56,16 @@ pub fn run(socket: OwnedFd) {
     drop(buffer);
     let result = answer(question, packet.fds, &mut answers);
     let _ = answers.end(result);
+}
+
+/// An answer is not worth the host: where memory runs out, this process goes first, and it never takes more
+/// than it should need.
+fn be_expendable() {
+    const MEMORY_MAX: u64 = 1 << 30;
+    // What the launcher has is its own guard.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let limit = Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
+    let _ = setrlimit(Resource::As, limit);
 }
 
 /// What reading needs: any process, any directory.

@@ -4,6 +4,7 @@
 //! is in it.
 
 use std::{
+    collections::HashSet,
     num::NonZeroU32,
     os::fd::{AsFd as _, BorrowedFd},
 };
@@ -34,6 +35,8 @@ const HELD_MAX: usize = 16 << 20;
 const TRIES: u32 = 16;
 /// How many sockets of a process are told in one answer.
 const SOCKETS: usize = 2000;
+/// How many sockets of one process are told.
+const SOCKETS_MAX: usize = 20_000;
 
 /// include/uapi/linux/netlink.h: a header is 16 bytes, and messages begin at multiples of 4.
 const HEADER: usize = 16;
@@ -163,13 +166,17 @@ fn owners(answers: &mut Answers<'_>) -> Result<(), Failure> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(files) = openat(&directory, "fd", flags, Mode::empty()) else { continue };
         let Ok(entries) = Dir::read_from(&files) else { continue };
-        let mut sockets = Vec::new();
+        // Each once, by whatever number.
+        let (mut sockets, mut seen) = (Vec::new(), HashSet::new());
         for entry in entries.filter_map(Result::ok) {
             let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
             let name = entry.file_name();
             let Ok((link, _)) = readlinkat_raw(&files, name, &mut buffer) else { continue };
             let Some(inode) = socket_inode(link) else { continue };
-            if let Some(fd) = name.to_str().ok().and_then(|name| name.parse().ok()) {
+            if let Some(fd) = name.to_str().ok().and_then(|name| name.parse().ok())
+                && sockets.len() < SOCKETS_MAX
+                && seen.insert(inode)
+            {
                 sockets.push((fd, inode));
             }
         }

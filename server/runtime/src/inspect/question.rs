@@ -200,8 +200,8 @@ pub struct Held {
     pub top: bool,
 }
 
-/// A file of any kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A file of any kind. With a mode of 0 nothing is known of it but its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Its name.
     pub name: Vec<u8>,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, RawDir, Statx},
+    fs::{FileType, RawDir, Statx, StatxAttributes},
     io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
@@ -59,7 +59,7 @@ pub fn answer(question: &Measure, answers: &mut Answers<'_>) -> Result<(), Failu
             let open = open.map_err(|errno| Failure::refused("cannot read", path, errno))?;
             walk.tree(path, open, &about)?;
         } else {
-            let mut held = Held::new(path.clone(), 0);
+            let mut held = Held::new(path, 0);
             walk.count(&about, &mut held)?;
             walk.answers.add(&Answer::Held(held))?;
         }
@@ -118,9 +118,11 @@ impl Walk<'_, '_> {
         }
         let device = device(about);
         let mut levels = vec![self.level(open, about, 0, &current, 0)?];
-        while let Some(level) = levels.last_mut() {
-            let Some(name) = level.next_name(&current)? else {
-                let Some(done) = levels.pop() else { break };
+        loop {
+            let depth = levels.len();
+            let Some(level) = levels.last_mut() else { return Ok(()) };
+            let Some(name) = level.next_name() else {
+                let Some(done) = levels.pop() else { return Ok(()) };
                 current.truncate(done.path_length);
                 self.leave(done, levels.last_mut())?;
                 continue;
@@ -140,30 +142,35 @@ impl Walk<'_, '_> {
             if kind(&about) != FileType::Directory {
                 self.count(&about, &mut level.held)?;
                 if self.question.top > 0 {
-                    let mut held = Held::new(joined(&current, &name), levels.len() as u32);
+                    let mut held = Held::new(&joined(&current, &name), levels.len() as u32);
                     held.add(&about);
                     self.rank(held);
                 }
                 continue;
             }
-            let id = (self::device(&about), about.stx_ino);
-            let open = match open_directory(&level.directory, &name) {
-                // A bind mount of a directory above: there is no end to it.
-                Ok(_) if levels.iter().any(|above| above.id == id) => continue,
-                Ok(open) if levels.len() < DEPTH_MAX => open,
-                _ => {
-                    if let Some(level) = levels.last_mut() {
-                        level.held.unreadable += 1;
-                    }
+            let (open, about) = match descend(level, &name, &about, depth) {
+                Ok((_, about))
+                    if self.question.one_file_system && self::device(&about) != device =>
+                {
+                    continue;
+                }
+                Ok(opened) => opened,
+                Err(Errno::NOENT) => continue,
+                Err(_) => {
+                    level.held.unreadable += 1;
                     continue;
                 }
             };
+            let id = (self::device(&about), about.stx_ino);
+            // A bind mount of a directory above: there is no end to it.
+            if levels.iter().any(|above| above.id == id) {
+                continue;
+            }
             let length = current.len();
             current = joined(&current, &name);
             let depth = levels.len() as u32;
             levels.push(self.level(open, &about, depth, &current, length)?);
         }
-        Ok(())
     }
 
     fn level(
@@ -174,7 +181,7 @@ impl Walk<'_, '_> {
         path: &[u8],
         path_length: usize,
     ) -> Result<Level, Failure> {
-        let mut held = Held::new(path.to_owned(), depth);
+        let mut held = Held::new(path, depth);
         self.count(about, &mut held)?;
         let id = (device(about), about.stx_ino);
         Ok(Level { directory, id, names: Vec::new(), over: false, held, path_length })
@@ -196,7 +203,7 @@ impl Walk<'_, '_> {
         }
         held.add(about);
         self.seen += 1;
-        self.allocated += about.stx_blocks.saturating_mul(512);
+        self.allocated = self.allocated.saturating_add(about.stx_blocks.saturating_mul(512));
         if self.seen.is_multiple_of(256) && self.told.elapsed() >= PROGRESS {
             self.told = Instant::now();
             let (seen, allocated) = (self.seen, self.allocated);
@@ -230,16 +237,36 @@ impl Walk<'_, '_> {
     }
 }
 
+/// Opens a directory below a level, and says what was opened: it may have taken the place of what was looked
+/// at.
+fn descend(
+    level: &Level,
+    name: &CStr,
+    about: &Statx,
+    depth: usize,
+) -> Result<(OwnedFd, Statx), Errno> {
+    // Nothing is mounted by looking (autofs).
+    if about.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
+        return Err(Errno::REMOTE);
+    }
+    if depth >= DEPTH_MAX {
+        return Err(Errno::MFILE);
+    }
+    let open = open_directory(&level.directory, name)?;
+    let about = look_at(&open, c"")?;
+    Ok((open, about))
+}
+
 impl Level {
-    fn next_name(&mut self, path: &[u8]) -> Result<Option<CString>, Failure> {
+    fn next_name(&mut self) -> Option<CString> {
         if self.names.is_empty() && !self.over {
-            self.read(path)?;
+            self.read();
         }
-        Ok(self.names.pop())
+        self.names.pop()
     }
 
     /// Reads as many names as fit into the buffer. The place in the directory is the fd's.
-    fn read(&mut self, path: &[u8]) -> Result<(), Failure> {
+    fn read(&mut self) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut entries = RawDir::new(&self.directory, &mut buffer);
         loop {
@@ -263,21 +290,27 @@ impl Level {
                     self.over = true;
                     break;
                 }
-                Some(Err(errno)) => return Err(Failure::refused("cannot read", path, errno)),
+                Some(Err(_)) => {
+                    // One that cannot be read is told as such, and does not keep the others back.
+                    self.held.unreadable += 1;
+                    self.over = true;
+                    break;
+                }
             }
         }
-        Ok(())
     }
 }
 
 impl Held {
-    fn new(mut path: Vec<u8>, depth: u32) -> Held {
-        path.truncate(PATH_SHOWN);
+    fn new(path: &[u8], depth: u32) -> Held {
+        // A copy of its own, or the capacity of a long path would stay.
+        let path = path[..path.len().min(PATH_SHOWN)].to_vec();
         Held { path, depth, ..Held::default() }
     }
 
     fn add(&mut self, about: &Statx) {
-        self.allocated += about.stx_blocks.saturating_mul(512);
+        // A filesystem may say what it likes.
+        self.allocated = self.allocated.saturating_add(about.stx_blocks.saturating_mul(512));
         match kind(about) {
             FileType::Directory => self.directories += 1,
             FileType::RegularFile | FileType::Symlink => {
@@ -289,7 +322,7 @@ impl Held {
     }
 
     fn merge(&mut self, below: &Held) {
-        self.allocated += below.allocated;
+        self.allocated = self.allocated.saturating_add(below.allocated);
         self.apparent = self.apparent.saturating_add(below.apparent);
         self.files += below.files;
         self.directories += below.directories;
@@ -301,7 +334,11 @@ fn device(about: &Statx) -> u64 {
     u64::from(about.stx_dev_major) << 32 | u64::from(about.stx_dev_minor)
 }
 
+/// The path of an entry. What would not be told any more is left out: a tree may be deeper than any path.
 fn joined(directory: &[u8], name: &CStr) -> Vec<u8> {
+    if directory.len() >= PATH_SHOWN {
+        return directory.to_vec();
+    }
     let slash: &[u8] = if directory.ends_with(b"/") { b"" } else { b"/" };
     [directory, slash, name.to_bytes()].concat()
 }

@@ -8,6 +8,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use rustix::fs::ResolveFlags;
+
 use super::{
     BuiltProgram,
     elf::{self, Elf},
@@ -181,6 +183,19 @@ impl Collected {
         Ok(())
     }
 
+    /// Adds an entry. It must be what it was when it was met before: a link in the place of a directory would
+    /// lead what is written below it out of the root filesystem.
+    fn add(&mut self, path: PathBuf, entry: Entry) -> io::Result<()> {
+        match self.entries.get(&path) {
+            None => {
+                self.entries.insert(path, entry);
+                Ok(())
+            }
+            Some(before) if *before == entry => Ok(()),
+            Some(_) => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
+        }
+    }
+
     /// Adds a file of the host with every directory and link that leads to it.
     fn add_path(&mut self, path: &Path) -> Result<()> {
         let failed = |error| refused("cannot copy", path, &error);
@@ -204,16 +219,19 @@ impl Collected {
                     return Err(too_many());
                 }
                 let target = fs::read_link(&at).map_err(failed)?;
-                self.entries.entry(below).or_insert_with(|| Entry::Link(target.clone().into()));
+                self.add(below, Entry::Link(target.clone().into())).map_err(failed)?;
                 at.pop();
                 if target.is_absolute() {
                     at = PathBuf::from("/");
                 }
                 rest.extend(parts(&target));
             } else if meta.is_dir() {
-                self.entries.entry(below).or_insert(Entry::Directory(mode));
+                // A directory of the root filesystem's own has its own permissions.
+                if !matches!(self.entries.get(&below), Some(Entry::Directory(_))) {
+                    self.add(below, Entry::Directory(mode)).map_err(failed)?;
+                }
             } else if meta.is_file() && rest.is_empty() {
-                self.entries.entry(below).or_insert_with(|| Entry::File(at.clone(), mode));
+                self.add(below, Entry::File(at.clone(), mode)).map_err(failed)?;
             } else {
                 return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
             }
@@ -238,14 +256,24 @@ fn parts(path: &Path) -> Vec<OsString> {
 fn interpreters(path: &Path) -> io::Result<Vec<String>> {
     use std::io::Read as _;
     let mut line = Vec::new();
-    fs::File::open(path)?.take(SCRIPT_LINE as u64).read_to_end(&mut line)?;
+    super::open_regular(path, ResolveFlags::empty())?
+        .take(SCRIPT_LINE as u64)
+        .read_to_end(&mut line)?;
     let Some(line) = line.strip_prefix(b"#!") else { return Ok(Vec::new()) };
     let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
     let line = String::from_utf8_lossy(&line[..end]).into_owned();
     let mut words = line.split_whitespace().map(str::to_owned);
     let Some(first) = words.next() else { return Ok(Vec::new()) };
     let is_env = Path::new(&first).file_name().is_some_and(|name| name == "env");
-    let started = words.find(|word| !word.starts_with('-') && !word.contains('='));
+    let takes_next = |word: &str| matches!(word, "-u" | "--unset" | "-C" | "--chdir");
+    let mut started = None;
+    while let Some(word) = words.next().filter(|_| started.is_none()) {
+        if takes_next(&word) {
+            words.next();
+        } else if !word.starts_with('-') && !word.contains('=') {
+            started = Some(word);
+        }
+    }
     Ok(std::iter::once(first).chain(started.filter(|_| is_env)).collect())
 }
 
@@ -262,6 +290,7 @@ mod tests {
             ("#! /bin/sh -e", vec!["/bin/sh"]),
             ("#!/usr/bin/env python3\n", vec!["/usr/bin/env", "python3"]),
             ("#!/usr/bin/env -S A=b python3 -u\n", vec!["/usr/bin/env", "python3"]),
+            ("#!/usr/bin/env -S -u A python3\n", vec!["/usr/bin/env", "python3"]),
             ("#!/usr/bin/python3 -E\n", vec!["/usr/bin/python3"]),
             ("#!\n", vec![]),
             ("", vec![]),

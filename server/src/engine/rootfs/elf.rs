@@ -1,6 +1,6 @@
 //! What a program needs to be loaded, read from its file. Nothing of it is executed.
 
-use std::{fs::File, io, path::Path};
+use std::{io, path::Path};
 
 use object::{
     Endianness, FileKind, ReadCache, ReadRef,
@@ -10,6 +10,7 @@ use object::{
         elf::{Dyn as _, FileHeader, ProgramHeader as _},
     },
 };
+use rustix::fs::ResolveFlags;
 
 /// How large the headers of a file may be, in bytes, as far as they are read.
 const DYNAMIC_MAX: u64 = 1 << 20;
@@ -35,7 +36,7 @@ pub struct Elf {
 pub fn read(path: &Path) -> io::Result<Option<Elf>> {
     let bad = |error: read::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     // Only what is asked for is read.
-    let cache = ReadCache::new(File::open(path)?);
+    let cache = ReadCache::new(super::open_regular(path, ResolveFlags::empty())?);
     match FileKind::parse(&cache) {
         Ok(FileKind::Elf64) => parse::<FileHeader64<Endianness>, _>(&cache).map(Some).map_err(bad),
         Ok(FileKind::Elf32) => parse::<FileHeader32<Endianness>, _>(&cache).map(Some).map_err(bad),

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use collect::{Collected, Entry};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use tokio::sync::mpsc;
 
 use super::{
@@ -109,9 +110,30 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(Error::Internal(format!("the work was given up: {error}"))))
 }
 
+/// Opens a file that is to be copied. Its path had no links in it when it was collected; whoever owns a part of
+/// it may have put one there since.
+fn open_source(path: &Path) -> io::Result<fs::File> {
+    open_regular(path, ResolveFlags::NO_SYMLINKS)
+}
+
+/// Opens a regular file for reading. Anything else might hold whoever opens it.
+fn open_regular(path: &Path, resolve: ResolveFlags) -> io::Result<fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+    let file = fs::File::from(openat2(CWD, path, flags, Mode::empty(), resolve)?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
 /// Writes all entries into a new directory, which gets its name when it is complete.
 fn write_directory(collected: &Collected, directory: &Path) -> io::Result<()> {
     let name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    // Told before the work; what is put there meanwhile is met by the rename.
+    if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
+    }
     let unfinished = format!("{}.unfinished-{}", name.to_string_lossy(), id::new());
     let unfinished = directory.with_file_name(unfinished);
     fs::DirBuilder::new().mode(0o755).create(&unfinished)?;
@@ -135,8 +157,10 @@ fn write_entries(collected: &Collected, root: &Path) -> io::Result<()> {
             }
             Entry::Link(target) => symlink(target, &path)?,
             Entry::File(source, mode) => {
-                fs::copy(source, &path)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
+                let mut from = open_source(source)?;
+                let mut to = fs::File::create_new(&path)?;
+                io::copy(&mut from, &mut to)?;
+                to.set_permissions(fs::Permissions::from_mode(*mode))?;
             }
             Entry::Text(text) => fs::write(&path, text)?,
         }
@@ -166,7 +190,7 @@ fn write_archive(collected: &Collected, parts: Parts) -> io::Result<()> {
             }
             Entry::File(source, mode) => {
                 use io::Read as _;
-                let file = fs::File::open(source)?;
+                let file = open_source(source)?;
                 let size = file.metadata()?.len();
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_mode(*mode);

@@ -283,7 +283,7 @@ pub fn socket(found: Socket, owners: Vec<Owner>) -> v1::SocketInfo {
 }
 
 fn owner(owner: Owner) -> v1::SocketOwner {
-    v1::SocketOwner { pid: pid(owner.pid), name: owner.name.into(), fd: pid(owner.fd) }
+    v1::SocketOwner { pid: pid(owner.pid), name: owner.name.to_vec().into(), fd: pid(owner.fd) }
 }
 
 fn inet_socket(protocol: network::SocketProtocol, found: &InetResponse) -> v1::SocketInfo {
