@@ -169,7 +169,7 @@ mod tests {
             "top -d nan web",
             "du",
             "kill -s FOO a",
-            "--host tcp://x:1 ps",
+            "--host tcp://x:y ps",
         ] {
             let args = std::iter::once("contictl").chain(line.split(' '));
             assert!(Cli::try_parse_from(args).is_err(), "{line}");

@@ -49,7 +49,10 @@ pub struct Connection {
 
 /// Connects to an agent.
 pub async fn connect(endpoint: &Endpoint) -> Result<Connection> {
-    let socket = UnixStream::connect(endpoint.socket_path())
+    let path = endpoint.socket_path().ok_or_else(|| {
+        Error::Usage(format!("{endpoint}: only unix:///PATH can be connected to so far"))
+    })?;
+    let socket = UnixStream::connect(path)
         .await
         .map_err(|source| Error::Connect { endpoint: endpoint.clone(), source })?;
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())

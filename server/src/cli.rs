@@ -10,7 +10,7 @@ use conti_shared::endpoint::{self, Endpoint};
 #[command(name = "contid", version)]
 pub struct Args {
     /// Where to listen: unix:///PATH. May be given several times.
-    #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT)]
+    #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT, value_parser = local)]
     pub listen: Vec<Endpoint>,
     /// Directory for what lives as long as the host is up: sessions and their sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
@@ -48,6 +48,14 @@ impl Args {
             Some(path) => Ok(path.clone()),
             None => Ok(env::current_exe()?.with_file_name("conti-runtime")),
         }
+    }
+}
+
+/// An address that the agent can listen on.
+fn local(text: &str) -> Result<Endpoint, String> {
+    match text.parse().map_err(|error: endpoint::ParseError| error.to_string())? {
+        unix @ Endpoint::Unix(_) => Ok(unix),
+        other => Err(format!("{other}: only unix:///PATH can be listened on so far")),
     }
 }
 

@@ -74,8 +74,8 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 
-    let sockets = args.listen.iter().map(|endpoint| Socket::open(endpoint.socket_path()));
-    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
+    let sockets = args.listen.iter().filter_map(|endpoint| endpoint.socket_path());
+    let sockets = sockets.map(Socket::open).collect::<Result<Vec<_>, _>>()?;
     for endpoint in &args.listen {
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
     }

@@ -2,11 +2,15 @@
 //!
 //! - [`name`]: what a container's name, an id and a request id look like;
 //! - [`endpoint`]: how the address of an agent is written;
+//! - [`invitation`]: the code that lets a client join an agent;
+//! - [`tls`]: certificates and keys from files, and the application protocols;
 //! - [`reason`]: the machine-readable reasons of errors;
 //! - [`signal`]: the names and numbers of signals.
 
 pub mod endpoint;
+pub mod invitation;
 pub mod memory;
 pub mod name;
 pub mod reason;
 pub mod signal;
+pub mod tls;

@@ -59,6 +59,27 @@ reasons! {
     CommandNotExecutable = "COMMAND_NOT_EXECUTABLE",
     /// The offset of a write lies past what was taken.
     InputOffset = "INPUT_OFFSET",
+    /// The caller's role or the agent's policy does not allow it: metadata `identity`, `role` and `needs`
+    /// say which would.
+    PermissionDenied = "PERMISSION_DENIED",
+    /// The agent does not know who calls.
+    Unauthenticated = "UNAUTHENTICATED",
+    /// There is no such method.
+    MethodUnknown = "METHOD_UNKNOWN",
+    /// A reason for the call has to be given, and none was.
+    ReasonRequired = "REASON_REQUIRED",
+    /// The call could not be written into the audit log, so it was not carried out.
+    AuditFailed = "AUDIT_FAILED",
+    /// The invitation cannot be used.
+    InvitationRefused = "INVITATION_REFUSED",
+    /// There is no such invitation.
+    InvitationNotFound = "INVITATION_NOT_FOUND",
+    /// There is no such certificate.
+    CertificateNotFound = "CERTIFICATE_NOT_FOUND",
+    /// The agent has no certificate authority of its own.
+    NoAuthority = "NO_AUTHORITY",
+    /// There is no recording of the session.
+    RecordingNotFound = "RECORDING_NOT_FOUND",
     /// The host is out of something.
     ResourceExhausted = "RESOURCE_EXHAUSTED",
     /// The agent is stopping.

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use conti_proto::v1::{GetAgentRequest, GetAgentResponse, agent_service_server::AgentService};
-use tonic::{Request, Response, Status};
+use conti_proto::v1::{
+    Caller, GetAgentRequest, GetAgentResponse, GetCallerRequest, GetCallerResponse, Role,
+    agent_service_server::AgentService,
+};
+use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
 
 use super::convert::info;
 use crate::engine::Engine;
@@ -29,5 +32,20 @@ impl AgentService for Agent {
     ) -> Result<Response<GetAgentResponse>, Status> {
         let agent = Some(info::agent(self.engine.facts()));
         Ok(Response::new(GetAgentResponse { agent }))
+    }
+
+    async fn get_caller(
+        &self,
+        request: Request<GetCallerRequest>,
+    ) -> Result<Response<GetCallerResponse>, Status> {
+        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let caller = Caller {
+            identity: peer.map(|peer| format!("uid:{}", peer.uid())).unwrap_or_default(),
+            // Nobody else may connect.
+            role: Role::Admin.into(),
+            address: "unix".to_owned(),
+            ..Default::default()
+        };
+        Ok(Response::new(GetCallerResponse { caller: Some(caller) }))
     }
 }

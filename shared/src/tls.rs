@@ -1,0 +1,125 @@
+//! What both ends load for TLS, and what they must agree on.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    RootCertStore,
+    crypto::{CryptoProvider, ring},
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
+};
+
+/// The application protocol (ALPN) of the API.
+pub const ALPN_API: &[u8] = b"h2";
+/// The application protocol of `conti.v1.JoinService`, for clients without a certificate.
+pub const ALPN_JOIN: &[u8] = b"conti-join/1";
+
+/// The largest file that is read.
+const FILE_MAX: u64 = 4 << 20;
+
+/// The cryptography of both ends.
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// Why a file of certificates or keys cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("cannot read {what} in {}: {source}", path.display())]
+    Read {
+        /// What was wanted, e.g. `the certificate`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error("cannot use {what} in {}: {problem}", path.display())]
+    Content {
+        /// What was wanted.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    let at = |source| Error::Read { what, path: path.to_owned(), source };
+    if fs::metadata(path).map_err(at)?.len() > FILE_MAX {
+        return Err(content(what, path, "it is larger than 4 MiB"));
+    }
+    fs::read(path).map_err(at)
+}
+
+fn content(what: &'static str, path: &Path, problem: impl ToString) -> Error {
+    Error::Content { what, path: path.to_owned(), problem: problem.to_string() }
+}
+
+fn pem_problem(error: pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "there is none in it; it must be PEM".to_owned(),
+        other => format!("it is no proper PEM: {other}"),
+    }
+}
+
+/// Reads a certificate and what leads from it to its authority: PEM, the certificate first.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let what = "the certificate";
+    certificates_in(&read(what, path)?).map_err(|problem| content(what, path, problem))
+}
+
+/// As [`certificates`], from bytes.
+pub fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match all.map_err(pem_problem)? {
+        all if all.is_empty() => Err(pem_problem(pem::Error::NoItemsFound)),
+        all => Ok(all),
+    }
+}
+
+/// Reads a private key: PEM, PKCS #8, PKCS #1 or SEC 1.
+pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let what = "the private key";
+    PrivateKeyDer::from_pem_slice(&read(what, path)?)
+        .map_err(|error| content(what, path, pem_problem(error)))
+}
+
+/// Reads the certificates of authorities.
+pub fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+    let what = "the certificates of authorities";
+    let pem = read(what, path)?;
+    authorities_in(&pem).map_err(|problem| content(what, path, problem))
+}
+
+/// As [`authorities`], from bytes.
+pub fn authorities_in(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates_in(pem)? {
+        store.add(certificate).map_err(|error| format!("one cannot be used: {error}"))?;
+    }
+    Ok(store)
+}
+
+/// Reads revocation lists: PEM.
+pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+    let what = "the revocation list";
+    let all = CertificateRevocationListDer::pem_slice_iter(&read(what, path)?)
+        .collect::<Result<Vec<_>, _>>();
+    match all.map_err(pem_problem) {
+        Ok(all) if all.is_empty() => {
+            Err(content(what, path, pem_problem(pem::Error::NoItemsFound)))
+        }
+        Ok(all) => Ok(all),
+        Err(problem) => Err(content(what, path, problem)),
+    }
+}
