@@ -6,6 +6,7 @@
 //!
 //! `main` only starts things, and stops them in order.
 
+mod access;
 mod cli;
 mod engine;
 mod listen;

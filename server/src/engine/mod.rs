@@ -13,10 +13,12 @@
 //!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`]: what an agent that was started again finds;
+//! - [`scope`]: what of it one client sees; [`capability`]: their names;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
+pub mod capability;
 pub mod cgroup;
 pub mod container;
 pub mod enter;
@@ -38,6 +40,7 @@ pub mod processes;
 pub mod recover;
 pub mod registry;
 pub mod rootfs;
+pub mod scope;
 pub mod session;
 pub mod slots;
 pub mod sources;

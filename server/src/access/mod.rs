@@ -1,0 +1,75 @@
+//! Who calls, and what they may do. Knows neither gRPC nor TLS.
+//!
+//! - [`identity`]: who is at the other end of a connection;
+//! - [`policy`]: what the machine's owner grants to whom, from a file;
+//! - [`rules`]: what a container must be like so that an operator may have it;
+//! - [`Caller`]: one who calls, with what the policy says of it at this moment.
+
+pub mod identity;
+pub mod policy;
+pub mod rules;
+
+use std::sync::Arc;
+
+pub use identity::{Certificate, Identity, Peer};
+pub use policy::{Grants, Policy};
+use serde::Deserialize;
+
+use crate::engine::scope::Scope;
+
+/// What a caller may do. Each may do all that those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Looks.
+    Viewer,
+    /// Has containers and sessions, within its grants.
+    Operator,
+    /// Does everything.
+    Admin,
+}
+
+impl Role {
+    /// Its name, as policies and certificates write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+
+    /// The role of that name.
+    pub fn parse(name: &str) -> Option<Role> {
+        [Role::Viewer, Role::Operator, Role::Admin].into_iter().find(|role| role.as_str() == name)
+    }
+}
+
+/// One who calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// What it may do.
+    pub role: Role,
+    /// Which containers it sees.
+    pub scope: Scope,
+    /// What it may have of the host.
+    pub grants: Arc<Grants>,
+}
+
+impl Caller {
+    /// Its name, for people and logs.
+    pub fn name(&self) -> String {
+        self.peer.identity.name()
+    }
+
+    /// The id of a request of this caller: what two callers choose are not the same, so that none gets
+    /// what another made.
+    pub fn request_id(&self, id: Option<String>) -> Option<String> {
+        match &self.peer.identity {
+            Identity::Local { .. } if self.role == Role::Admin => id,
+            _ => id.map(|id| format!("{}\0{id}", self.name())),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What the machine's owner grants to whom: a TOML file.
+//!
+//! ```toml
+//! [operator]                        # what every operator may have of the host
+//! mounts = ["/srv/shared"]          # directories that may be mounted, with all below them
+//! rootfs = ["/srv/roots"]           # directories whose directories may be root filesystems
+//! capabilities = ["NET_ADMIN"]      # beyond the default set
+//! devices = ["/dev/fuse"]
+//!
+//! [[caller]]                        # the first one that fits counts
+//! identity = "alice"                # a common name or SPIFFE id; a final * stands for any rest
+//! role = "operator"
+//! labels = { team = "blue" }        # it sees and makes only containers with these
+//! mounts = ["/srv/blue"]            # in place of those of all operators
+//!
+//! [[caller]]
+//! uid = 1000                        # a local user, or `gid` for a local group
+//! role = "viewer"
+//!
+//! [certificates]
+//! roles = false                     # the organisational unit of a certificate gives no role
+//! ```
+//!
+//! Root and the agent's own user are admins whatever stands in it: they could change it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use conti_shared::name;
+use serde::Deserialize;
+
+use super::{Caller, Identity, Peer, Role};
+use crate::engine::{
+    capability,
+    scope::{Bounds, Scope},
+};
+
+/// The largest policy that is read.
+const FILE_MAX: u64 = 1 << 20;
+
+/// What the machine's owner grants to whom.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// What every operator may have of the host.
+    #[serde(default)]
+    operator: Granted,
+    /// Who is who. The first that fits counts.
+    #[serde(default, rename = "caller")]
+    callers: Vec<Entry>,
+    #[serde(default)]
+    certificates: Certificates,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Granted {
+    mounts: Option<Vec<PathBuf>>,
+    rootfs: Option<Vec<PathBuf>>,
+    capabilities: Option<Vec<String>>,
+    devices: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    identity: Option<String>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    role: Option<Role>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    mounts: Option<Vec<PathBuf>>,
+    rootfs: Option<Vec<PathBuf>>,
+    capabilities: Option<Vec<String>>,
+    devices: Option<Vec<PathBuf>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Certificates {
+    roles: bool,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        Certificates { roles: true }
+    }
+}
+
+/// What a caller that is no admin may have of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// The directories that sources of mounts and root filesystems lie in.
+    pub bounds: Bounds,
+    /// Capabilities beyond the default set: bit N stands for capability N.
+    pub capabilities: u64,
+    /// Device nodes.
+    pub devices: Vec<PathBuf>,
+}
+
+/// Why a policy cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the policy {}: {problem}", path.display())]
+pub struct PolicyError {
+    /// The file.
+    path: PathBuf,
+    /// What is wrong.
+    problem: String,
+}
+
+impl Policy {
+    /// Reads a policy.
+    pub fn load(path: &Path) -> Result<Policy, PolicyError> {
+        let read = || -> Result<Policy, String> {
+            let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
+            if metadata.len() > FILE_MAX {
+                return Err("it is larger than 1 MiB".to_owned());
+            }
+            Policy::parse(&fs::read_to_string(path).map_err(|error| error.to_string())?)
+        };
+        read().map_err(|problem| PolicyError { path: path.to_owned(), problem })
+    }
+
+    /// Reads a policy from its text.
+    pub fn parse(text: &str) -> Result<Policy, String> {
+        let policy: Policy = toml::from_str(text).map_err(|error| error.to_string())?;
+        policy.operator.check().map_err(|problem| format!("[operator]: {problem}"))?;
+        for (index, entry) in policy.callers.iter().enumerate() {
+            entry.check().map_err(|problem| format!("[[caller]] {}: {problem}", index + 1))?;
+        }
+        Ok(policy)
+    }
+
+    /// Whether local users but root and the agent's own may connect.
+    pub fn knows_local_users(&self) -> bool {
+        self.callers.iter().any(|entry| entry.uid.is_some() || entry.gid.is_some())
+    }
+
+    /// Who a peer is to this policy. `None`: it may do nothing.
+    pub fn caller(&self, peer: &Arc<Peer>) -> Option<Caller> {
+        let own = rustix::process::geteuid().as_raw();
+        let entry = self.callers.iter().find(|entry| entry.fits(&peer.identity));
+        let role = match &peer.identity {
+            Identity::Local { uid, .. } if *uid == 0 || *uid == own => {
+                return Some(Caller {
+                    peer: peer.clone(),
+                    role: Role::Admin,
+                    scope: Scope::default(),
+                    grants: Arc::default(),
+                });
+            }
+            Identity::Local { .. } => entry?.role?,
+            Identity::Certificate(certificate) => entry
+                .and_then(|entry| entry.role)
+                .or(certificate.role.filter(|_| self.certificates.roles))?,
+            Identity::Guest => return None,
+        };
+        let scope = entry.map(|entry| Scope(entry.labels.clone())).unwrap_or_default();
+        Some(Caller { peer: peer.clone(), role, scope, grants: Arc::new(self.grants(entry)) })
+    }
+
+    fn grants(&self, entry: Option<&Entry>) -> Grants {
+        let operator = &self.operator;
+        let paths = |own: Option<&Vec<PathBuf>>, all: &Option<Vec<PathBuf>>| {
+            own.or(all.as_ref()).cloned().unwrap_or_default()
+        };
+        let capabilities = entry.and_then(|e| e.capabilities.as_ref());
+        let capabilities = capabilities.or(operator.capabilities.as_ref());
+        Grants {
+            bounds: Bounds {
+                mounts: paths(entry.and_then(|e| e.mounts.as_ref()), &operator.mounts),
+                rootfs: paths(entry.and_then(|e| e.rootfs.as_ref()), &operator.rootfs),
+            },
+            capabilities: capabilities
+                .into_iter()
+                .flatten()
+                .filter_map(|name| capability::parse(name))
+                .fold(0, |set, one| set | one),
+            devices: paths(entry.and_then(|e| e.devices.as_ref()), &operator.devices),
+        }
+    }
+}
+
+impl Granted {
+    fn check(&self) -> Result<(), String> {
+        check(&self.mounts, &self.rootfs, &self.devices, &self.capabilities)
+    }
+}
+
+impl Entry {
+    fn check(&self) -> Result<(), String> {
+        let said = [self.identity.is_some(), self.uid.is_some(), self.gid.is_some()];
+        if said.iter().filter(|said| **said).count() != 1 {
+            return Err("give exactly one of `identity`, `uid` and `gid`".to_owned());
+        }
+        if self.role.is_none() && self.identity.is_none() {
+            return Err("a local user or group needs a `role`".to_owned());
+        }
+        if self.role == Some(Role::Admin) && !self.labels.is_empty() {
+            return Err("an admin sees all containers: `labels` cannot limit it".to_owned());
+        }
+        for (label, value) in &self.labels {
+            name::check_label_name(label)
+                .map_err(|problem| format!("label {label:?} {problem}"))?;
+            name::check_label_value(value)
+                .map_err(|problem| format!("the value of label {label:?} {problem}"))?;
+        }
+        check(&self.mounts, &self.rootfs, &self.devices, &self.capabilities)
+    }
+
+    fn fits(&self, identity: &Identity) -> bool {
+        match identity {
+            Identity::Local { uid, gid, .. } => self.uid == Some(*uid) || self.gid == Some(*gid),
+            Identity::Certificate(certificate) => {
+                self.identity.as_deref().is_some_and(|wanted| match wanted.strip_suffix('*') {
+                    Some(start) => certificate.name.starts_with(start),
+                    None => certificate.name == wanted,
+                })
+            }
+            Identity::Guest => false,
+        }
+    }
+}
+
+fn check(
+    mounts: &Option<Vec<PathBuf>>,
+    rootfs: &Option<Vec<PathBuf>>,
+    devices: &Option<Vec<PathBuf>>,
+    capabilities: &Option<Vec<String>>,
+) -> Result<(), String> {
+    for path in [mounts, rootfs, devices].into_iter().flatten().flatten() {
+        let plain = path.components().all(|part| {
+            !matches!(part, std::path::Component::ParentDir | std::path::Component::CurDir)
+        });
+        if !path.is_absolute() || !plain || path == Path::new("/") {
+            return Err(format!(
+                "{} is no absolute path without `..`, or it is `/`, which would grant all",
+                path.display()
+            ));
+        }
+    }
+    match capabilities.iter().flatten().find(|name| capability::parse(name).is_none()) {
+        Some(name) => Err(format!("{name:?} is no capability")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::access::Certificate;
+
+    fn local(uid: u32, gid: u32) -> Arc<Peer> {
+        let identity = Identity::Local { uid, gid, pid: None };
+        Arc::new(Peer { identity, address: "unix".into() })
+    }
+
+    fn certificate(name: &str, role: Option<Role>) -> Arc<Peer> {
+        let (name, serial) = (name.to_owned(), "01".to_owned());
+        let identity =
+            Identity::Certificate(Certificate { name, role, serial, not_after: SystemTime::now() });
+        Arc::new(Peer { identity, address: "10.0.0.1:1".into() })
+    }
+
+    #[test]
+    fn without_a_policy_root_is_admin_a_certificate_has_its_role_and_nobody_else_has_any() {
+        let policy = Policy::default();
+        let role = |peer| policy.caller(&peer).map(|caller| caller.role);
+        assert_eq!(role(local(0, 5)), Some(Role::Admin));
+        assert_eq!(role(local(1000, 0)), None);
+        assert_eq!(role(certificate("a", Some(Role::Viewer))), Some(Role::Viewer));
+        assert_eq!(role(certificate("a", None)), None);
+    }
+
+    #[test]
+    fn the_first_entry_that_fits_counts_and_its_grants_go_before_those_of_all() {
+        let policy = Policy::parse(
+            r#"
+            [operator]
+            mounts = ["/srv/shared"]
+            capabilities = ["NET_ADMIN"]
+            [[caller]]
+            identity = "spiffe://corp/blue/*"
+            role = "operator"
+            labels = { team = "blue" }
+            mounts = ["/srv/blue"]
+            [[caller]]
+            identity = "spiffe://corp/*"
+            role = "viewer"
+            [[caller]]
+            gid = 7
+            role = "viewer"
+            "#,
+        )
+        .unwrap();
+        let blue = policy.caller(&certificate("spiffe://corp/blue/a", Some(Role::Admin))).unwrap();
+        assert_eq!(blue.role, Role::Operator);
+        assert_eq!(blue.scope.0["team"], "blue");
+        assert_eq!(blue.grants.bounds.mounts, [Path::new("/srv/blue")]);
+        assert_eq!(blue.grants.capabilities, 1 << 12);
+        let other = policy.caller(&certificate("spiffe://corp/x", None)).unwrap();
+        assert_eq!(other.role, Role::Viewer);
+        assert_eq!(policy.caller(&local(1000, 7)).unwrap().role, Role::Viewer);
+        assert!(policy.caller(&certificate("uid 7", None)).is_none());
+        assert!(policy.knows_local_users());
+    }
+
+    #[test]
+    fn roles_in_certificates_can_be_left_out_of_account() {
+        let policy = Policy::parse("[certificates]\nroles = false").unwrap();
+        assert!(policy.caller(&certificate("a", Some(Role::Admin))).is_none());
+    }
+
+    #[test]
+    fn a_policy_that_may_mean_something_else_is_refused() {
+        for text in [
+            "[operators]",
+            "[operator]\nmounts = [\"/\"]",
+            "[operator]\nmounts = [\"srv\"]",
+            "[operator]\nmounts = [\"/srv/../etc\"]",
+            "[operator]\ncapabilities = [\"NET\"]",
+            "[[caller]]\nrole = \"admin\"",
+            "[[caller]]\nidentity = \"a\"\nuid = 1\nrole = \"admin\"",
+            "[[caller]]\nuid = 1",
+            "[[caller]]\nidentity = \"a\"\nrole = \"root\"",
+            "[[caller]]\nidentity = \"a\"\nrole = \"admin\"\nlabels = { a = \"b\" }",
+            "[[caller]]\nidentity = \"a\"\nrole = \"viewer\"\nlabels = { \"a b\" = \"b\" }",
+        ] {
+            assert!(Policy::parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What a container must be like so that one who is no admin may make it, or act in it.
+//!
+//! An operator must not become root of the host by what it asks for. What would lead there is listed
+//! here, each with the field that asks for it; whatever is not listed is confined by the container
+//! itself. The same list decides whom an operator may act in: one may enter only what one might have
+//! made.
+
+use std::path::Path;
+
+use conti_runtime::plan::{Confinement, Process, Propagation};
+
+use super::Grants;
+use crate::engine::{
+    capability,
+    scope::within,
+    spec::{ContainerSpec, Mount, MountSource, Namespace, Rootfs},
+};
+
+/// What goes beyond a caller's grants: the field, and the end of a sentence that begins with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beyond {
+    /// The path of the field in a specification, e.g. `mounts[2].bind.source`.
+    pub field: String,
+    /// What is asked for, e.g. `mounts /etc of the host`.
+    pub problem: String,
+}
+
+type Result = std::result::Result<(), Beyond>;
+
+fn beyond(field: impl Into<String>, problem: impl Into<String>) -> Result {
+    Err(Beyond { field: field.into(), problem: problem.into() })
+}
+
+/// Checks a container.
+pub fn container(spec: &ContainerSpec, grants: &Grants) -> Result {
+    if let Rootfs::Dir { path, .. } = &spec.rootfs {
+        host_path("rootfs.dir.path", "takes its root from", path, &grants.bounds.rootfs)?;
+    }
+    let namespaces = &spec.namespaces;
+    for (name, namespace) in [
+        ("pid", &namespaces.pid),
+        ("uts", &namespaces.uts),
+        ("ipc", &namespaces.ipc),
+        ("net", &namespaces.net),
+        ("cgroup", &namespaces.cgroup),
+    ] {
+        if *namespace == Namespace::Host {
+            beyond(format!("namespaces.{name}"), "is that of the host")?;
+        }
+    }
+    for (index, one) in spec.mounts.iter().enumerate() {
+        mount(&format!("mounts[{index}]"), one, grants)?;
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        if !grants.devices.contains(&device.path) {
+            let problem = format!("is the device {} of the host", device.path.display());
+            beyond(format!("devices[{index}].path"), problem)?;
+        }
+    }
+    process("process", &spec.process, grants)
+}
+
+/// Checks a mount.
+pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
+    let dirs = &grants.bounds.mounts;
+    let verb = "mounts";
+    match &mount.source {
+        MountSource::Tmpfs { .. } => Ok(()),
+        MountSource::Device { source, .. } => {
+            // A filesystem's bytes are an attack on the kernel that reads them.
+            let problem = format!("mounts the device or image {} of the host", source.display());
+            beyond(format!("{field}.device.source"), problem)
+        }
+        MountSource::Bind { source, propagation, .. } => {
+            if *propagation == Propagation::Shared {
+                let problem = "passes what is mounted inside on to the host";
+                beyond(format!("{field}.bind.propagation"), problem)?;
+            }
+            host_path(&format!("{field}.bind.source"), verb, source, dirs)
+        }
+        MountSource::Overlay { lowers, upper } => {
+            for (index, lower) in lowers.iter().enumerate() {
+                host_path(&format!("{field}.overlay.lowers[{index}]"), verb, lower, dirs)?;
+            }
+            let Some((upper, work)) = upper else { return Ok(()) };
+            host_path(&format!("{field}.overlay.upper"), verb, upper, dirs)?;
+            host_path(&format!("{field}.overlay.work"), verb, work, dirs)
+        }
+    }
+}
+
+/// Checks a command.
+pub fn process(field: &str, process: &Process, grants: &Grants) -> Result {
+    let Confinement { capabilities, seccomp, privileged, no_new_privs: _ } = process.confinement;
+    let at = |name: &str| format!("{field}.confinement.{name}");
+    if privileged {
+        beyond(at("privileged"), "lifts all confinement")?;
+    }
+    if !seccomp {
+        beyond(at("seccomp"), "lifts the system call filter")?;
+    }
+    let more = capabilities & !(Confinement::DEFAULT_CAPABILITIES | grants.capabilities);
+    if more != 0 {
+        let problem = format!("adds {}", capability::names(more).join(", "));
+        beyond(at("cap_add"), problem)?;
+    }
+    if process.oom_score_adj.is_some_and(|adj| adj < 0) {
+        beyond(
+            format!("{field}.oom_score_adj"),
+            "protects it at the cost of the host's processes",
+        )?;
+    }
+    Ok(())
+}
+
+fn host_path(field: &str, verb: &str, path: &Path, dirs: &[std::path::PathBuf]) -> Result {
+    match within(dirs, path) {
+        Some(_) => Ok(()),
+        None => beyond(field, format!("{verb} {} of the host", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::engine::{scope::Bounds, spec::Device};
+
+    fn grants() -> Grants {
+        let bounds = Bounds { mounts: vec!["/srv".into()], rootfs: vec!["/roots".into()] };
+        Grants { bounds, capabilities: 1 << 12, devices: vec!["/dev/fuse".into()] }
+    }
+
+    fn field_of(change: impl FnOnce(&mut ContainerSpec)) -> Option<String> {
+        let mut spec = ContainerSpec::unknown();
+        change(&mut spec);
+        container(&spec, &grants()).err().map(|beyond| beyond.field)
+    }
+
+    fn bind(source: &str, propagation: Propagation) -> Mount {
+        let source = MountSource::Bind {
+            source: source.into(),
+            recursive: true,
+            recursive_read_only: false,
+            propagation,
+        };
+        Mount { target: "/m".into(), source, read_only: true }
+    }
+
+    #[test]
+    fn a_container_with_defaults_and_what_was_granted_may_be_made() {
+        let allowed = field_of(|spec| {
+            spec.rootfs = Rootfs::Dir { path: "/roots/a".into(), overlay: false };
+            spec.mounts.push(bind("/srv/a", Propagation::Private));
+            spec.process.confinement.capabilities |= 1 << 12;
+            spec.process.oom_score_adj = Some(10);
+            spec.devices.push(Device {
+                path: "/dev/fuse".into(),
+                path_in_container: "/dev/fuse".into(),
+                read: true,
+                write: true,
+                mknod: true,
+            });
+        });
+        assert_eq!(allowed, None);
+    }
+
+    #[test]
+    fn every_way_to_the_host_is_named() {
+        let of = |field: &str, change: &dyn Fn(&mut ContainerSpec)| {
+            assert_eq!(field_of(change).as_deref(), Some(field));
+        };
+        of("rootfs.dir.path", &|s| s.rootfs = Rootfs::Dir { path: "/".into(), overlay: true });
+        of("namespaces.pid", &|s| s.namespaces.pid = Namespace::Host);
+        of("namespaces.uts", &|s| s.namespaces.uts = Namespace::Host);
+        of("namespaces.ipc", &|s| s.namespaces.ipc = Namespace::Host);
+        of("namespaces.net", &|s| s.namespaces.net = Namespace::Host);
+        of("namespaces.cgroup", &|s| s.namespaces.cgroup = Namespace::Host);
+        of("mounts[0].bind.source", &|s| s.mounts.push(bind("/etc", Propagation::Private)));
+        of("mounts[0].bind.source", &|s| s.mounts.push(bind("/srvx", Propagation::Private)));
+        of("mounts[0].bind.propagation", &|s| s.mounts.push(bind("/srv", Propagation::Shared)));
+        of("mounts[0].device.source", &|s| {
+            let source = PathBuf::from("/srv/image");
+            let source = MountSource::Device { source, fs_type: "ext4".into(), options: vec![] };
+            s.mounts.push(Mount { target: "/m".into(), source, read_only: true });
+        });
+        for (lower, upper, field) in [
+            ("/etc", "/srv/u", "mounts[0].overlay.lowers[0]"),
+            ("/srv/l", "/etc", "mounts[0].overlay.upper"),
+        ] {
+            of(field, &|s| {
+                let upper = Some((upper.into(), "/srv/w".into()));
+                let source = MountSource::Overlay { lowers: vec![lower.into()], upper };
+                s.mounts.push(Mount { target: "/m".into(), source, read_only: false });
+            });
+        }
+        of("devices[0].path", &|s| {
+            s.devices.push(Device {
+                path: "/dev/mem".into(),
+                path_in_container: "/dev/mem".into(),
+                read: true,
+                write: false,
+                mknod: false,
+            });
+        });
+        let confinement = |change: &dyn Fn(&mut Confinement), field: &str| {
+            of(field, &|s| change(&mut s.process.confinement));
+        };
+        confinement(&|c| c.privileged = true, "process.confinement.privileged");
+        confinement(&|c| c.seccomp = false, "process.confinement.seccomp");
+        confinement(&|c| c.capabilities |= 1 << 21, "process.confinement.cap_add");
+        of("process.oom_score_adj", &|s| s.process.oom_score_adj = Some(-1));
+    }
+}
