@@ -1,7 +1,9 @@
 //! The agent of Conti.
 //!
 //! - [`cli`], [`logging`]: what it is told and what it tells;
-//! - [`listen`]: its sockets, and who may connect;
+//! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
+//! - [`access`]: who may do what;
+//! - [`serve`]: all of it put together;
 //! - [`service`]: the gRPC edge; [`engine`]: containers and sessions.
 //!
 //! `main` only starts things, and stops them in order.
@@ -11,30 +13,33 @@ mod cli;
 mod engine;
 mod listen;
 mod logging;
+mod pki;
+mod serve;
 mod service;
+mod tls;
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 use conti_shared::memory;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
-use tracing::{error, info, warn};
+use tracing::error;
 
 use cli::Args;
-use engine::{Config, Engine};
-use listen::Socket;
-use service::{edge, stopping::Stopping};
-
-/// How long clients have to take leave.
-const DRAIN: Duration = Duration::from_secs(3);
-/// How long the engine has to let go.
-const LET_GO: Duration = Duration::from_secs(5);
+use pki::Pki;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if let Some(command) = args.command.take() {
+        return match cli::pki::run(command, &Pki::of(&args.data_dir)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => {
+                use std::io::Write as _;
+                // There is nobody else to tell.
+                let _ = writeln!(std::io::stderr(), "contid: {problem}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     memory::keep_buffers();
     if let Err(problem) = logging::start(args.log_format, &args.log_level) {
         let usage = clap::Error::raw(
@@ -50,7 +55,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(args)),
+        Ok(runtime) => runtime.block_on(serve::run(args)),
         Err(problem) => Err(format!("cannot start the threads of the agent: {problem}").into()),
     };
     match result {
@@ -60,51 +65,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Serves until SIGTERM or SIGINT. Containers and sessions stay.
-async fn run(args: Args) -> Result<(), Box<dyn Error>> {
-    // First of all: a signal while the engine starts must not end it half way.
-    let (mut terminate, mut interrupt) =
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-
-    let runtime = args
-        .runtime()
-        .map_err(|e| format!("cannot find conti-runtime beside contid: {e}; give --runtime"))?;
-    let config = Config { state_dir: args.state_dir, data_dir: args.data_dir, runtime };
-    // It takes its directories before anything of an agent that runs there is touched.
-    let engine = Engine::start(config).await?;
-
-    let sockets = args.listen.iter().filter_map(|endpoint| endpoint.socket_path());
-    let sockets = sockets.map(Socket::open).collect::<Result<Vec<_>, _>>()?;
-    for endpoint in &args.listen {
-        info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
-    }
-
-    let stopping = Stopping::default();
-    let router = edge::router(&engine, &stopping).await?;
-    let serve = router.serve_with_incoming_shutdown(listen::all(sockets), stopping.wait());
-    tokio::pin!(serve);
-
-    tokio::select! {
-        result = &mut serve => result?,
-        name = async {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        } => {
-            info!(signal = name, "stopping; containers and sessions go on");
-            stopping.begin();
-            match timeout(DRAIN, serve).await {
-                Ok(result) => result?,
-                Err(_) => warn!("some clients did not take leave in time"),
-            }
-        }
-    }
-    if timeout(LET_GO, engine.shutdown()).await.is_err() {
-        warn!("the engine did not let go in time; the next agent will clean up");
-    }
-    info!("stopped");
-    Ok(())
 }

@@ -27,7 +27,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use conti_shared::name;
@@ -101,6 +101,27 @@ pub struct Grants {
     pub capabilities: u64,
     /// Device nodes.
     pub devices: Vec<PathBuf>,
+}
+
+/// The policy as it is now. Clones share it.
+#[derive(Debug, Clone)]
+pub struct CurrentPolicy(Arc<RwLock<Arc<Policy>>>);
+
+impl CurrentPolicy {
+    /// Begins with a policy.
+    pub fn new(policy: Policy) -> CurrentPolicy {
+        CurrentPolicy(Arc::new(RwLock::new(Arc::new(policy))))
+    }
+
+    /// The policy at this moment.
+    pub fn now(&self) -> Arc<Policy> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another in its place: the next call is decided by it.
+    pub fn replace(&self, policy: Policy) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
+    }
 }
 
 /// Why a policy cannot be used.

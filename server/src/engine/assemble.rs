@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -121,6 +121,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let root = rootfs::prepare(
         &rootfs::Request {
             rootfs: &spec.rootfs,
+            within: spec.bounds.as_ref().map(|bounds| bounds.rootfs.as_slice()),
             layers: &request.dir.join("layers"),
             idmap,
             volatile: spec.auto_remove,
@@ -139,8 +140,9 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     if !root.etc_written {
         bind_etc(&request.dir.join("etc"), &etc, &mut fds, &mut mounts)?;
     }
+    let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     for mount in &spec.mounts {
-        mounts.push(requested_mount(mount, owner, !request.enforces_devices, &mut fds)?);
+        mounts.push(requested_mount(mount, owner, !request.enforces_devices, within, &mut fds)?);
     }
 
     let terminal = fds.add(duplicate(&devpts)?);
@@ -386,9 +388,10 @@ fn requested_mount(
     mount: &super::spec::Mount,
     owner: (u32, u32),
     nodev: bool,
+    within: Option<&[PathBuf]>,
     fds: &mut FdList,
 ) -> Result<Mount> {
-    let made = requested::make(&mount.source, mount.read_only, owner, nodev)?;
+    let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
     let what = MountWhat::Detached { fd: fds.add(made.fd), dir: made.dir };
     Ok(Mount { what, target: mount.target.clone(), attrs: MountAttrs::default() })
 }

@@ -107,6 +107,7 @@ impl Engine {
         let record = Record {
             id: session_id.clone(),
             container: Some(container.reference()),
+            labels: container.spec.labels.clone(),
             main: true,
             argv: container.spec.process.argv.clone(),
             io: container.spec.io.clone(),

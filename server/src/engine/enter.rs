@@ -21,7 +21,7 @@ use super::{
     registry::Made,
     session::{
         Session, State,
-        store::{ContainerRef, Record},
+        store::Record,
         supervise::{self, Outcome},
     },
     sources::{self, FdList},
@@ -92,9 +92,8 @@ impl Engine {
         plan.cgroup = cgroup.map(|fd| fds.add(fd));
         let record = Record {
             id: session_id,
-            container: container
-                .as_ref()
-                .map(|c| ContainerRef { id: c.id.clone(), name: c.spec.name.clone() }),
+            container: container.as_ref().map(|container| container.reference()),
+            labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
             main: false,
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),

@@ -61,12 +61,14 @@ use std::{
 };
 
 use cgroup::Cgroups;
+use container::Container;
 use error::{Error, Result};
 pub use facts::Facts;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
 use mounts::live::MadeMounts;
 use registry::Registry;
+use scope::Scope;
 use session::Session;
 use slots::Slots;
 use sources::host_view::HostView;
@@ -183,14 +185,16 @@ impl Engine {
         &self.facts
     }
 
-    /// Describes a container.
-    pub fn container(&self, container: &str) -> Result<ContainerInfo> {
-        Ok(self.registry.container(container)?.info())
+    /// Finds a container that a scope sees.
+    pub fn find(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
+        self.registry.container_in(scope, key)
     }
 
-    /// Describes all containers, the oldest first.
-    pub fn containers(&self) -> Vec<ContainerInfo> {
-        self.registry.containers_by_age().iter().map(|container| container.info()).collect()
+    /// Describes all containers that a scope sees, the oldest first.
+    pub fn containers(&self, scope: &Scope) -> Vec<ContainerInfo> {
+        let all = self.registry.containers_by_age();
+        let seen = all.iter().filter(|container| scope.sees(&container.spec.labels));
+        seen.map(|container| container.info()).collect()
     }
 
     /// Waits until the main process of a container has ended.
@@ -219,14 +223,17 @@ impl Engine {
         session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
     }
 
-    /// Describes sessions, the oldest first.
-    pub fn sessions(&self, container: Option<&str>) -> Result<Vec<SessionInfo>> {
-        let id =
-            container.map(|key| self.registry.container(key)).transpose()?.map(|c| c.id.clone());
+    /// Describes those sessions, of a container or of all, that are wanted, the oldest first.
+    pub fn sessions(
+        &self,
+        container: Option<&str>,
+        wanted: impl Fn(&Session) -> bool,
+    ) -> Vec<SessionInfo> {
+        let found = self.registry.sessions(container);
         let mut all: Vec<SessionInfo> =
-            self.registry.sessions(id.as_deref()).iter().map(|s| s.info()).collect();
+            found.iter().filter(|session| wanted(session)).map(|s| s.info()).collect();
         all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
-        Ok(all)
+        all
     }
 }
 

@@ -51,7 +51,7 @@ impl Engine {
     pub(super) async fn recover(self: &Arc<Self>) {
         let mut found = Vec::new();
         for dir in directories(&self.sessions_dir) {
-            match self.find(&dir).await {
+            match self.found_in(&dir).await {
                 Ok(session) => found.push(session),
                 Err(error) => {
                     warn!(dir = %dir.display(), %error, "a session's directory tells nothing and is removed");
@@ -124,7 +124,7 @@ impl Engine {
     }
 
     /// Looks at one session's directory.
-    async fn find(&self, dir: &Path) -> io::Result<Found> {
+    async fn found_in(&self, dir: &Path) -> io::Result<Found> {
         let record = store::read(dir)?;
         match socket::connect_path(&dir.join(store::SOCKET)) {
             Ok(socket) => {

@@ -10,6 +10,7 @@ use tokio::sync::OnceCell;
 use super::{
     container::Container,
     error::{Error, Result},
+    scope::Scope,
     session::{Session, store},
 };
 
@@ -78,16 +79,25 @@ impl Registry {
 
     /// Finds a container by id, name, or a prefix of its id of at least four characters.
     pub fn container(&self, key: &str) -> Result<Arc<Container>> {
+        self.container_in(&Scope::default(), key)
+    }
+
+    /// As [`Registry::container`], as if there were only those that a scope sees.
+    pub fn container_in(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
         let inner = self.lock();
         let id = inner.names.get(key).map_or(key, String::as_str);
-        if let Some(container) = inner.containers.get(id) {
+        let seen = |container: &&Arc<Container>| scope.sees(&container.spec.labels);
+        if let Some(container) = inner.containers.get(id).filter(seen) {
             return Ok(container.clone());
         }
         if key.len() < 4 {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
-        let mut fits =
-            inner.containers.range(key.to_owned()..).take_while(|(id, _)| id.starts_with(key));
+        let mut fits = inner
+            .containers
+            .range(key.to_owned()..)
+            .take_while(|(id, _)| id.starts_with(key))
+            .filter(|(_, container)| seen(container));
         match (fits.next(), fits.next()) {
             (Some((_, container)), None) => Ok(container.clone()),
             (Some(_), Some(_)) => Err(Error::AmbiguousContainer(key.to_owned())),

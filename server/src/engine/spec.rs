@@ -7,6 +7,8 @@ pub use conti_runtime::plan::Propagation;
 use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
 use serde::{Deserialize, Serialize};
 
+use super::scope::Bounds;
+
 /// A container that is to be made. Also the part of its record that never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -38,6 +40,9 @@ pub struct ContainerSpec {
     pub sysctls: BTreeMap<String, String>,
     /// Whether it is deleted when its main process has ended.
     pub auto_remove: bool,
+    /// The directories of the host that sources must stay in, where who made it may not have all.
+    #[serde(default)]
+    pub bounds: Option<Bounds>,
 }
 
 impl ContainerSpec {
@@ -76,6 +81,7 @@ impl ContainerSpec {
             init: false,
             sysctls: BTreeMap::new(),
             auto_remove: false,
+            bounds: None,
         }
     }
 }

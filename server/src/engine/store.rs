@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -24,11 +25,27 @@ pub fn write<T: Serialize>(
     value: &T,
     durability: Durability,
 ) -> io::Result<()> {
-    let temporary = dir.join(format!(".{name}.new"));
-    let mut file = File::create(&temporary)?;
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
-    file.write_all(&bytes)?;
+    write_bytes(dir, name, &bytes, 0o644, durability)
+}
+
+/// As [`write`], for bytes, with a mode of the file.
+pub fn write_bytes(
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.new"));
+    // One that was left behind may have another mode.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.write_all(bytes)?;
     if durability == Durability::Durable {
         file.sync_all()?;
     }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use conti_proto::v1::{
-    Caller, GetAgentRequest, GetAgentResponse, GetCallerRequest, GetCallerResponse, Role,
+    Caller, GetAgentRequest, GetAgentResponse, GetCallerRequest, GetCallerResponse,
     agent_service_server::AgentService,
 };
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status};
 
-use super::convert::info;
+use super::{call::Call, convert::info};
 use crate::engine::Engine;
 
 /// Serves `conti.v1.AgentService`.
@@ -38,13 +38,15 @@ impl AgentService for Agent {
         &self,
         request: Request<GetCallerRequest>,
     ) -> Result<Response<GetCallerResponse>, Status> {
-        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let caller = Call::of(&request)?.caller;
+        let certificate = caller.peer.identity.certificate();
         let caller = Caller {
-            identity: peer.map(|peer| format!("uid:{}", peer.uid())).unwrap_or_default(),
-            // Nobody else may connect.
-            role: Role::Admin.into(),
-            address: "unix".to_owned(),
-            ..Default::default()
+            identity: caller.name(),
+            role: info::role(caller.role).into(),
+            labels: caller.scope.0.clone(),
+            address: caller.peer.address.clone(),
+            certificate_expire_time: certificate.map(|one| info::timestamp(one.not_after)),
+            certificate_serial: certificate.map(|one| one.serial.clone()).unwrap_or_default(),
         };
         Ok(Response::new(GetCallerResponse { caller: Some(caller) }))
     }

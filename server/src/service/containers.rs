@@ -18,6 +18,7 @@ use conti_shared::{name, signal};
 use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{Field, Violations, container, info, text},
     page::{Page, Place},
     status::{self, valid},
@@ -48,11 +49,14 @@ impl ContainerService for Containers {
         &self,
         request: Request<CreateContainerRequest>,
     ) -> Result<Response<CreateContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let CreateContainerRequest { spec, request_id, start } = request.into_inner();
         let (spec, request_id) = valid(|v| {
             let spec = container::container(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
+        let spec = call.container(&self.engine, "spec", spec)?;
+        let request_id = call.caller.request_id(request_id);
         let made = self.engine.create(spec, request_id, start).await.map_err(status::of)?;
         let container = Some(info::container(made));
         Ok(Response::new(CreateContainerResponse { container }))
@@ -62,12 +66,15 @@ impl ContainerService for Containers {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Result<Response<StartContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let StartContainerRequest { container, request_id } = request.into_inner();
         let request_id = valid(|v| {
             text::container_key(v, Field::root("container"), &container);
             text::request_id(v, Field::root("request_id"), request_id)
         })?;
-        let started = self.engine.start_container(&container, request_id).await;
+        let id = call.enter(&self.engine, &container)?.id.clone();
+        let request_id = call.caller.request_id(request_id);
+        let started = self.engine.start_container(&id, request_id).await;
         let container = Some(info::container(started.map_err(status::of)?));
         Ok(Response::new(StartContainerResponse { container }))
     }
@@ -76,6 +83,7 @@ impl ContainerService for Containers {
         &self,
         request: Request<StopContainerRequest>,
     ) -> Result<Response<StopContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let StopContainerRequest { container, signal, grace } = request.into_inner();
         let (signal, grace) = valid(|v| {
             text::container_key(v, Field::root("container"), &container);
@@ -83,7 +91,8 @@ impl ContainerService for Containers {
             let grace = grace.map(|grace| text::duration(v, Field::root("grace"), grace));
             (signal, grace.unwrap_or(GRACE))
         })?;
-        let stopped = self.stopping.or(self.engine.stop(&container, signal, grace)).await?;
+        let id = call.see(&self.engine, &container)?.id.clone();
+        let stopped = self.stopping.or(self.engine.stop(&id, signal, grace)).await?;
         let container = Some(info::container(stopped.map_err(status::of)?));
         Ok(Response::new(StopContainerResponse { container }))
     }
@@ -92,12 +101,14 @@ impl ContainerService for Containers {
         &self,
         request: Request<KillContainerRequest>,
     ) -> Result<Response<KillContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let KillContainerRequest { container, signal } = request.into_inner();
         let signal = valid(|v| {
             text::container_key(v, Field::root("container"), &container);
             text::signal(v, Field::root("signal"), &signal, Some(signal::SIGKILL))
         })?;
-        self.engine.kill(&container, signal).await.map_err(status::of)?;
+        let id = call.see(&self.engine, &container)?.id.clone();
+        self.engine.kill(&id, signal).await.map_err(status::of)?;
         Ok(Response::new(KillContainerResponse {}))
     }
 
@@ -105,9 +116,14 @@ impl ContainerService for Containers {
         &self,
         request: Request<DeleteContainerRequest>,
     ) -> Result<Response<DeleteContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let DeleteContainerRequest { container, force, allow_missing } = request.into_inner();
         valid(|v| text::container_key(v, Field::root("container"), &container))?;
-        match self.engine.delete(&container, force).await {
+        let deleted = match self.engine.find(&call.caller.scope, &container) {
+            Ok(found) => self.engine.delete(&found.id, force).await,
+            Err(error) => Err(error),
+        };
+        match deleted {
             Err(Error::NoSuchContainer(_)) if allow_missing => {}
             result => result.map_err(status::of)?,
         }
@@ -118,10 +134,11 @@ impl ContainerService for Containers {
         &self,
         request: Request<GetContainerRequest>,
     ) -> Result<Response<GetContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let GetContainerRequest { container } = request.into_inner();
         valid(|v| text::container_key(v, Field::root("container"), &container))?;
-        let found = self.engine.container(&container).map_err(status::of)?;
-        let container = Some(info::container(found));
+        let found = call.see(&self.engine, &container)?;
+        let container = Some(info::container(found.info()));
         Ok(Response::new(GetContainerResponse { container }))
     }
 
@@ -129,12 +146,17 @@ impl ContainerService for Containers {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Result<Response<ListContainersResponse>, Status> {
+        let call = Call::of(&request)?;
         let message = request.into_inner();
         let (filter, page) = valid(|v| {
             let filter = Filter::parse(v, message.states, message.labels);
             (filter, Page::parse(v, message.page_size, &message.page_token))
         })?;
-        let all = self.engine.containers().into_iter().filter(|info| filter.takes(info));
+        let all = self
+            .engine
+            .containers(&call.caller.scope)
+            .into_iter()
+            .filter(|info| filter.takes(info));
         let place = |info: &ContainerInfo| Place::new(info.create_time, &info.id);
         let (containers, next_page_token) = page.cut(all, place, info::container);
         Ok(Response::new(ListContainersResponse { containers, next_page_token }))
@@ -144,9 +166,11 @@ impl ContainerService for Containers {
         &self,
         request: Request<WaitContainerRequest>,
     ) -> Result<Response<WaitContainerResponse>, Status> {
+        let call = Call::of(&request)?;
         let WaitContainerRequest { container } = request.into_inner();
         valid(|v| text::container_key(v, Field::root("container"), &container))?;
-        let end = self.stopping.or(self.engine.wait(&container)).await?.map_err(status::of)?;
+        let id = call.see(&self.engine, &container)?.id.clone();
+        let end = self.stopping.or(self.engine.wait(&id)).await?.map_err(status::of)?;
         Ok(Response::new(WaitContainerResponse { end: Some(info::session_end(end)) }))
     }
 }

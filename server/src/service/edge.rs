@@ -6,21 +6,21 @@ use conti_proto::{
     DESCRIPTORS,
     v1::{
         agent_service_server::AgentServiceServer, container_service_server::ContainerServiceServer,
-        file_service_server::FileServiceServer, mount_service_server::MountServiceServer,
-        namespace_service_server::NamespaceServiceServer,
-        network_service_server::NetworkServiceServer, process_service_server::ProcessServiceServer,
-        rootfs_service_server::RootfsServiceServer,
+        file_service_server::FileServiceServer, join_service_server::JoinServiceServer,
+        mount_service_server::MountServiceServer, namespace_service_server::NamespaceServiceServer,
+        network_service_server::NetworkServiceServer, pki_service_server::PkiServiceServer,
+        process_service_server::ProcessServiceServer, rootfs_service_server::RootfsServiceServer,
     },
 };
 use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use super::{
-    agent::Agent, containers::Containers, files::Files, mounts::Mounts, namespaces::Namespaces,
-    network::Network, processes::Processes, rootfs::Rootfs, sessions::Sessions, stopping::Stopping,
-    trace::TraceLayer, wire::SessionsOnWire,
+    access::AccessLayer, agent::Agent, containers::Containers, files::Files, mounts::Mounts,
+    namespaces::Namespaces, network::Network, pki::Pki, processes::Processes, rootfs::Rootfs,
+    sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
 };
-use crate::engine::Engine;
+use crate::{access::policy::CurrentPolicy, engine::Engine};
 
 /// The largest message that is taken.
 const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -42,11 +42,34 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const PENDING_RESETS_MAX: usize = 32;
 const LOCAL_RESETS_MAX: usize = 1024;
 
+/// The largest message that a guest may send, and how many calls it may have under way.
+const GUEST_DECODE_MAX: usize = 64 * 1024;
+const GUEST_STREAMS: u32 = 4;
+
+/// What each call goes through before it reaches its method.
+pub type Layers = Stack<AccessLayer, Stack<TraceLayer, Identity>>;
+
+/// Makes the server of guests: who has no certificate yet can join, and nothing else.
+pub fn guests(pki: Pki) -> Router<Stack<TraceLayer, Identity>> {
+    let join = JoinServiceServer::new(pki).max_decoding_message_size(GUEST_DECODE_MAX);
+    Server::builder()
+        .max_concurrent_streams(GUEST_STREAMS)
+        .http2_max_header_list_size(HEADER_LIST_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_local_error_reset_streams(Some(PENDING_RESETS_MAX))
+        .layer(TraceLayer)
+        .add_service(join)
+}
+
 /// Makes the server of an engine.
 pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
-) -> Result<Router<Stack<TraceLayer, Identity>>, tonic_reflection::server::Error> {
+    policy: CurrentPolicy,
+    pki: Pki,
+) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
@@ -76,6 +99,9 @@ pub async fn router(
     let rootfs = RootfsServiceServer::new(Rootfs::new(engine.clone(), stopping.clone()))
         .max_decoding_message_size(DECODE_MAX)
         .max_encoding_message_size(ENCODE_MAX);
+    let pki = PkiServiceServer::new(pki)
+        .max_decoding_message_size(DECODE_MAX)
+        .max_encoding_message_size(ENCODE_MAX);
     let sessions = Sessions::new(engine.clone(), stopping.clone());
     let sessions = SessionsOnWire::new(Arc::new(sessions), DECODE_MAX, ENCODE_MAX);
 
@@ -90,6 +116,7 @@ pub async fn router(
     reporter.set_serving::<RootfsServiceServer<Rootfs>>().await;
     reporter.set_serving::<ProcessServiceServer<Processes>>().await;
     reporter.set_serving::<FileServiceServer<Files>>().await;
+    reporter.set_serving::<PkiServiceServer<Pki>>().await;
 
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -107,6 +134,7 @@ pub async fn router(
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .layer(TraceLayer)
+        .layer(AccessLayer::new(policy))
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)
@@ -117,5 +145,6 @@ pub async fn router(
         .add_service(files)
         .add_service(processes)
         .add_service(network)
-        .add_service(rootfs))
+        .add_service(rootfs)
+        .add_service(pki))
 }

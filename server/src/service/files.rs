@@ -12,6 +12,7 @@ use prost_types::Timestamp;
 use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{
         Field,
         target::{path, target},
@@ -58,11 +59,13 @@ impl FileService for Files {
         &self,
         request: Request<ListDirectoryRequest>,
     ) -> Result<Response<Self::ListDirectoryStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let (of, at) = valid(|v| {
             let asked = if request.path.is_empty() { b"/".to_vec() } else { request.path.into() };
             (target(v, Field::root("target"), request.target), path(v, Field::root("path"), asked))
         })?;
+        let of = call.target(&self.engine, of)?;
         let found = self.engine.list_directory(&of, at).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -71,6 +74,7 @@ impl FileService for Files {
         &self,
         request: Request<ReadFileRequest>,
     ) -> Result<Response<Self::ReadFileStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let limit = if request.limit_bytes == 0 { READ_DEFAULT } else { request.limit_bytes };
         let (of, at) = valid(|v| {
@@ -83,6 +87,7 @@ impl FileService for Files {
             let of = target(v, Field::root("target"), request.target);
             (of, path(v, Field::root("path"), request.path.into()))
         })?;
+        let of = call.target(&self.engine, of)?;
         let found = self.engine.read_file(&of, at, request.offset, limit).await;
         Ok(Response::new(parts::stream(found.map_err(status::of)?, self.stopping.clone())))
     }
@@ -91,6 +96,7 @@ impl FileService for Files {
         &self,
         request: Request<MeasureUsageRequest>,
     ) -> Result<Response<Self::MeasureUsageStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let (of, paths) = valid(|v| {
             let root = Field::root("paths");
@@ -105,6 +111,7 @@ impl FileService for Files {
             let paths = paths.map(|(index, one)| path(v, root.index(index), one.into())).collect();
             (target(v, Field::root("target"), request.target), paths)
         })?;
+        let of = call.target(&self.engine, of)?;
         let (depth, top) = (request.max_depth, request.top);
         let found = self.engine.measure_usage(&of, paths, request.one_file_system, depth, top);
         let found = found.await.map_err(status::of)?;

@@ -1,18 +1,20 @@
 //! The gRPC edge: thin methods over the engine.
 //!
-//! Each method validates its request, delegates to the engine, and maps the error. Who may call at
-//! all was decided when the connection was accepted, in [`crate::listen`].
+//! Each method authorises its caller, validates its request, delegates to the engine, and maps the error.
 //!
+//! - [`access`]: who may use a method at all; [`call`]: what of a request a caller may have;
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
-//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`]:
+//! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`], [`pki`]:
 //!   the services;
 //!   [`page`], [`parts`]: their lists;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
+pub mod access;
 pub mod agent;
+pub mod call;
 pub mod containers;
 pub mod convert;
 pub mod edge;
@@ -22,6 +24,7 @@ pub mod namespaces;
 pub mod network;
 pub mod page;
 pub mod parts;
+pub mod pki;
 pub mod processes;
 pub mod rootfs;
 pub mod sessions;

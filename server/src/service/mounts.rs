@@ -8,9 +8,10 @@ use conti_proto::v1::{
     delete_mount_request::Which as Asked, mount_service_server::MountService,
 };
 use conti_runtime::inspect::question::{Mount, Usage};
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{
         Field, info, mounts as mounts_of,
         target::{self, target},
@@ -20,6 +21,7 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
+use crate::access::{Caller, Identity};
 use crate::engine::{
     Engine,
     mounts::{
@@ -51,9 +53,11 @@ impl MountService for Mounts {
         &self,
         request: Request<ListMountsRequest>,
     ) -> Result<Response<Self::ListMountsStream>, Status> {
+        let call = Call::of(&request)?;
         let ListMountsRequest { target: of, fs_types, sources, points, skip_usage } =
             request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), of))?;
+        let of = call.target(&self.engine, of)?;
         let bytes = |list: Vec<prost::bytes::Bytes>| list.into_iter().map(Into::into).collect();
         let filter = Filter { fs_types, sources: bytes(sources), points: bytes(points) };
         let found = self.engine.mounts(&of, filter, !skip_usage).await.map_err(status::of)?;
@@ -64,9 +68,10 @@ impl MountService for Mounts {
         &self,
         request: Request<CreateMountRequest>,
     ) -> Result<Response<CreateMountResponse>, Status> {
-        let made_by = caller(&request);
+        let call = Call::of(&request)?;
+        let made_by = made_by(&call.caller);
         let message = request.into_inner();
-        let wanted = valid(|v| {
+        let mut wanted = valid(|v| {
             let source = message.source_container;
             if !source.is_empty() {
                 text::container_key(v, Field::root("source_container"), &source);
@@ -83,8 +88,14 @@ impl MountService for Mounts {
                 create_point: message.create_point,
                 dry_run: message.dry_run,
                 made_by,
+                within: None,
             }
         })?;
+        if let Some(key) = &mut wanted.source_container {
+            *key = call.enter(&self.engine, key)?.id.clone();
+        }
+        wanted.within = call.mount(&wanted.mount, wanted.source_container.is_some())?;
+        wanted.target = call.target(&self.engine, wanted.target)?;
         let made = self.engine.create_mount(wanted).await.map_err(status::of)?;
         Ok(Response::new(CreateMountResponse { mount: Some(made_message(&made)) }))
     }
@@ -93,6 +104,7 @@ impl MountService for Mounts {
         &self,
         request: Request<DeleteMountRequest>,
     ) -> Result<Response<DeleteMountResponse>, Status> {
+        let call = Call::of(&request)?;
         let DeleteMountRequest { which, lazy, dry_run } = request.into_inner();
         let which = valid(|v| match which {
             None => {
@@ -109,20 +121,18 @@ impl MountService for Mounts {
                 Which::Point(target(v, at.name("target"), point.target), path)
             }
         })?;
+        let which = call.unmount(&self.engine, which)?;
         self.engine.delete_mount(which, lazy, dry_run).await.map_err(status::of)?;
         Ok(Response::new(DeleteMountResponse {}))
     }
 }
 
-/// Who calls.
-fn caller<T>(request: &Request<T>) -> String {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
-    match peer {
-        Some(peer) => match peer.pid() {
-            Some(pid) => format!("uid {}, pid {pid}", peer.uid()),
-            None => format!("uid {}", peer.uid()),
-        },
-        None => "unknown".to_owned(),
+/// Who calls, as a record of a mount tells it.
+fn made_by(caller: &Caller) -> String {
+    match &caller.peer.identity {
+        Identity::Local { uid, pid: Some(pid), .. } => format!("uid {uid}, pid {pid}"),
+        Identity::Local { uid, pid: None, .. } => format!("uid {uid}"),
+        _ => format!("{} at {}", caller.name(), caller.peer.address),
     }
 }
 

@@ -11,6 +11,7 @@ use conti_runtime::inspect::question::{Brief, Holder};
 use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{
         Field,
         session::{namespace_type_back, namespace_types},
@@ -44,12 +45,20 @@ impl NamespaceService for Namespaces {
         &self,
         request: Request<ListNamespacesRequest>,
     ) -> Result<Response<Self::ListNamespacesStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let (of, types) = valid(|v| {
             let types = namespace_types(v, Field::root("types"), &request.types);
             let of = request.target.map(|of| target(v, Field::root("target"), Some(of)));
             (of, types)
         })?;
+        let of = match of {
+            Some(of) => Some(call.target(&self.engine, of)?),
+            None => {
+                call.admin("target", "without a target it reaches the host")?;
+                None
+            }
+        };
         let found = self.engine.namespaces(of.as_ref(), types).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }

@@ -9,6 +9,7 @@ use conti_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{Field, network as convert, target::target, text},
     parts::{self, PartStream, Parts},
     status::{self, valid},
@@ -42,8 +43,10 @@ impl NetworkService for Network {
         &self,
         request: Request<ListNetworkRequest>,
     ) -> Result<Response<Self::ListNetworkStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
+        let of = call.target(&self.engine, of)?;
         let found = self.engine.network(&of).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -52,6 +55,7 @@ impl NetworkService for Network {
         &self,
         request: Request<ListSocketsRequest>,
     ) -> Result<Response<Self::ListSocketsStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let (of, wanted) = valid(|v| {
             let root = Field::root("protocols");
@@ -65,6 +69,7 @@ impl NetworkService for Network {
             }
             (target(v, Field::root("target"), request.target), wanted)
         })?;
+        let of = call.target(&self.engine, of)?;
         let is_wanted = |protocol: &SocketProtocol| {
             wanted.is_empty() || wanted.iter().any(|wanted| convert::family(*wanted) == *protocol)
         };

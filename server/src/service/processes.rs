@@ -9,6 +9,7 @@ use conti_proto::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{
+    call::Call,
     convert::{Field, info, target::target, text},
     parts::{self, PartStream, Parts},
     status::{self, valid},
@@ -47,8 +48,10 @@ impl ProcessService for Processes {
         &self,
         request: Request<ListProcessesRequest>,
     ) -> Result<Response<Self::ListProcessesStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
+        let of = call.target(&self.engine, of)?;
         let found = self.engine.processes(&of).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -57,6 +60,7 @@ impl ProcessService for Processes {
         &self,
         request: Request<WatchProcessesRequest>,
     ) -> Result<Response<Self::WatchProcessesStream>, Status> {
+        let call = Call::of(&request)?;
         let request = request.into_inner();
         let (of, interval) = valid(|v| {
             let at = Field::root("interval");
@@ -69,6 +73,7 @@ impl ProcessService for Processes {
             }
             (target(v, Field::root("target"), request.target), interval)
         })?;
+        let of = call.target(&self.engine, of)?;
         let found = self.engine.watch_processes(of, interval).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }

@@ -14,6 +14,7 @@ use futures::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    call::Call,
     convert::{Field, info, process, session, text},
     page::{Page, Place},
     status::{self, valid},
@@ -35,9 +36,16 @@ impl Sessions {
         Sessions { engine, stopping }
     }
 
-    fn find(&self, id: &str) -> Result<Arc<Session>, Status> {
+    /// Finds a session to look at it.
+    fn see(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
         valid(|v| text::session_key(v, Field::root("session_id"), id))?;
-        self.engine.session(id).map_err(status::of)
+        call.session(&self.engine, id)
+    }
+
+    /// Finds a session to act on it.
+    fn drive(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
+        valid(|v| text::session_key(v, Field::root("session_id"), id))?;
+        call.drive(&self.engine, id)
     }
 }
 
@@ -52,8 +60,10 @@ impl SessionService for Sessions {
         &self,
         request: Request<Streaming<StreamRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
+        let call = Call::of(&request)?;
+        let deadline = stream::deadline(request.metadata())?;
         let requests = request.into_inner();
-        let service = Context { engine: &self.engine, stopping: &self.stopping };
+        let service = Context { engine: &self.engine, stopping: &self.stopping, call, deadline };
         let responses = stream::open(service, requests).await?;
         Ok(Response::new(Box::pin(responses)))
     }
@@ -62,11 +72,14 @@ impl SessionService for Sessions {
         &self,
         request: Request<StartSessionRequest>,
     ) -> Result<Response<StartSessionResponse>, Status> {
+        let call = Call::of(&request)?;
         let StartSessionRequest { spec, request_id } = request.into_inner();
         let (spec, request_id) = valid(|v| {
             let spec = session::session(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
+        let spec = call.start(&self.engine, "spec", spec)?;
+        let request_id = call.caller.request_id(request_id);
         let started = self.engine.start_session(spec, request_id, false).await;
         let session = Some(info::session(started.map_err(status::of)?.info()));
         Ok(Response::new(StartSessionResponse { session }))
@@ -76,8 +89,9 @@ impl SessionService for Sessions {
         &self,
         request: Request<ReadSessionRequest>,
     ) -> Result<Response<Self::ReadSessionStream>, Status> {
+        let call = Call::of(&request)?;
         let ReadSessionRequest { session_id, offset, follow } = request.into_inner();
-        let session = self.find(&session_id)?;
+        let session = self.see(&call, &session_id)?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
         let responses = stream::read(session.view(offset), follow, self.stopping.clone());
         Ok(Response::new(Box::pin(responses)))
@@ -87,8 +101,9 @@ impl SessionService for Sessions {
         &self,
         request: Request<WriteSessionRequest>,
     ) -> Result<Response<WriteSessionResponse>, Status> {
+        let call = Call::of(&request)?;
         let WriteSessionRequest { session_id, offset, data } = request.into_inner();
-        let session = self.find(&session_id)?;
+        let session = self.drive(&call, &session_id)?;
         valid(|v| {
             if data.len() > MESSAGE_BYTES_MAX {
                 v.add(Field::root("data"), stream::TOO_MUCH);
@@ -102,7 +117,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<CloseSessionInputRequest>,
     ) -> Result<Response<CloseSessionInputResponse>, Status> {
-        let session = self.find(&request.into_inner().session_id)?;
+        let call = Call::of(&request)?;
+        let session = self.drive(&call, &request.into_inner().session_id)?;
         session.close_input().map_err(status::of)?;
         Ok(Response::new(CloseSessionInputResponse {}))
     }
@@ -111,6 +127,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<ResizeSessionRequest>,
     ) -> Result<Response<ResizeSessionResponse>, Status> {
+        let call = Call::of(&request)?;
         let ResizeSessionRequest { session_id, size } = request.into_inner();
         let size = valid(|v| match size {
             Some(size) => Some(process::terminal_size(v, Field::root("size"), size)),
@@ -119,7 +136,7 @@ impl SessionService for Sessions {
                 None
             }
         })?;
-        let session = self.find(&session_id)?;
+        let session = self.drive(&call, &session_id)?;
         if let Some(size) = size {
             session.resize(size).map_err(status::of)?;
         }
@@ -130,9 +147,10 @@ impl SessionService for Sessions {
         &self,
         request: Request<SignalSessionRequest>,
     ) -> Result<Response<SignalSessionResponse>, Status> {
+        let call = Call::of(&request)?;
         let SignalSessionRequest { session_id, signal } = request.into_inner();
         let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
-        self.find(&session_id)?.signal(signal).map_err(status::of)?;
+        self.drive(&call, &session_id)?.signal(signal).map_err(status::of)?;
         Ok(Response::new(SignalSessionResponse {}))
     }
 
@@ -140,7 +158,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<WaitSessionRequest>,
     ) -> Result<Response<WaitSessionResponse>, Status> {
-        let session = self.find(&request.into_inner().session_id)?;
+        let call = Call::of(&request)?;
+        let session = self.see(&call, &request.into_inner().session_id)?;
         let end = self.stopping.or(session.wait()).await?;
         Ok(Response::new(WaitSessionResponse { end: Some(info::session_end(end)) }))
     }
@@ -149,7 +168,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<GetSessionRequest>,
     ) -> Result<Response<GetSessionResponse>, Status> {
-        let session = self.find(&request.into_inner().session_id)?;
+        let call = Call::of(&request)?;
+        let session = self.see(&call, &request.into_inner().session_id)?;
         let session = Some(info::session(session.info()));
         Ok(Response::new(GetSessionResponse { session }))
     }
@@ -158,6 +178,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
+        let call = Call::of(&request)?;
         let ListSessionsRequest { container, states, page_size, page_token } = request.into_inner();
         let container = Some(container).filter(|key| !key.is_empty());
         let page = valid(|v| {
@@ -177,7 +198,9 @@ impl SessionService for Sessions {
         let wanted = |info: &SessionInfo| {
             states.is_empty() || states.contains(&info::session_state(info.state).into())
         };
-        let all = self.engine.sessions(container.as_deref()).map_err(status::of)?;
+        let of = container.map(|key| call.see(&self.engine, &key)).transpose()?;
+        let of = of.as_ref().map(|container| container.id.as_str());
+        let all = self.engine.sessions(of, |session| call.sees(session));
         let place = |info: &SessionInfo| Place::new(info.start_time, &info.id);
         let (sessions, next_page_token) =
             page.cut(all.into_iter().filter(wanted), place, info::session);

@@ -14,7 +14,11 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
 use super::convert::{Violations, checked, violation::cut};
-use crate::engine::error::Error;
+use crate::{
+    access::{Caller, Peer, Role},
+    engine::error::Error,
+    pki,
+};
 
 /// How much of one value is told, in bytes: all of a status must fit into the headers that a
 /// client takes, 8 KiB with some, and most of it is told twice.
@@ -131,6 +135,78 @@ pub fn sequence(problem: &str) -> Status {
     let details = ErrorDetails::with_bad_request_violation("message", problem);
     let message = format!("the message {problem}");
     build(Code::InvalidArgument, message, Reason::InvalidSequence, Vec::new(), details)
+}
+
+/// The status of a call whose caller may not have what it asks for. `field`: what of the request it is;
+/// `what`: the same as a sentence.
+pub fn denied(caller: &Caller, needs: Role, field: &str, what: &str) -> Status {
+    let (name, role) = (caller.name(), caller.role.as_str());
+    let needs = needs.as_str();
+    let message =
+        format!("{name} may not do this: {what} (its role is {role}, this needs {needs})");
+    let metadata = vec![
+        ("identity", name),
+        ("role", role.to_owned()),
+        ("needs", needs.to_owned()),
+        ("field", field.to_owned()),
+    ];
+    let details = ErrorDetails::new();
+    build(Code::PermissionDenied, message, Reason::PermissionDenied, metadata, details)
+}
+
+/// The status of a call by somebody who is known and has no role.
+pub fn no_role(peer: &Peer) -> Status {
+    let name = peer.identity.name();
+    let message = format!(
+        "{name} has no role on this agent: neither its certificate's organisational unit nor the agent's \
+         policy gives one"
+    );
+    let metadata = vec![("identity", name), ("role", String::new())];
+    let details = ErrorDetails::new();
+    build(Code::PermissionDenied, message, Reason::PermissionDenied, metadata, details)
+}
+
+/// The status of a call by somebody who is not known.
+pub fn unauthenticated() -> Status {
+    let message = "the agent does not know who calls".to_owned();
+    build(Code::Unauthenticated, message, Reason::Unauthenticated, Vec::new(), ErrorDetails::new())
+}
+
+/// The status of a call of a method that is not there.
+pub fn unknown_method(path: &str) -> Status {
+    let message = "this agent has no such method; is it older than its client?".to_owned();
+    let metadata = vec![("path", path.to_owned())];
+    build(Code::Unimplemented, message, Reason::MethodUnknown, metadata, ErrorDetails::new())
+}
+
+/// The status of what goes wrong with the agent's own authority.
+pub fn pki(error: pki::Error) -> Status {
+    let message = error.to_string();
+    let (code, reason, metadata) = match error {
+        pki::Error::None(_) | pki::Error::Exists(_) => {
+            (Code::FailedPrecondition, Reason::NoAuthority, Vec::new())
+        }
+        pki::Error::File { what, path, .. } => {
+            let path = path.to_string_lossy().into_owned();
+            let metadata = vec![("what", what.to_owned()), ("path", path)];
+            (Code::Unavailable, Reason::NoAuthority, metadata)
+        }
+        pki::Error::Certificate { what, problem } => {
+            let metadata = vec![("what", what.to_owned()), ("problem", problem)];
+            (Code::Internal, Reason::Internal, metadata)
+        }
+        pki::Error::Invalid { field, problem } => {
+            return invalid(&Violations::one(field, problem));
+        }
+        pki::Error::Refused(_) => (Code::PermissionDenied, Reason::InvitationRefused, Vec::new()),
+        pki::Error::NoInvitation(id) => {
+            (Code::NotFound, Reason::InvitationNotFound, vec![("id", id)])
+        }
+        pki::Error::NoCertificate(key) => {
+            (Code::NotFound, Reason::CertificateNotFound, vec![("certificate", key)])
+        }
+    };
+    build(code, message, reason, metadata, ErrorDetails::new())
 }
 
 /// The status of a call that an agent which stops cannot carry on.

@@ -68,10 +68,11 @@ impl<T: SessionService> SessionsOnWire<T> {
     fn requests<M: Message + Default + 'static>(
         &self,
         request: http::Request<Body>,
-    ) -> Streaming<M> {
+    ) -> Request<Streaming<M>> {
         // What is encoded plays no part in a decoder.
         let decoder = ProstCodec::<(), M>::default().decoder();
-        Streaming::new_request(decoder, request.into_body(), None, Some(self.decode_max))
+        let max = Some(self.decode_max);
+        Request::from_http(request).map(|body| Streaming::new_request(decoder, body, None, max))
     }
 }
 
@@ -90,15 +91,18 @@ impl<T: SessionService> Service<http::Request<Body>> for SessionsOnWire<T> {
             STREAM => {
                 let requests = self.requests(request);
                 Box::pin(async move {
-                    let result = sessions.stream(Request::new(requests)).await;
+                    let result = sessions.stream(requests).await;
                     Ok(respond(STREAM, result.map(tonic::Response::into_inner)))
                 })
             }
             READ => {
-                let mut requests = self.requests(request);
+                let (metadata, extensions, mut requests) = self.requests(request).into_parts();
                 Box::pin(async move {
                     let result = match requests.message().await {
-                        Ok(Some(message)) => sessions.read_session(Request::new(message)).await,
+                        Ok(Some(message)) => {
+                            let request = Request::from_parts(metadata, extensions, message);
+                            sessions.read_session(request).await
+                        }
                         Ok(None) => Err(Status::internal("the request has no message")),
                         Err(status) => Err(status),
                     };

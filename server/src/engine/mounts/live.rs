@@ -42,6 +42,8 @@ pub struct Wanted {
     pub dry_run: bool,
     /// Who asks.
     pub made_by: String,
+    /// The directories of the host that sources must stay in. `None`: anywhere.
+    pub within: Option<Vec<PathBuf>>,
 }
 
 /// A mount that was made. Also the content of its record, `STATE/mounts/ID.json`.
@@ -148,7 +150,9 @@ impl Engine {
         match (&wanted.source_container, &source) {
             (None, _) => {
                 // Filesystems are made by reading devices, which takes its time.
-                let make = move || requested::make(&source, read_only, (0, 0), false);
+                let within = wanted.within.clone();
+                let make =
+                    move || requested::make(&source, read_only, (0, 0), false, within.as_deref());
                 tokio::task::spawn_blocking(make)
                     .await
                     .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
@@ -199,6 +203,11 @@ impl Engine {
             errno: errno.raw_os_error(),
         })?;
         Ok(found)
+    }
+
+    /// A mount that was made here.
+    pub fn made_mount(&self, id: &str) -> Result<Arc<Made>> {
+        self.made_mounts.get(id)
     }
 
     /// Takes a mount away.

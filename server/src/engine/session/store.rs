@@ -1,6 +1,7 @@
 //! The directory of a session: its record, its monitor's socket, and what the monitor leaves.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt as _,
@@ -28,6 +29,9 @@ pub struct Record {
     pub id: String,
     /// Its container.
     pub container: Option<ContainerRef>,
+    /// The labels of its container, which it may outlive.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// Whether it is the main process of that container.
     pub main: bool,
     /// The command and its arguments.

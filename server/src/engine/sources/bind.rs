@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use conti_runtime::sys::mount;
@@ -13,7 +13,7 @@ use rustix::{
 };
 
 use super::failed;
-use crate::engine::{error::Result, spec::Propagation};
+use crate::engine::{error::Result, scope, spec::Propagation};
 
 /// A detached clone of a part of the host's tree.
 #[derive(Debug)]
@@ -57,25 +57,61 @@ impl Options {
 /// What fails where the source of a mount cannot be opened.
 const SOURCE: &str = "cannot open the source of the mount";
 
+/// A path of the host, and what it must not lead out of.
+#[derive(Debug, Clone, Copy)]
+pub struct HostPath<'a> {
+    /// The path, absolute.
+    pub path: &'a Path,
+    /// The directories that it must stay in, whatever links are on the way. `None`: anywhere.
+    pub within: Option<&'a [PathBuf]>,
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for HostPath<'a> {
+    fn from(path: &'a P) -> Self {
+        HostPath { path: path.as_ref(), within: None }
+    }
+}
+
 /// Opens a path of the host. Links are followed, as a person who names it expects, but not such as
 /// /proc/PID/root, whose meaning depends on the agent itself.
-pub fn open(path: &Path, step: &'static str, what: &'static str) -> Result<OwnedFd> {
-    openat2(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(|errno| {
-        failed(
-            step,
-            what,
-            path.to_string_lossy(),
-            errno,
-            "the path must be there on the agent's host and must not lead through /proc/PID links",
-        )
+pub fn open<'a>(
+    source: impl Into<HostPath<'a>>,
+    step: &'static str,
+    what: &'static str,
+) -> Result<OwnedFd> {
+    let HostPath { path, within } = source.into();
+    let resolve = |from: BorrowedFd<'_>, path: &Path, how| {
+        openat2(from, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), how)
+    };
+    let opened = match within.map(|directories| scope::within(directories, path)) {
+        None => resolve(CWD, path, ResolveFlags::NO_MAGICLINKS),
+        Some(None) => Err(Errno::XDEV),
+        Some(Some((directory, rest))) => resolve(CWD, directory, ResolveFlags::NO_MAGICLINKS)
+            .and_then(|directory| {
+                let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
+                let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+                resolve(directory.as_fd(), rest, how)
+            }),
+    };
+    opened.map_err(|errno| {
+        let hint = match errno {
+            // openat2(2): the path would lead out of the directory.
+            Errno::XDEV => "it leads out of the directories that the policy grants to its owner",
+            _ => {
+                "the path must be there on the agent's host and must not lead through /proc/PID links"
+            }
+        };
+        failed(step, what, path.to_string_lossy(), errno, hint)
     })
 }
 
-/// Clones what is at `path`.
-pub fn clone(path: &Path, options: Options) -> Result<Bind> {
-    let source = open(path, "mount", SOURCE)?;
-    clone_fd(source.as_fd(), options)
-        .map_err(|errno| failed("mount", "cannot bind", path.to_string_lossy(), errno, hint(errno)))
+/// Clones what is at a path.
+pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bind> {
+    let source = source.into();
+    let opened = open(source, "mount", SOURCE)?;
+    clone_fd(opened.as_fd(), options).map_err(|errno| {
+        failed("mount", "cannot bind", source.path.to_string_lossy(), errno, hint(errno))
+    })
 }
 
 /// Clones the tree at an O_PATH fd.

@@ -1,18 +1,24 @@
 //! What a user asks to be mounted, as a detached mount.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::mount::MountAttrFlags;
 
 use super::{
-    bind::{self, Bind},
+    bind::{self, Bind, HostPath},
     filesystem,
 };
 use crate::engine::{error::Result, spec::MountSource};
 
 /// Makes what is to be mounted. `owner`: who the root of a tmpfs belongs to; `nodev`: whether device nodes
-/// on a bind mount cannot be opened.
-pub fn make(source: &MountSource, read_only: bool, owner: (u32, u32), nodev: bool) -> Result<Bind> {
+/// on a bind mount cannot be opened; `within`: the directories of the host that sources must stay in.
+pub fn make(
+    source: &MountSource,
+    read_only: bool,
+    owner: (u32, u32),
+    nodev: bool,
+    within: Option<&[PathBuf]>,
+) -> Result<Bind> {
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     let fd = match source {
@@ -24,7 +30,7 @@ pub fn make(source: &MountSource, read_only: bool, owner: (u32, u32), nodev: boo
                 nodev,
                 propagation: *propagation,
             };
-            return bind::clone(source, options);
+            return bind::clone(HostPath { path: source, within }, options);
         }
         MountSource::Tmpfs { size_bytes, mode } => {
             filesystem::tmpfs(*size_bytes, *mode, owner, attributes)?
@@ -33,10 +39,10 @@ pub fn make(source: &MountSource, read_only: bool, owner: (u32, u32), nodev: boo
             filesystem::device(source, fs_type, options, read_only)?
         }
         MountSource::Overlay { lowers, upper } => {
-            let open = |path: &PathBuf| directory(path);
+            let open = |path: &PathBuf| directory(HostPath { path, within });
             let lowers = lowers.iter().map(open).collect::<Result<Vec<_>>>()?;
             let upper = match upper {
-                Some((upper, work)) => Some((directory(upper)?, directory(work)?)),
+                Some((upper, work)) => Some((open(upper)?, open(work)?)),
                 None => None,
             };
             filesystem::layers(&lowers, upper.as_ref(), attributes)?
@@ -45,6 +51,6 @@ pub fn make(source: &MountSource, read_only: bool, owner: (u32, u32), nodev: boo
     Ok(Bind { fd, dir: true })
 }
 
-fn directory(path: &Path) -> Result<std::os::fd::OwnedFd> {
+fn directory(path: HostPath<'_>) -> Result<std::os::fd::OwnedFd> {
     bind::open(path, "mount", "cannot open a layer of the overlay")
 }

@@ -19,7 +19,12 @@ use rustix::{
     mount::MountAttrFlags,
 };
 
-use super::{FdList, bind, failed, filesystem, host_view::HostView};
+use super::{
+    FdList,
+    bind::{self, HostPath},
+    failed, filesystem,
+    host_view::HostView,
+};
 use crate::engine::{
     error::{Error, Result},
     spec::Rootfs,
@@ -30,6 +35,8 @@ use crate::engine::{
 pub struct Request<'a> {
     /// Where the root comes from.
     pub rootfs: &'a Rootfs,
+    /// The directories of the host that a root must stay in. `None`: anywhere.
+    pub within: Option<&'a [PathBuf]>,
     /// The directory of the container's private layers; made when one is needed.
     pub layers: &'a Path,
     /// How files get the ids of the container's user namespace.
@@ -80,6 +87,7 @@ pub fn prepare(
                 recursive_read_only: false,
                 ..bind::Options::VIEW
             };
+            let path = HostPath { path, within: request.within };
             let bound = directory(path, options)?;
             map_now(&bound, request.idmap)?;
             let fd = fds.add(bound);
@@ -95,6 +103,7 @@ pub fn prepare(
         }
         Rootfs::Dir { path, overlay: true } => {
             let layers = Layers::open(request)?;
+            let path = HostPath { path, within: request.within };
             let root = layers.lay("root", path, fds, idmapped)?;
             Ok(Prepared { root, mounts: Vec::new(), etc_written: false, warnings: layers.warnings })
         }
@@ -110,10 +119,11 @@ fn host(
 ) -> Result<Prepared> {
     let layers = Layers::open(request)?;
     layers.write_etc(request.etc)?;
-    let root = layers.lay("root", &view.template, fds, idmapped)?;
+    let root = layers.lay("root", (&view.template).into(), fds, idmapped)?;
     let mut mounts = Vec::new();
     for program in &view.programs {
-        let what = match layers.lay(program, &Path::new("/").join(program), fds, idmapped)? {
+        let directory = Path::new("/").join(program);
+        let what = match layers.lay(program, (&directory).into(), fds, idmapped)? {
             Root::Overlay(overlay) => MountWhat::Overlay(overlay),
             Root::Mount(fd) => MountWhat::Detached { fd, dir: true },
         };
@@ -138,17 +148,19 @@ fn host(
 }
 
 /// Clones the directory of a root.
-fn directory(path: &Path, options: bind::Options) -> Result<OwnedFd> {
-    let bound = bind::clone(path, options).map_err(|error| no_root(path, error))?;
+fn directory(source: HostPath<'_>, options: bind::Options) -> Result<OwnedFd> {
+    let bound = bind::clone(source, options).map_err(|error| no_root(source.path, error))?;
     if !bound.dir {
-        return Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE));
+        let path = source.path.to_string_lossy();
+        return Err(failed("rootfs", CANNOT_OPEN, path, Errno::NOTDIR, MUST_BE));
     }
     Ok(bound.fd)
 }
 
 /// Opens the directory of a root where it is.
-fn open_directory(path: &Path) -> Result<OwnedFd> {
-    let opened = bind::open(path, "rootfs", CANNOT_OPEN).map_err(|error| no_root(path, error))?;
+fn open_directory(source: HostPath<'_>) -> Result<OwnedFd> {
+    let path = source.path;
+    let opened = bind::open(source, "rootfs", CANNOT_OPEN).map_err(|error| no_root(path, error))?;
     match rustix::fs::fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
         Ok(FileType::Directory) => Ok(opened),
         _ => Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE)),
@@ -255,7 +267,7 @@ impl<'a> Layers<'a> {
     fn lay(
         &self,
         name: &str,
-        lower: &Path,
+        lower: HostPath<'_>,
         fds: &mut FdList,
         idmapped: &mut Vec<Fd>,
     ) -> Result<Root> {

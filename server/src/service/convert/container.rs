@@ -53,6 +53,7 @@ pub fn container(
         read_only_root: message.read_only_root,
         init: message.init,
         sysctls: message.sysctls,
+        bounds: None,
         auto_remove: message.auto_remove,
     }
 }

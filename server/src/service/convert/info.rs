@@ -7,11 +7,15 @@ use conti_shared::signal;
 use prost_types::Timestamp;
 
 use super::back;
-use crate::engine::{
-    Facts,
-    facts::{CgroupVersion, Feature},
-    info::{
-        ContainerInfo, ContainerState, EndReason, KillCause, SessionEnd, SessionInfo, SessionState,
+use crate::{
+    access::Role,
+    engine::{
+        Facts,
+        facts::{CgroupVersion, Feature},
+        info::{
+            ContainerInfo, ContainerState, EndReason, KillCause, SessionEnd, SessionInfo,
+            SessionState,
+        },
     },
 };
 
@@ -158,4 +162,13 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
 /// A pid as a message; 0 where there is none.
 pub fn pid(pid: i32) -> u32 {
     u32::try_from(pid).unwrap_or(0)
+}
+
+/// A role as a message.
+pub fn role(role: Role) -> v1::Role {
+    match role {
+        Role::Viewer => v1::Role::Viewer,
+        Role::Operator => v1::Role::Operator,
+        Role::Admin => v1::Role::Admin,
+    }
 }

@@ -22,16 +22,17 @@ mod link;
 mod output;
 mod read;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use conti_proto::v1::{
     AttachSession, StreamOpen, StreamOpened, StreamRequest, StreamResponse, stream_open::Open,
     stream_request::Message,
 };
 use futures::Stream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    call::Call,
     convert::{Field, Violations, container, info, session, text},
     status::{self, valid},
     stopping::Stopping,
@@ -57,6 +58,38 @@ pub struct Context<'a> {
     pub engine: &'a Arc<Engine>,
     /// The end of the agent.
     pub stopping: &'a Stopping,
+    /// Who calls.
+    pub call: Call,
+    /// How long the call may take: what it starts is ended then.
+    pub deadline: Option<Duration>,
+}
+
+/// How long a call may take, as its client says in `grpc-timeout`: at most 8 digits and a unit, see
+/// gRPC over HTTP/2. The library ends only the wait for the first answer then.
+pub fn deadline(metadata: &MetadataMap) -> Result<Option<Duration>, Status> {
+    let Some(value) = metadata.get("grpc-timeout") else { return Ok(None) };
+    let parse = || {
+        let (number, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
+        let digits = (1..=8).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+        let number: u64 = if digits { number.parse().ok()? } else { return None };
+        Some(match unit {
+            "H" => Duration::from_secs(number * 3600),
+            "M" => Duration::from_secs(number * 60),
+            "S" => Duration::from_secs(number),
+            "m" => Duration::from_millis(number),
+            "u" => Duration::from_micros(number),
+            "n" => Duration::from_nanos(number),
+            _ => return None,
+        })
+    };
+    let problem = "is no time limit: at most 8 digits and one of H, M, S, m, u and n";
+    let refused = || status::invalid(&Violations::one("grpc-timeout", problem));
+    parse().map(Some).ok_or_else(refused)
+}
+
+/// The earlier of two deadlines.
+fn earlier(policy: Option<Duration>, call: Option<Duration>) -> Option<Duration> {
+    policy.into_iter().chain(call).min()
 }
 
 /// Waits for the first message of a client, does what it asks for, and returns the answers.
@@ -64,7 +97,7 @@ pub async fn open(
     service: Context<'_>,
     mut requests: Streaming<StreamRequest>,
 ) -> Result<impl Stream<Item = Result<StreamResponse, Status>> + Send + use<>, Status> {
-    let Context { engine, stopping } = service;
+    let Context { engine, stopping, ref call, deadline } = service;
     let first = stopping.or(requests.message()).await?;
     let first = first.map_err(|status| status::unreadable(&status).unwrap_or(status))?;
     let Some(first) = first else {
@@ -74,26 +107,35 @@ pub async fn open(
         return Err(status::sequence("is not `open`, which must come first"));
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
+    let request_id = call.caller.request_id(request_id);
     let drive = |session: &Arc<Session>, from| Reader::Driver(session.drive(from));
     let mut warnings = Vec::new();
     let (reader, session) = match what {
         What::Run(spec) => {
+            let mut spec = call.container(engine, "open.run.spec", *spec)?;
+            spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let session;
-            (session, warnings) =
-                engine.run(*spec, request_id).await.map_err(within("open.run"))?;
+            (session, warnings) = engine.run(spec, request_id).await.map_err(within("open.run"))?;
             (drive(&session, None), session)
         }
         What::Start(spec) => {
-            let started = engine.start_session(*spec, request_id, true).await;
+            let mut spec = call.start(engine, "open.start", *spec)?;
+            spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
+            let started = engine.start_session(spec, request_id, true).await;
             let session = started.map_err(within("open.start"))?;
             (drive(&session, None), session)
         }
         What::Attach(attach) => {
             let session = match attach.session_id.is_empty() {
-                true => engine.main_session(&attach.container),
-                false => engine.session(&attach.session_id),
+                true => {
+                    let id = &call.see(engine, &attach.container)?.id;
+                    engine.main_session(id).map_err(status::of)?
+                }
+                false => call.session(engine, &attach.session_id)?,
             };
-            let session = session.map_err(status::of)?;
+            if !attach.view_only {
+                call.check_driver(engine, &session)?;
+            }
             let (open, from) = (Field::root("open"), attach.output_offset);
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
             match attach.view_only {

@@ -1,22 +1,38 @@
 //! The command line of the agent.
+//!
+//! - [`Args`]: how it serves; [`material`]: the files of its TLS;
+//! - [`pki`]: the commands that work on its authority, whether it runs or not.
+
+pub mod material;
+pub mod pki;
 
 use std::{env, io, path::PathBuf};
 
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use conti_shared::endpoint::{self, Endpoint};
 
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
 #[derive(Debug, Parser)]
-#[command(name = "contid", version)]
+#[command(name = "contid", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = false)]
 pub struct Args {
-    /// Where to listen: unix:///PATH. May be given several times.
+    /// What is done instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Where to listen: unix:///PATH, or tcp://ADDRESS[:PORT] with mutual TLS. May be given several times.
     #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT, value_parser = local)]
     pub listen: Vec<Endpoint>,
+    #[command(flatten)]
+    pub tls: material::TlsFlags,
+    /// Who may do what (TOML); read again when it changes [default: root and the agent's own user are
+    /// admins, certificates have the role that their organisational unit names].
+    #[arg(long, value_name = "FILE", value_parser = absolute)]
+    pub policy: Option<PathBuf>,
     /// Directory for what lives as long as the host is up: sessions and their sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
     pub state_dir: PathBuf,
     /// Directory for the records of containers and their private layers.
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/conti", value_parser = absolute)]
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/conti", value_parser = absolute)]
     pub data_dir: PathBuf,
     /// The program conti-runtime [default: beside contid].
     #[arg(long, value_name = "PATH")]
@@ -28,6 +44,16 @@ pub struct Args {
     /// `warn,contid::engine=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CONTID_LOG")]
     pub log_level: String,
+}
+
+/// What can be done instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Work on the certificate authority of this agent
+    #[command(subcommand)]
+    Pki(pki::PkiCommand),
+    /// Invite somebody to join this agent from another machine: prints the code for `contictl join`
+    Invite(pki::Invite),
 }
 
 /// How the log is written.
@@ -54,8 +80,17 @@ impl Args {
 /// An address that the agent can listen on.
 fn local(text: &str) -> Result<Endpoint, String> {
     match text.parse().map_err(|error: endpoint::ParseError| error.to_string())? {
-        unix @ Endpoint::Unix(_) => Ok(unix),
-        other => Err(format!("{other}: only unix:///PATH can be listened on so far")),
+        here @ (Endpoint::Unix(_) | Endpoint::Tcp(_)) => Ok(here),
+        #[cfg(feature = "vsock")]
+        here @ Endpoint::Vsock { .. } => Ok(here),
+        #[cfg(not(feature = "vsock"))]
+        Endpoint::Vsock { .. } => {
+            Err("this contid was built without the feature `vsock`".to_owned())
+        }
+        Endpoint::Ssh { .. } => Err(format!(
+            "{text}: nothing listens for ssh: a client connects with `contictl --host {text}` to the sshd \
+             of this machine"
+        )),
     }
 }
 
@@ -92,10 +127,34 @@ mod tests {
             "--listen",
             "unix:///a.sock",
             "--listen",
-            "unix:///b.sock",
+            "tcp://0.0.0.0:7443",
         ]);
         assert_eq!(args.listen.len(), 2);
-        assert!(Args::try_parse_from(["contid", "--listen", "tcp://host:1"]).is_err());
+        assert!(Args::try_parse_from(["contid", "--listen", "ssh://host"]).is_err());
+    }
+
+    #[test]
+    fn the_lines_of_the_manual_are_understood() {
+        for line in [
+            "pki init --name web.example",
+            "--data-dir /d pki init",
+            "pki ls",
+            "pki renew",
+            "pki revoke alice",
+            "invite --role operator --name alice --expires 1h",
+            "invite --role admin --name bob --cert-expires 30days --address web:7443 --data-dir /d",
+            "invite ls",
+            "invite rm 0123456789abcdef",
+        ] {
+            let args = std::iter::once("contid").chain(line.split(' '));
+            assert!(Args::try_parse_from(args).is_ok(), "{line}");
+        }
+        for line in ["invite", "invite --role root --name a", "invite --role admin", "pki"] {
+            let args = std::iter::once("contid").chain(line.split(' '));
+            assert!(Args::try_parse_from(args).is_err(), "{line}");
+        }
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
     }
 
     #[test]

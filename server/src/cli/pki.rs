@@ -1,0 +1,164 @@
+//! `contid pki` and `contid invite`: they work on the files of the authority, and the agent, where it runs,
+//! sees what has changed.
+
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    time::{Duration, SystemTime},
+};
+
+use clap::{Args, Subcommand, ValueEnum};
+use conti_shared::endpoint::HostPort;
+
+use super::Command;
+use crate::{
+    access::Role,
+    pki::{
+        Pki,
+        invitations::Wanted,
+        issued::{Record, Which},
+    },
+};
+
+/// What can be done with the authority.
+#[derive(Debug, Subcommand)]
+pub enum PkiCommand {
+    /// Make a certificate authority, and the agent's own certificate
+    Init(Names),
+    /// Make another certificate for the agent
+    Renew(Names),
+    /// List the certificates of clients
+    Ls,
+    /// Revoke the certificates of a client: its connections are closed
+    Revoke {
+        /// Whom they name, or the serial number of one
+        client: String,
+    },
+}
+
+/// Whom the agent's certificate names besides the machine's own names and addresses.
+#[derive(Debug, Args)]
+pub struct Names {
+    /// A name or address that clients call this machine by. May be given several times
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
+}
+
+/// Invites somebody.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Invite {
+    #[command(subcommand)]
+    command: Option<InviteCommand>,
+    /// What the client may do
+    #[arg(long, required = true)]
+    role: Option<RoleName>,
+    /// Whom the client's certificate names
+    #[arg(long, required = true)]
+    name: Option<String>,
+    /// For how long the code can be used
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    expires: Duration,
+    /// For how long the client's certificate holds
+    #[arg(long, default_value = "90days", value_parser = humantime::parse_duration)]
+    cert_expires: Duration,
+    /// Where clients reach this agent [default: the names of its certificate]. May be given several times
+    #[arg(long, value_name = "HOST[:PORT]")]
+    address: Vec<HostPort>,
+}
+
+/// What can be done with invitations.
+#[derive(Debug, Subcommand)]
+enum InviteCommand {
+    /// List the invitations that were not used yet
+    Ls,
+    /// Take an invitation back
+    Rm {
+        /// Its id
+        id: String,
+    },
+}
+
+/// A role that can be given.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RoleName {
+    Viewer,
+    Operator,
+    Admin,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Role {
+        match name {
+            RoleName::Viewer => Role::Viewer,
+            RoleName::Operator => Role::Operator,
+            RoleName::Admin => Role::Admin,
+        }
+    }
+}
+
+/// Does what the command line says.
+pub fn run(command: Command, pki: &Pki) -> Result<(), Box<dyn Error>> {
+    let mut out = io::stdout().lock();
+    match command {
+        Command::Pki(PkiCommand::Init(Names { name })) => {
+            let names = pki.init(&name)?;
+            writeln!(out, "The authority is in {}", pki.dir().display())?;
+            writeln!(out, "Clients know it by   {}", pki.fingerprint()?)?;
+            writeln!(out, "The agent is called  {}", names.join(", "))?;
+            writeln!(
+                out,
+                "\nNext: contid --listen {} --listen tcp://0.0.0.0:7443",
+                conti_shared::endpoint::DEFAULT
+            )?;
+            writeln!(out, "      contid invite --role operator --name NAME")?;
+        }
+        Command::Pki(PkiCommand::Renew(Names { name })) => {
+            let names = pki.renew_server(&name)?;
+            writeln!(out, "The agent is called {}", names.join(", "))?;
+        }
+        Command::Pki(PkiCommand::Ls) => table(&mut out, &pki.certificates()?)?,
+        Command::Pki(PkiCommand::Revoke { client }) => {
+            let serial = client.len() == 32 && client.bytes().all(|b| b.is_ascii_hexdigit());
+            let which = if serial { Which::Serial(client) } else { Which::Name(client) };
+            table(&mut out, &pki.revoke(&which)?)?;
+        }
+        Command::Invite(Invite { command: Some(InviteCommand::Ls), .. }) => {
+            let all = pki.invitations()?;
+            writeln!(out, "{:<18}{:<10}{:<22}NAME", "ID", "ROLE", "EXPIRES")?;
+            for one in all {
+                let expires = time(one.expire_time);
+                writeln!(out, "{:<18}{:<10}{expires:<22}{}", one.id, one.role, one.name)?;
+            }
+        }
+        Command::Invite(Invite { command: Some(InviteCommand::Rm { id }), .. }) => {
+            pki.withdraw(&id)?;
+        }
+        Command::Invite(Invite { role, name, expires, cert_expires, address, .. }) => {
+            let (role, name) = role.zip(name).ok_or("--role and --name are required")?;
+            let (_, code) = pki.invite(Wanted {
+                name,
+                role: role.into(),
+                expires,
+                lifetime: cert_expires,
+                addresses: address,
+            })?;
+            writeln!(out, "{code}")?;
+        }
+    }
+    Ok(())
+}
+
+fn table(out: &mut impl io::Write, records: &[Record]) -> io::Result<()> {
+    writeln!(out, "{:<34}{:<10}{:<22}{:<22}NAME", "SERIAL", "ROLE", "EXPIRES", "REVOKED")?;
+    for record in records {
+        let Record { serial, role, name, not_after, revoked, .. } = record;
+        let (expires, revoked) = (time(*not_after), revoked.map(time).unwrap_or_default());
+        writeln!(out, "{serial:<34}{role:<10}{expires:<22}{revoked:<22}{name}")?;
+    }
+    Ok(())
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}

@@ -1,0 +1,114 @@
+//! Those who have connected and are not known yet: few at a time, and the oldest go first.
+//!
+//! Whoever opens connections and says nothing would otherwise take the place of those who have something to
+//! say. A client that means it is through in a few round trips; when its place is needed before,
+//! it is that of the one who has waited longest, first of those from the same address.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// How many wait at a time.
+const PLACES: usize = 512;
+/// How many of them come from one address.
+const PER_ADDRESS: usize = 128;
+
+/// The places. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Lobby(Arc<Mutex<Places>>);
+
+#[derive(Debug, Default)]
+struct Places {
+    next: u64,
+    /// The oldest has the lowest number.
+    all: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    per_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+/// A place, for as long as it lives.
+#[derive(Debug)]
+pub struct Place {
+    lobby: Lobby,
+    number: u64,
+    /// Cancelled when another needs the place.
+    pub taken: CancellationToken,
+}
+
+impl Lobby {
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place for somebody at an address.
+    pub fn enter(&self, address: IpAddr) -> Place {
+        let mut places = self.places();
+        let same = places.per_address.get(&address);
+        let of_address = same.filter(|own| own.len() >= PER_ADDRESS);
+        let oldest = match of_address.and_then(|own| own.first().copied()) {
+            None if places.all.len() >= PLACES => places.all.keys().next().copied(),
+            oldest => oldest,
+        };
+        if let Some(oldest) = oldest {
+            places.remove(oldest);
+        }
+        let number = places.next;
+        places.next += 1;
+        let taken = CancellationToken::new();
+        places.all.insert(number, (address, taken.clone()));
+        places.per_address.entry(address).or_default().insert(number);
+        drop(places);
+        Place { lobby: self.clone(), number, taken }
+    }
+}
+
+impl Places {
+    fn remove(&mut self, number: u64) {
+        let Some((address, taken)) = self.all.remove(&number) else { return };
+        taken.cancel();
+        if let Some(own) = self.per_address.get_mut(&address) {
+            own.remove(&number);
+            if own.is_empty() {
+                self.per_address.remove(&address);
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.lobby.places().remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u16) -> IpAddr {
+        let [high, low] = n.to_be_bytes();
+        IpAddr::from([10, 0, high, low])
+    }
+
+    #[test]
+    fn the_oldest_of_an_address_makes_room_for_the_next_of_it() {
+        let lobby = Lobby::default();
+        let other = lobby.enter(address(1));
+        let held: Vec<_> = (0..PER_ADDRESS + 3).map(|_| lobby.enter(address(2))).collect();
+        let gone = |place: &Place| place.taken.is_cancelled();
+        assert!(held[..3].iter().all(gone) && !held[3..].iter().any(gone) && !gone(&other));
+    }
+
+    #[test]
+    fn the_oldest_of_all_makes_room_when_there_is_none_left() {
+        let lobby = Lobby::default();
+        let held: Vec<_> = (0..PLACES as u16 + 1).map(|n| lobby.enter(address(n))).collect();
+        assert!(held[0].taken.is_cancelled() && !held[1].taken.is_cancelled());
+        drop(held);
+        let places = lobby.places();
+        assert!(places.all.is_empty() && places.per_address.is_empty());
+    }
+}

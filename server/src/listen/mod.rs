@@ -1,0 +1,89 @@
+//! Listening, and who is at the other end.
+//!
+//! - [`unix`]: sockets of this machine, whose peers the kernel names;
+//! - [`tcp`]: TLS from other machines, whose peers their certificates name;
+//! - [`lobby`]: those who are not known yet;
+//! - [`open`]: connections from other machines that are open, and closing them;
+//! - [`connection`]: one of them.
+//!
+//! What a peer may do is decided for each call, in [`crate::service::access`].
+
+pub mod connection;
+pub mod lobby;
+pub mod open;
+pub mod tcp;
+pub mod unix;
+
+use std::{io, path::PathBuf, time::Duration};
+
+use conti_shared::endpoint::HostPort;
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+pub use connection::{Connection, PeerInfo};
+
+use crate::access::policy::CurrentPolicy;
+
+/// How long accepting rests when the host is out of files or memory.
+const REST: Duration = Duration::from_millis(100);
+
+/// The connections of several sockets of this machine, and those that come from elsewhere.
+pub fn all(
+    sockets: Vec<unix::Socket>,
+    policy: CurrentPolicy,
+    remote: mpsc::Receiver<Connection>,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    let local = stream::select_all(sockets.into_iter().map(move |socket| {
+        let policy = policy.clone();
+        let state = (socket, policy);
+        stream::unfold(state, |(socket, policy)| async move {
+            let connection = socket.accept(&policy).await;
+            Some((connection, (socket, policy)))
+        })
+        .boxed()
+    }));
+    stream::select(local.map(Ok), connections(remote))
+}
+
+/// Connections that are sent from elsewhere, as they come. Never ends: when serving ends is said otherwise.
+pub fn connections(
+    sent: mpsc::Receiver<Connection>,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    stream::unfold(sent, |mut sent| async move {
+        match sent.recv().await {
+            Some(connection) => Some((Ok(connection), sent)),
+            None => std::future::pending().await,
+        }
+    })
+}
+
+/// Why the agent cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused a step.
+    #[error("cannot {what} the socket {}: {source}; choose another with --listen", path.display())]
+    Io {
+        /// The step.
+        what: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot {what} {place}: {source}; choose another with --listen")]
+    Tcp {
+        /// The step.
+        what: &'static str,
+        /// The address.
+        place: HostPort,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("somebody answers on the socket {}: is an agent running? Stop it, or choose another with --listen", .0.display())]
+    Answered(PathBuf),
+    /// Something else is there.
+    #[error("{} is there and is no socket; remove it, or choose another with --listen", .0.display())]
+    NoSocket(PathBuf),
+}

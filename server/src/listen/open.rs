@@ -1,0 +1,136 @@
+//! Connections that are open: how many each identity has, and closing those that may be no more.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rustls::pki_types::CertificateDer;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tracing::warn;
+
+use crate::access::Peer;
+
+/// How many connections from other machines there are at most.
+const CONNECTIONS_MAX: usize = 2048;
+/// How many of them one identity has at most.
+const PER_IDENTITY_MAX: usize = 256;
+
+/// The connections from other machines that are open. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Open(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    all: HashMap<u64, Entry>,
+    per_identity: HashMap<String, usize>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    peer: Arc<Peer>,
+    chain: Vec<CertificateDer<'static>>,
+    cut: CancellationToken,
+}
+
+/// Counts one connection as long as it lives.
+#[derive(Debug)]
+pub struct Registered {
+    open: Open,
+    number: u64,
+    cut: CancellationToken,
+}
+
+impl Open {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a connection, with the certificates that its client has shown. `None`: there are too many.
+    pub fn add(&self, peer: &Arc<Peer>, chain: Vec<CertificateDer<'static>>) -> Option<Registered> {
+        let mut table = self.table();
+        let name = peer.identity.name();
+        let own = table.per_identity.get(&name).copied().unwrap_or(0);
+        if table.all.len() >= CONNECTIONS_MAX || own >= PER_IDENTITY_MAX {
+            return None;
+        }
+        table.per_identity.insert(name, own + 1);
+        let number = table.next;
+        table.next += 1;
+        let cut = CancellationToken::new();
+        table.all.insert(number, Entry { peer: peer.clone(), chain, cut: cut.clone() });
+        drop(table);
+        Some(Registered { open: self.clone(), number, cut })
+    }
+
+    /// Closes the connections whose certificates do not pass any more.
+    pub fn recheck(&self, passes: impl Fn(&[CertificateDer<'static>]) -> Result<(), String>) {
+        for entry in self.table().all.values() {
+            if let Err(problem) = passes(&entry.chain) {
+                let (identity, address) = (entry.peer.identity.name(), &entry.peer.address);
+                warn!(identity, %address, problem, "closing a connection: its certificate holds no more");
+                entry.cut.cancel();
+            }
+        }
+    }
+}
+
+impl Registered {
+    /// Resolves when the connection is to be closed.
+    pub fn cut(&self) -> WaitForCancellationFutureOwned {
+        self.cut.clone().cancelled_owned()
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut table = self.open.table();
+        let Some(entry) = table.all.remove(&self.number) else { return };
+        let name = entry.peer.identity.name();
+        if let Some(count) = table.per_identity.get_mut(&name) {
+            *count -= 1;
+            if *count == 0 {
+                table.per_identity.remove(&name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Identity;
+
+    fn peer(uid: u32) -> Arc<Peer> {
+        let identity = Identity::Local { uid, gid: 0, pid: None };
+        Arc::new(Peer { identity, address: "10.0.0.1:1".into() })
+    }
+
+    #[test]
+    fn one_identity_does_not_take_all_connections() {
+        let open = Open::default();
+        let mut held: Vec<_> =
+            (0..PER_IDENTITY_MAX).filter_map(|_| open.add(&peer(1), vec![])).collect();
+        assert_eq!(held.len(), PER_IDENTITY_MAX);
+        assert!(open.add(&peer(1), vec![]).is_none());
+        let other = open.add(&peer(2), vec![]);
+        assert!(other.is_some());
+        held.pop();
+        let again = open.add(&peer(1), vec![]);
+        assert!(again.is_some());
+        drop((held, other, again));
+        let table = open.table();
+        assert!(table.all.is_empty() && table.per_identity.is_empty());
+    }
+
+    #[tokio::test]
+    async fn connections_that_do_not_pass_are_cut_and_others_are_not() {
+        let open = Open::default();
+        let good = open.add(&peer(1), vec![CertificateDer::from(vec![1])]).unwrap();
+        let bad = open.add(&peer(2), vec![CertificateDer::from(vec![2])]).unwrap();
+        open.recheck(|chain| if *chain[0] == [2] { Err("revoked".into()) } else { Ok(()) });
+        bad.cut().await;
+        assert!(!good.cut.is_cancelled());
+    }
+}

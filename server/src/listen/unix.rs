@@ -1,0 +1,173 @@
+//! Sockets of this machine.
+//!
+//! Who connects is known by its user and group (SO_PEERCRED, unix(7)). Where the policy knows nobody but
+//! root and the agent's own user, nobody else can even connect: the socket is 0600.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+            net::UnixListener as StdListener,
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::Mode,
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
+};
+use tokio::{net::UnixListener, time::sleep};
+use tracing::warn;
+
+use super::{Error, REST, connection::Connection};
+use crate::access::{Identity, Peer, policy::CurrentPolicy};
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// A socket of the agent.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode: the file is removed at the end only while it is still ours.
+    file: (u64, u64),
+}
+
+impl Socket {
+    /// Makes a socket at `path`, in the place of one that nobody answers on; `everybody`: all users may
+    /// connect, and the policy decides. Needs a runtime.
+    pub fn open(path: &Path, everybody: bool) -> Result<Socket, Error> {
+        let at = |what: &'static str| {
+            move |source: io::Error| Error::Io { what, path: path.to_owned(), source }
+        };
+        if let Some(parent) = path.parent() {
+            let mut dir = DirBuilder::new();
+            let mode = if everybody { 0o755 } else { 0o700 };
+            dir.recursive(true).mode(mode).create(parent).map_err(at("make the directory of"))?;
+        }
+        let listener = match bound(path, everybody) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                clear(path)?;
+                bound(path, everybody)
+            }
+            other => other,
+        };
+        let listener = listener.map_err(at("make"))?;
+        let listener = UnixListener::from_std(listener).map_err(at("watch"))?;
+        let metadata = fs::symlink_metadata(path).map_err(at("look at"))?;
+        let file = (metadata.dev(), metadata.ino());
+        Ok(Socket { listener, path: path.to_owned(), file })
+    }
+
+    /// The next connection of a client that may call.
+    pub async fn accept(&self, policy: &CurrentPolicy) -> Connection {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match stream.peer_cred() {
+                    Ok(peer) => {
+                        let (uid, gid, pid) = (peer.uid(), peer.gid(), peer.pid());
+                        let identity = Identity::Local { uid, gid, pid };
+                        let peer = Arc::new(Peer { identity, address: "unix".to_owned() });
+                        if policy.now().caller(&peer).is_some() {
+                            return Connection::new(stream, peer);
+                        }
+                        warn!(uid, pid, "refused a connection: this user has no role here");
+                    }
+                    Err(error) => warn!(%error, "refused a connection: its user is not known"),
+                },
+                // Of one connection only: it is gone.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                // Without a rest this would turn at full speed until a file is closed.
+                Err(error) => {
+                    warn!(%error, "cannot accept connections; trying again");
+                    sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let ours = |m: fs::Metadata| (m.dev(), m.ino()) == self.file;
+        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+            // Where it cannot be removed the next agent finds that nobody answers on it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bound(path: &Path, everybody: bool) -> io::Result<StdListener> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Before it has a name: there is no moment at which others could connect.
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(if everybody { 0o666 } else { 0o600 }))?;
+    bind(&fd, &SocketAddrUnix::new(path)?)?;
+    listen(&fd, BACKLOG)?;
+    Ok(StdListener::from(fd))
+}
+
+/// Removes a socket that nobody answers on.
+fn clear(path: &Path) -> Result<(), Error> {
+    let at = |what| move |source: io::Error| Error::Io { what, path: path.to_owned(), source };
+    let kind = fs::symlink_metadata(path).map_err(at("look at"))?.file_type();
+    if !kind.is_socket() {
+        return Err(Error::NoSocket(path.to_owned()));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(at("remove the stale"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => Err(Error::Answered(path.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_socket_and_its_directory_are_for_the_owner_only_and_go_with_the_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/contid.sock");
+        let socket = Socket::open(&path, false).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(mode(path.parent().unwrap()), 0o700);
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("contid.sock");
+        drop(StdListener::bind(&path).unwrap());
+        let socket = Socket::open(&path, false).unwrap();
+        assert!(matches!(Socket::open(&path, false), Err(Error::Answered(_))));
+        drop(socket);
+        fs::write(&path, "not a socket").unwrap();
+        assert!(matches!(Socket::open(&path, false), Err(Error::NoSocket(_))));
+    }
+
+    #[tokio::test]
+    async fn the_socket_of_a_successor_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("contid.sock");
+        let first = Socket::open(&path, false).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Socket::open(&path, false).unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
+    }
+}

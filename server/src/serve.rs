@@ -1,0 +1,126 @@
+//! The agent as a whole: from its command line until it is told to stop.
+
+use std::{error::Error, time::Duration};
+
+use conti_shared::endpoint::Endpoint;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use crate::{
+    access::{Policy, policy::CurrentPolicy},
+    cli::Args,
+    engine::{Config, Engine},
+    listen::{self, Connection, open::Open, tcp, unix},
+    pki::Pki,
+    service::{edge, pki::Pki as PkiService, stopping::Stopping},
+    tls::{CurrentTls, Material, reload::Reload},
+};
+
+/// How long clients have to take leave.
+const DRAIN: Duration = Duration::from_secs(3);
+/// How long the engine has to let go.
+const LET_GO: Duration = Duration::from_secs(5);
+/// How many connections may wait to be served.
+const WAITING: usize = 64;
+
+/// Serves until SIGTERM or SIGINT. Containers and sessions stay.
+pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
+    // First of all: a signal while the engine starts must not end it half way.
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+
+    let runtime = args
+        .runtime()
+        .map_err(|e| format!("cannot find conti-runtime beside contid: {e}; give --runtime"))?;
+    let pki = Pki::of(&args.data_dir);
+    let policy = args.policy.as_deref().map_or_else(|| Ok(Policy::default()), Policy::load)?;
+    let policy = CurrentPolicy::new(policy);
+    // What cannot be served is told before anything is touched.
+    let tls = remote(&args, &pki)?;
+
+    let config = Config { state_dir: args.state_dir, data_dir: args.data_dir, runtime };
+    // It takes its directories before anything of an agent that runs there is touched.
+    let engine = Engine::start(config).await?;
+
+    let (mut local, mut far) = (Vec::new(), Vec::new());
+    for endpoint in &args.listen {
+        match endpoint {
+            Endpoint::Unix(path) => {
+                local.push(unix::Socket::open(path, policy.now().knows_local_users())?);
+                info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
+            }
+            Endpoint::Tcp(place) => {
+                let socket = tcp::Socket::open(place).await?;
+                let endpoint = format!("tcp://{}", socket.address);
+                info!(endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
+                far.push(socket);
+            }
+            Endpoint::Vsock { .. } | Endpoint::Ssh { .. } => {}
+        }
+    }
+
+    let stopping = Stopping::default();
+    let pki = PkiService::new(pki);
+    let (api, connections) = mpsc::channel::<Connection>(WAITING);
+    let (join, guests) = mpsc::channel::<Connection>(WAITING);
+    let open = Open::default();
+    if let Some((tls, _)) = &tls {
+        let door = tcp::Door::new(tls.clone(), open.clone(), api, join);
+        for socket in far {
+            tokio::spawn(socket.serve(door.clone()));
+        }
+        let guests = listen::connections(guests);
+        let guests =
+            edge::guests(pki.clone()).serve_with_incoming_shutdown(guests, stopping.wait());
+        tokio::spawn(guests);
+    }
+    let reload = Reload { policy: args.policy.map(|path| (policy.clone(), path)), tls, open };
+    tokio::spawn(reload.run());
+
+    let router = edge::router(&engine, &stopping, policy.clone(), pki).await?;
+    let incoming = listen::all(local, policy, connections);
+    let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
+    tokio::pin!(serve);
+
+    tokio::select! {
+        result = &mut serve => result?,
+        name = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        } => {
+            info!(signal = name, "stopping; containers and sessions go on");
+            stopping.begin();
+            match timeout(DRAIN, serve).await {
+                Ok(result) => result?,
+                Err(_) => warn!("some clients did not take leave in time"),
+            }
+        }
+    }
+    if timeout(LET_GO, engine.shutdown()).await.is_err() {
+        warn!("the engine did not let go in time; the next agent will clean up");
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// TLS, where something listens to other machines.
+fn remote(args: &Args, pki: &Pki) -> Result<Option<(CurrentTls, Material)>, Box<dyn Error>> {
+    let Some(endpoint) = args.listen.iter().find(|one| !matches!(one, Endpoint::Unix(_))) else {
+        return Ok(None);
+    };
+    let material = args.tls.material(pki).ok_or_else(|| {
+        format!(
+            "will not listen on {endpoint}: that needs a certificate and an authority of clients, and there is \
+             neither; `contid pki init` makes both in {}, or give --tls-cert, --tls-key and --tls-client-ca",
+            pki.dir().display()
+        )
+    })?;
+    let tls = material.load().map_err(|error| format!("will not listen on {endpoint}: {error}"))?;
+    Ok(Some((CurrentTls::new(tls), material)))
+}

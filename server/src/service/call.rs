@@ -1,0 +1,274 @@
+//! One call: who makes it, and whether it may have what it asks for.
+//!
+//! That a caller may use a method at all was decided in [`super::access`]; here is decided what of a
+//! request its role allows. What a caller must not see is answered as if it were not there.
+
+use std::sync::Arc;
+
+use tonic::{Request, Status};
+
+use super::status;
+use crate::{
+    access::{
+        Caller, Role,
+        rules::{self, Beyond},
+    },
+    engine::{
+        Engine,
+        container::Container,
+        error::Error,
+        mounts::live::Which,
+        session::Session,
+        spec::{
+            ContainerSpec, Mount, MountSource, Namespace, SessionSpec, SessionTarget, Target, Tools,
+        },
+    },
+};
+
+/// How many containers one after the other may have joined the namespaces of the next.
+const JOINED_MAX: usize = 8;
+
+/// A call that is being handled.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Who makes it.
+    pub caller: Caller,
+}
+
+impl Call {
+    /// The call of a request. One that nobody has let in is refused.
+    pub fn of<T>(request: &Request<T>) -> Result<Call, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        Ok(Call { caller: caller.ok_or_else(status::unauthenticated)? })
+    }
+
+    fn is_admin(&self) -> bool {
+        self.caller.role == Role::Admin
+    }
+
+    /// Finds a container to look at its description, or to stop it.
+    pub fn see(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+        engine.find(&self.caller.scope, key).map_err(status::of)
+    }
+
+    /// Finds a container to act in it or look into it. One that its caller may not have made is a way to
+    /// more than it may have.
+    pub fn enter(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+        let container = self.see(engine, key)?;
+        self.check_inside(engine, &container)?;
+        Ok(container)
+    }
+
+    fn check_inside(&self, engine: &Engine, container: &Container) -> Result<(), Status> {
+        if self.is_admin() {
+            return Ok(());
+        }
+        self.confined(engine, &container.spec, JOINED_MAX).map_err(|beyond| {
+            let Beyond { field, problem } = beyond;
+            let name = &container.spec.name;
+            let what = format!("container {name} is not confined: {field} {problem}");
+            status::denied(&self.caller, Role::Admin, &field, &what)
+        })
+    }
+
+    /// Whether a container, and each whose namespaces it has joined, is one that the caller may have.
+    fn confined(&self, engine: &Engine, spec: &ContainerSpec, left: usize) -> Result<(), Beyond> {
+        rules::container(spec, &self.caller.grants)?;
+        let namespaces = &spec.namespaces;
+        for namespace in [
+            &namespaces.pid,
+            &namespaces.uts,
+            &namespaces.ipc,
+            &namespaces.net,
+            &namespaces.cgroup,
+            &namespaces.user,
+            &namespaces.time,
+        ] {
+            let Namespace::Container(key) = namespace else { continue };
+            let unknown = |problem: &str| Beyond {
+                field: "namespaces".to_owned(),
+                problem: format!("has joined container {key}, {problem}"),
+            };
+            if left == 0 {
+                return Err(unknown("which has joined too many others"));
+            }
+            let other = engine.find(&self.caller.scope, key);
+            let other = other.map_err(|_| unknown("of which nothing is known"))?;
+            self.confined(engine, &other.spec, left - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Checks a target, and gives it with the id of its container. All but containers are for admins.
+    pub fn target(&self, engine: &Engine, target: Target) -> Result<Target, Status> {
+        match target {
+            Target::Container(key) => Ok(Target::Container(self.enter(engine, &key)?.id.clone())),
+            Target::Process { .. } => {
+                self.admin("target.process", "it reaches processes of the host")?;
+                Ok(target)
+            }
+            Target::Host => {
+                self.admin("target.host", "it reaches the host")?;
+                Ok(target)
+            }
+        }
+    }
+
+    /// Refuses all but admins.
+    pub fn admin(&self, field: &str, what: &str) -> Result<(), Status> {
+        self.at_least(Role::Admin, field, what)
+    }
+
+    /// Refuses callers of a lower role.
+    pub fn at_least(&self, role: Role, field: &str, what: &str) -> Result<(), Status> {
+        match self.caller.role >= role {
+            true => Ok(()),
+            false => Err(status::denied(&self.caller, role, field, what)),
+        }
+    }
+
+    /// Whether a session is one that the caller sees. Those of the host are for admins.
+    pub fn sees(&self, session: &Session) -> bool {
+        let record = &session.record;
+        self.is_admin() || (record.container.is_some() && self.caller.scope.sees(&record.labels))
+    }
+
+    /// Finds a session to look at it.
+    pub fn session(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
+        let session = engine.session(id).map_err(status::of)?;
+        match self.sees(&session) {
+            true => Ok(session),
+            false => Err(status::of(Error::NoSuchSession(id.to_owned()))),
+        }
+    }
+
+    /// Finds a session to act on it.
+    pub fn drive(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
+        let session = self.session(engine, id)?;
+        self.check_driver(engine, &session)?;
+        Ok(session)
+    }
+
+    /// Whether the caller may write to a session that it sees.
+    pub fn check_driver(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
+        self.at_least(Role::Operator, "session", "it drives a session")?;
+        // Where the container is gone, nothing of it can be reached any more.
+        let container = session.record.container.as_ref();
+        match container.and_then(|c| engine.find(&self.caller.scope, &c.id).ok()) {
+            Some(container) => self.check_inside(engine, &container),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a container that is to be made. `at`: the path of its specification in the request.
+    pub fn container(
+        &self,
+        engine: &Engine,
+        at: &str,
+        mut spec: ContainerSpec,
+    ) -> Result<ContainerSpec, Status> {
+        self.at_least(Role::Operator, at, "it makes a container")?;
+        if self.is_admin() {
+            return Ok(spec);
+        }
+        rules::container(&spec, &self.caller.grants).map_err(|beyond| self.beyond(at, beyond))?;
+        if let Some((name, value)) =
+            self.caller.scope.0.iter().find(|(name, value)| spec.labels.get(*name) != Some(value))
+        {
+            let what =
+                format!("it may only make containers with the label {name}={value}; give it");
+            return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
+        }
+        let namespaces = &mut spec.namespaces;
+        for namespace in [
+            &mut namespaces.pid,
+            &mut namespaces.uts,
+            &mut namespaces.ipc,
+            &mut namespaces.net,
+            &mut namespaces.cgroup,
+            &mut namespaces.user,
+            &mut namespaces.time,
+        ] {
+            if let Namespace::Container(key) = namespace {
+                // Another container may have the name when this one is started again.
+                *key = self.enter(engine, key)?.id.clone();
+            }
+        }
+        spec.bounds = Some(self.caller.grants.bounds.clone());
+        Ok(spec)
+    }
+
+    /// Checks a session that is to be started. `at`: the path of its specification in the request.
+    pub fn start(
+        &self,
+        engine: &Engine,
+        at: &str,
+        mut spec: SessionSpec,
+    ) -> Result<SessionSpec, Status> {
+        self.at_least(Role::Operator, at, "it starts a session")?;
+        if self.is_admin() {
+            return Ok(spec);
+        }
+        let process = rules::process("process", &spec.process, &self.caller.grants);
+        process.map_err(|beyond| self.beyond(at, beyond))?;
+        spec.target = match spec.target {
+            SessionTarget::Container(key) => {
+                SessionTarget::Container(self.enter(engine, &key)?.id.clone())
+            }
+            SessionTarget::Debug(target, Tools::Host) => {
+                SessionTarget::Debug(self.target(engine, target)?, Tools::Host)
+            }
+            other => {
+                let field = format!("{at}.target");
+                self.admin(&field, "it reaches the host")?;
+                other
+            }
+        };
+        Ok(spec)
+    }
+
+    /// Checks a mount that is to be made in a target, and tells which directories its source must stay in.
+    pub fn mount(
+        &self,
+        mount: &Mount,
+        in_container: bool,
+    ) -> Result<Option<Vec<std::path::PathBuf>>, Status> {
+        if self.is_admin() {
+            return Ok(None);
+        }
+        // A path of a container that the caller may enter is none of the host.
+        let inside = in_container && matches!(mount.source, MountSource::Bind { .. });
+        if !inside {
+            let checked = rules::mount("mount", mount, &self.caller.grants);
+            checked.map_err(|Beyond { field, problem }| {
+                let what = format!("{field} {problem}");
+                status::denied(&self.caller, Role::Admin, &field, &what)
+            })?;
+        }
+        Ok(Some(self.caller.grants.bounds.mounts.clone()))
+    }
+
+    /// Checks which mount is to be taken away.
+    pub fn unmount(&self, engine: &Engine, which: Which) -> Result<Which, Status> {
+        if self.is_admin() {
+            return Ok(which);
+        }
+        match which {
+            Which::Point(target, point) => Ok(Which::Point(self.target(engine, target)?, point)),
+            Which::Id(id) => {
+                let absent = || status::of(Error::NoSuchMount(id.clone()));
+                let made = engine.made_mount(&id).map_err(status::of)?;
+                let container = made.container_id.as_ref().ok_or_else(absent)?;
+                self.see(engine, container).map_err(|_| absent())?;
+                self.enter(engine, container)?;
+                Ok(Which::Id(id))
+            }
+        }
+    }
+
+    fn beyond(&self, at: &str, beyond: Beyond) -> Status {
+        let field = format!("{at}.{}", beyond.field);
+        let what = format!("{field} {}", beyond.problem);
+        status::denied(&self.caller, Role::Admin, &field, &what)
+    }
+}
