@@ -13,12 +13,14 @@
 //!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`]: what an agent that was started again finds;
+//! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
 pub mod cgroup;
 pub mod container;
+pub mod counts;
 pub mod enter;
 pub mod error;
 pub mod facts;
@@ -58,6 +60,7 @@ use std::{
 };
 
 use cgroup::Cgroups;
+use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
@@ -85,6 +88,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Engine {
     facts: Facts,
+    counts: Arc<Counts>,
     registry: Registry,
     launcher: Arc<Launcher>,
     cgroups: Arc<Cgroups>,
@@ -119,7 +123,8 @@ impl Engine {
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
-        let launcher = Launcher::new(&config.runtime, &tag).map_err(|error| {
+        let counts = Arc::new(Counts::default());
+        let launcher = Launcher::new(&config.runtime, &tag, counts.clone()).map_err(|error| {
             let what =
                 format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
             Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
@@ -135,6 +140,7 @@ impl Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
             facts,
+            counts,
             registry: Registry::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
             launcher,
@@ -155,7 +161,7 @@ impl Engine {
 
     /// Lets go of what only a running agent needs. Containers and sessions stay.
     pub async fn shutdown(&self) {
-        self.slots.close().await;
+        self.slots.close();
         for container in self.registry.containers() {
             container.now().spare.take();
         }
