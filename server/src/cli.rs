@@ -5,6 +5,8 @@ use std::{env, io, path::PathBuf};
 use clap::{Parser, ValueEnum};
 use conti_shared::endpoint::{self, Endpoint};
 
+use crate::metrics::Address;
+
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
 #[derive(Debug, Parser)]
 #[command(name = "contid", version)]
@@ -12,6 +14,10 @@ pub struct Args {
     /// Where to listen: unix:///PATH. May be given several times.
     #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT, value_parser = local)]
     pub listen: Vec<Endpoint>,
+    /// Where to serve metrics for Prometheus: unix:///PATH, or a loopback address as tcp://127.0.0.1:PORT.
+    /// They ask nobody who they are. GET /metrics and /healthz.
+    #[arg(long, value_name = "URL")]
+    pub metrics_listen: Option<Address>,
     /// Directory for what lives as long as the host is up: sessions and their sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
     pub state_dir: PathBuf,
@@ -96,6 +102,16 @@ mod tests {
         ]);
         assert_eq!(args.listen.len(), 2);
         assert!(Args::try_parse_from(["contid", "--listen", "tcp://host:1"]).is_err());
+    }
+
+    #[test]
+    fn metrics_are_served_only_where_asked_and_once() {
+        assert_eq!(Args::parse_from(["contid"]).metrics_listen, None);
+        let once = ["contid", "--metrics-listen", "tcp://127.0.0.1:9100"];
+        assert!(Args::parse_from(once).metrics_listen.is_some());
+        let twice = once.iter().chain(&once[1..]);
+        assert!(Args::try_parse_from(twice).is_err());
+        assert!(Args::try_parse_from(["contid", "--metrics-listen", "tcp://0.0.0.0:1"]).is_err());
     }
 
     #[test]

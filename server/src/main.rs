@@ -2,7 +2,8 @@
 //!
 //! - [`cli`], [`logging`]: what it is told and what it tells;
 //! - [`listen`]: its sockets, and who may connect;
-//! - [`service`]: the gRPC edge; [`engine`]: containers and sessions.
+//! - [`service`]: the gRPC edge; [`engine`]: containers and sessions;
+//! - [`metrics`]: numbers of all of them, for Prometheus.
 //!
 //! `main` only starts things, and stops them in order.
 
@@ -10,6 +11,7 @@ mod cli;
 mod engine;
 mod listen;
 mod logging;
+mod metrics;
 mod service;
 
 use std::{error::Error, process::ExitCode, time::Duration};
@@ -25,6 +27,7 @@ use tracing::{error, info, warn};
 use cli::Args;
 use engine::{Config, Engine};
 use listen::Socket;
+use metrics::Metrics;
 use service::{edge, stopping::Stopping};
 
 /// How long clients have to take leave.
@@ -80,8 +83,14 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
     }
 
+    let metrics = Metrics::new(engine.clone());
+    let scraped = match &args.metrics_listen {
+        Some(address) => Some(metrics::Server::start(address, metrics.clone()).await?),
+        None => None,
+    };
+
     let stopping = Stopping::default();
-    let router = edge::router(&engine, &stopping).await?;
+    let router = edge::router(&engine, &stopping, &metrics.calls).await?;
     let serve = router.serve_with_incoming_shutdown(listen::all(sockets), stopping.wait());
     tokio::pin!(serve);
 
@@ -100,6 +109,9 @@ async fn run(args: Args) -> Result<(), Box<dyn Error>> {
                 Err(_) => warn!("some clients did not take leave in time"),
             }
         }
+    }
+    if let Some(server) = scraped {
+        server.stop().await;
     }
     if timeout(LET_GO, engine.shutdown()).await.is_err() {
         warn!("the engine did not let go in time; the next agent will clean up");

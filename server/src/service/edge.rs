@@ -20,7 +20,7 @@ use super::{
     network::Network, processes::Processes, rootfs::Rootfs, sessions::Sessions, stopping::Stopping,
     trace::TraceLayer, wire::SessionsOnWire,
 };
-use crate::engine::Engine;
+use crate::{engine::Engine, metrics::Calls};
 
 /// The largest message that is taken.
 const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -42,10 +42,11 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const PENDING_RESETS_MAX: usize = 32;
 const LOCAL_RESETS_MAX: usize = 1024;
 
-/// Makes the server of an engine.
+/// Makes the server of an engine, which counts with `calls`.
 pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
+    calls: &Calls,
 ) -> Result<Router<Stack<TraceLayer, Identity>>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -106,7 +107,7 @@ pub async fn router(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .layer(TraceLayer)
+        .layer(TraceLayer::new(calls.clone()))
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)
