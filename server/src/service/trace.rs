@@ -77,7 +77,7 @@ where
             let ms = begun.elapsed().as_secs_f64() * 1000.0;
             match response.extensions().get::<Status>() {
                 Some(status) if status.code() != Code::Ok => {
-                    info!(%method, code = ?status.code(), message = status.message(), ms, "refused");
+                    info!(%method, code = ?status.code(), problem = status.message(), ms, "refused");
                 }
                 _ => debug!(ms, "answered"),
             }
