@@ -20,57 +20,57 @@ impl Collector for EngineCollector {
         let mut show = Show(encoder);
         let counts = self.0.counts();
         let census = self.0.census();
-        show.gauges("containers", "Containers, by state", "state", census.containers)?;
-        show.gauge("sessions_running", "Sessions whose command runs", census.sessions_running)?;
+        show.gauges("containers", "Containers, by state.", "state", census.containers)?;
+        show.gauge("sessions_running", "Sessions whose command runs.", census.sessions_running)?;
         show.counter(
             "sessions_started",
-            "Sessions whose command began to run",
+            "Sessions whose command began to run.",
             None,
             counts.sessions_started.get(),
         )?;
         show.counters(
             "sessions_ended",
-            "Sessions that ended, by reason",
+            "Sessions that ended, by reason.",
             ("reason", None),
             counts.sessions_ended(),
         )?;
         show.counters(
             "session",
-            "Input that sessions took, and output that was read from them",
+            "Input that sessions took, and output that was read from them.",
             ("direction", Some(Unit::Bytes)),
             [("in", counts.input_bytes.get()), ("out", counts.output_bytes.get())],
         )?;
         show.counter(
             "journal_dropped",
-            "Output of ended sessions that was dropped before anybody read it",
+            "Output of ended sessions that was dropped before anybody read it.",
             Some(Unit::Bytes),
             counts.dropped_bytes.get(),
         )?;
         let failed = counts.setups_failed();
         show.counters(
             "setup_failures",
-            "Set-ups that failed, by step",
+            "Set-ups that failed, by step.",
             ("step", None),
             failed.iter().map(|(step, n)| (step.as_str(), *n)),
         )?;
         let lost = counts.sessions_ended().find(|(reason, _)| *reason == "lost");
         show.counter(
             "monitors_lost",
-            "Monitors that died or could not be reached, with their sessions",
+            "Monitors that died or could not be reached, with their sessions.",
             None,
             lost.map_or(0, |(_, n)| n),
         )?;
         show.counter(
             "launcher_restarts",
-            "Launchers that were started in the place of one that had died",
+            "Launchers that were started in the place of one that had died.",
             None,
             counts.launcher_restarts.get(),
         )?;
-        show.gauge("spare_slots", "Slots that are ready for a container", census.spare_slots)?;
-        show.gauge("inspectors", "Inspectors at work", census.inspectors)?;
+        show.gauge("spare_slots", "Slots that are ready for a container.", census.spare_slots)?;
+        show.gauge("inspectors", "Inspectors at work.", census.inspectors)?;
         show.gauge(
             "inspections_waiting",
-            "Questions that wait for an inspector",
+            "Questions that wait for an inspector.",
             census.questions_waiting,
         )
     }

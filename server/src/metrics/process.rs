@@ -37,14 +37,14 @@ impl Collector for ProcessCollector {
         let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         let metric = encoder.encode_descriptor(
             "process_cpu",
-            "CPU time of the agent itself",
+            "CPU time of the agent itself.",
             Some(&Unit::Seconds),
             MetricType::Counter,
         )?;
         ConstCounter::new(cpu).encode(metric)?;
         let metric = encoder.encode_descriptor(
             "process_start_time",
-            "When the agent was started, in seconds since 1970",
+            "When the agent was started, in seconds since 1970.",
             Some(&Unit::Seconds),
             MetricType::Gauge,
         )?;
@@ -54,11 +54,11 @@ impl Collector for ProcessCollector {
             ConstGauge::new(value).encode(metric)
         };
         let memory = resident_bytes();
-        gauge("process_resident_memory", "Memory of the agent", Some(&Unit::Bytes), memory)?;
-        gauge("process_open_fds", "Files that the agent has open", None, open_fds())?;
+        gauge("process_resident_memory", "Memory of the agent.", Some(&Unit::Bytes), memory)?;
+        gauge("process_open_fds", "Files that the agent has open.", None, open_fds())?;
         // No limit is shown as the largest number.
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        gauge("process_max_fds", "Files that the agent may have open", None, most)
+        gauge("process_max_fds", "Files that the agent may have open.", None, most)
     }
 }
 
