@@ -18,6 +18,10 @@ pub struct Args {
     /// They ask nobody who they are. GET /metrics and /healthz.
     #[arg(long, value_name = "URL")]
     pub metrics_listen: Option<Address>,
+    /// Where to send spans for OpenTelemetry, by OTLP over gRPC: http://HOST:PORT.
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = collector)]
+    pub otel_endpoint: Option<String>,
     /// Directory for what lives as long as the host is up: sessions and their sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
     pub state_dir: PathBuf,
@@ -62,6 +66,16 @@ fn local(text: &str) -> Result<Endpoint, String> {
     match text.parse().map_err(|error: endpoint::ParseError| error.to_string())? {
         unix @ Endpoint::Unix(_) => Ok(unix),
         other => Err(format!("{other}: only unix:///PATH can be listened on so far")),
+    }
+}
+
+/// The address of a collector of spans.
+#[cfg(feature = "otel")]
+fn collector(text: &str) -> Result<String, &'static str> {
+    let uri: http::Uri = text.parse().map_err(|_| "is no URL; write http://HOST:PORT")?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        _ => Err("only http://HOST:PORT can be given: have a collector on this machine pass it on"),
     }
 }
 

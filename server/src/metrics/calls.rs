@@ -63,7 +63,8 @@ struct Ended {
 const UNKNOWN: Kind = Kind { label: Method { method: "unknown" }, streams: false };
 
 impl Calls {
-    pub(super) fn register(registry: &mut Registry) -> Calls {
+    /// Makes a counter of calls, whose numbers are shown by `registry`.
+    pub fn register(registry: &mut Registry) -> Calls {
         let streaming = streaming();
         let own = METHODS.iter().map(|(path, _)| (*path, streaming.contains(*path)));
         let kind = |path: &'static str, streams| {
