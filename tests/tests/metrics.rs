@@ -277,7 +277,7 @@ fn hostile_clients_of_metrics_disturb_neither_calls_nor_the_next_scrape() {
     assert!(grown < 16 * 1024, "the agent grew by {grown} KiB");
     drop(slow);
     assert!(ask(connect(), &get("/metrics")).ends_with("# EOF\n"));
-    // One that never reads its answer, and those that never end: each is let go, without being asked.
+    // As many as are served at one time, all silent: each is let go, and the next one has its turn.
     let mut silent: Vec<TcpStream> = (0..16).map(|_| connect()).collect();
     assert!(ask(connect(), &get("/metrics")).ends_with("# EOF\n"));
     for connection in &mut silent {
