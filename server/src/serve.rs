@@ -15,6 +15,7 @@ use crate::{
     cli::Args,
     engine::{Config, Engine},
     listen::{self, Connection, open::Open, tcp, unix},
+    metrics::{self, Metrics},
     pki::Pki,
     service::{edge, pki::Pki as PkiService, stopping::Stopping},
     tls::{CurrentTls, Material, reload::Reload},
@@ -46,6 +47,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 
+    let metrics = Metrics::new(engine.clone());
+    let scraped = match &args.metrics_listen {
+        Some(address) => Some(metrics::Server::start(address, metrics.clone()).await?),
+        None => None,
+    };
+
     let (mut local, mut far) = (Vec::new(), Vec::new());
     for endpoint in &args.listen {
         match endpoint {
@@ -69,20 +76,26 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
     let open = Open::default();
     if let Some((tls, _)) = &tls {
-        let door = tcp::Door::new(tls.clone(), open.clone(), api, join);
+        let counts = metrics.connections.clone();
+        let door = tcp::Door::new(tls.clone(), open.clone(), counts, api, join);
         for socket in far {
             tokio::spawn(socket.serve(door.clone()));
         }
         let guests = listen::connections(guests);
-        let guests =
-            edge::guests(pki.clone()).serve_with_incoming_shutdown(guests, stopping.wait());
+        let guests = edge::guests(pki.clone(), &metrics.calls)
+            .serve_with_incoming_shutdown(guests, stopping.wait());
         tokio::spawn(guests);
     }
-    let reload = Reload { policy: args.policy.map(|path| (policy.clone(), path)), tls, open };
+    let reload = Reload {
+        policy: args.policy.map(|path| (policy.clone(), path)),
+        tls,
+        open,
+        certificates: metrics.certificates.clone(),
+    };
     tokio::spawn(reload.run());
 
-    let router = edge::router(&engine, &stopping, policy.clone(), pki).await?;
-    let incoming = listen::all(local, policy, connections);
+    let router = edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls).await?;
+    let incoming = listen::all(local, policy, metrics.connections.clone(), connections);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     tokio::pin!(serve);
 
@@ -101,6 +114,9 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
                 Err(_) => warn!("some clients did not take leave in time"),
             }
         }
+    }
+    if let Some(server) = scraped {
+        server.stop().await;
     }
     if timeout(LET_GO, engine.shutdown()).await.is_err() {
         warn!("the engine did not let go in time; the next agent will clean up");

@@ -20,7 +20,7 @@ use super::{
     namespaces::Namespaces, network::Network, pki::Pki, processes::Processes, rootfs::Rootfs,
     sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
 };
-use crate::{access::policy::CurrentPolicy, engine::Engine};
+use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
 
 /// The largest message that is taken.
 const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -50,7 +50,7 @@ const GUEST_STREAMS: u32 = 4;
 pub type Layers = Stack<AccessLayer, Stack<TraceLayer, Identity>>;
 
 /// Makes the server of guests: who has no certificate yet can join, and nothing else.
-pub fn guests(pki: Pki) -> Router<Stack<TraceLayer, Identity>> {
+pub fn guests(pki: Pki, calls: &Calls) -> Router<Stack<TraceLayer, Identity>> {
     let join = JoinServiceServer::new(pki).max_decoding_message_size(GUEST_DECODE_MAX);
     Server::builder()
         .max_concurrent_streams(GUEST_STREAMS)
@@ -59,16 +59,17 @@ pub fn guests(pki: Pki) -> Router<Stack<TraceLayer, Identity>> {
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(PENDING_RESETS_MAX))
-        .layer(TraceLayer)
+        .layer(TraceLayer::new(calls.clone()))
         .add_service(join)
 }
 
-/// Makes the server of an engine.
+/// Makes the server of an engine, which counts with `calls`.
 pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
     policy: CurrentPolicy,
     pki: Pki,
+    calls: &Calls,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -133,7 +134,7 @@ pub async fn router(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .layer(TraceLayer)
+        .layer(TraceLayer::new(calls.clone()))
         .layer(AccessLayer::new(policy))
         .add_service(health)
         .add_service(reflection)

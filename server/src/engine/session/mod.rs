@@ -27,6 +27,7 @@ use conti_runtime::{
 use tokio::sync::watch;
 
 use super::{
+    counts::Counts,
     error::{Error, Result},
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
@@ -64,6 +65,8 @@ pub struct Session {
     end_told: AtomicBool,
     /// Held while input is written, so that two writers do not mix.
     input: tokio::sync::Mutex<()>,
+    /// Where its start, its bytes and its end are counted.
+    counts: Arc<Counts>,
 }
 
 /// Where a session stands.
@@ -140,6 +143,7 @@ impl Session {
         monitor: Option<Arc<Monitor>>,
         to_monitor: Option<OwnedFd>,
         state: State,
+        counts: Arc<Counts>,
     ) -> Session {
         Session {
             id: record.id.clone(),
@@ -155,6 +159,7 @@ impl Session {
             input_end: AtomicU64::new(0),
             end_told: AtomicBool::new(false),
             input: tokio::sync::Mutex::new(()),
+            counts,
         }
     }
 
@@ -288,6 +293,7 @@ impl Session {
             };
             rest = rest.slice(pushed..);
             if pushed > 0 {
+                self.counts.input_bytes.add(pushed as u64);
                 self.wake_monitor();
             }
             if rest.is_empty() {
