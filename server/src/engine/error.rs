@@ -23,12 +23,12 @@ pub enum Error {
     #[error("there is no session {0:?}; `contictl sessions` lists those that are there")]
     NoSuchSession(String),
     /// The name is taken.
-    #[error("the name {name:?} is taken by container {id}; choose another or remove that one")]
+    #[error("{}", taken_sentence(.name, .id.as_deref()))]
     NameTaken {
         /// The name.
         name: String,
-        /// The id of the container that has it.
-        id: String,
+        /// The id of the container that has it, where whoever asks may know it.
+        id: Option<String>,
     },
     /// The container is in a state that does not allow it.
     #[error("container {container:?} is {state}; to {action} it, it must be {wanted}")]
@@ -142,6 +142,17 @@ impl Error {
             Error::Stopping => Reason::AgentStopping,
             Error::Internal(_) => Reason::Internal,
         }
+    }
+}
+
+fn taken_sentence(name: &str, id: Option<&str>) -> String {
+    match id {
+        Some(id) => {
+            format!(
+                "the name {name:?} is taken by container {id}; choose another or remove that one"
+            )
+        }
+        None => format!("the name {name:?} is taken; choose another"),
     }
 }
 

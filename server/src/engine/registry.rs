@@ -51,11 +51,11 @@ impl Registry {
         let mut inner = self.lock();
         let name = &container.spec.name;
         if let Some(id) = inner.names.get(name) {
-            return Err(Error::NameTaken { name: name.clone(), id: id.clone() });
+            return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
         // A container is not named like the id of another, so that neither hides the other.
         if inner.containers.contains_key(name) {
-            return Err(Error::NameTaken { name: name.clone(), id: name.clone() });
+            return Err(Error::NameTaken { name: name.clone(), id: Some(name.clone()) });
         }
         inner.names.insert(name.clone(), container.id.clone());
         inner.containers.insert(container.id.clone(), container);

@@ -198,6 +198,17 @@ impl Call {
         Ok(spec)
     }
 
+    /// What went wrong with making a container, without what the caller may not know of others.
+    pub fn hide(&self, engine: &Engine, error: Error) -> Error {
+        match error {
+            Error::NameTaken { name, id } => {
+                let id = id.filter(|id| engine.find(&self.caller.scope, id).is_ok());
+                Error::NameTaken { name, id }
+            }
+            error => error,
+        }
+    }
+
     /// Checks a session that is to be started. `at`: the path of its specification in the request.
     pub fn start(
         &self,

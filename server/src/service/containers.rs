@@ -57,7 +57,8 @@ impl ContainerService for Containers {
         })?;
         let spec = call.container(&self.engine, "spec", spec)?;
         let request_id = call.caller.request_id(request_id);
-        let made = self.engine.create(spec, request_id, start).await.map_err(status::of)?;
+        let made = self.engine.create(spec, request_id, start).await;
+        let made = made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
         let container = Some(info::container(made));
         Ok(Response::new(CreateContainerResponse { container }))
     }

@@ -49,7 +49,8 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
         Error::NoSuchMount(key) => (Code::NotFound, vec![("mount", key)]),
         Error::NoSuchSession(key) => (Code::NotFound, vec![("session", key)]),
         Error::NameTaken { name, id } => {
-            (Code::AlreadyExists, vec![("name", name), ("container_id", id)])
+            let id = id.map(|id| ("container_id", id));
+            (Code::AlreadyExists, id.into_iter().chain([("name", name)]).collect())
         }
         Error::WrongState { container, action, state, wanted } => {
             let problem = format!("it is {state}, it must be {wanted}");

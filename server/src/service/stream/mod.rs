@@ -115,7 +115,9 @@ pub async fn open(
             let mut spec = call.container(engine, "open.run.spec", *spec)?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let session;
-            (session, warnings) = engine.run(spec, request_id).await.map_err(within("open.run"))?;
+            let ran = engine.run(spec, request_id).await;
+            (session, warnings) =
+                ran.map_err(|error| within("open.run")(call.hide(engine, error)))?;
             (drive(&session, None), session)
         }
         What::Start(spec) => {

@@ -1,0 +1,522 @@
+//! What an operator may not have, and what one that is limited by labels does not see.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::symlink,
+};
+
+use conti_proto::v1::{self, ContainerSpec, session_target, target};
+use conti_tests::{
+    api::{self, Api, bind, container, inside, metadata, process, reason, session, sleeper},
+    remote::World,
+    wire,
+};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use tonic::{Code, Status};
+
+fn labelled(name: &str, team: &str) -> ContainerSpec {
+    let labels = BTreeMap::from([("team".to_owned(), team.to_owned())]);
+    ContainerSpec { labels, ..sleeper(name) }
+}
+
+const BLUE: &str =
+    "[[caller]]\nidentity = \"blue\"\nrole = \"operator\"\nlabels = { team = \"blue\" }\n";
+
+/// What every method that can be told of a container or a session answers when it is told of this one.
+async fn tell_all(
+    api: &mut Api,
+    key: &str,
+    id: &str,
+) -> BTreeMap<&'static str, Result<(), Status>> {
+    let target = || Some(v1::Target { target: Some(target::Target::Container(key.into())) });
+    let key = || key.to_owned();
+    let id = || id.to_owned();
+    let mut all = BTreeMap::new();
+    macro_rules! tell {
+        ($name:literal, $client:ident.$method:ident($message:expr)) => {
+            // What is streamed says no before its first message, or with it.
+            let answer = api.$client.$method($message).await;
+            all.insert($name, answer.map(|_| ()));
+        };
+    }
+    macro_rules! stream {
+        ($name:literal, $client:ident.$method:ident($message:expr)) => {
+            let answer = match api.$client.$method($message).await {
+                Ok(answer) => answer.into_inner().message().await.map(|_| ()),
+                Err(status) => Err(status),
+            };
+            all.insert($name, answer);
+        };
+    }
+    tell!("GetContainer", containers.get_container(v1::GetContainerRequest { container: key() }));
+    tell!(
+        "StartContainer",
+        containers
+            .start_container(v1::StartContainerRequest { container: key(), ..Default::default() })
+    );
+    tell!(
+        "StopContainer",
+        containers
+            .stop_container(v1::StopContainerRequest { container: key(), ..Default::default() })
+    );
+    tell!(
+        "KillContainer",
+        containers
+            .kill_container(v1::KillContainerRequest { container: key(), signal: "CONT".into() })
+    );
+    tell!(
+        "DeleteContainer",
+        containers.delete_container(v1::DeleteContainerRequest {
+            container: key(),
+            ..Default::default()
+        })
+    );
+    tell!(
+        "WaitContainer",
+        containers.wait_container(v1::WaitContainerRequest { container: key() })
+    );
+    let joined = v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: key() };
+    let joins = ContainerSpec {
+        namespaces: Some(v1::Namespaces { net: Some(joined), ..Default::default() }),
+        ..labelled("joins", "blue")
+    };
+    tell!(
+        "CreateContainer",
+        containers.create_container(v1::CreateContainerRequest {
+            spec: Some(joins),
+            ..Default::default()
+        })
+    );
+    stream!(
+        "ListDirectory",
+        files.list_directory(v1::ListDirectoryRequest { target: target(), ..Default::default() })
+    );
+    stream!(
+        "ReadFile",
+        files.read_file(v1::ReadFileRequest {
+            target: target(),
+            path: "/etc/hostname".into(),
+            ..Default::default()
+        })
+    );
+    stream!(
+        "MeasureUsage",
+        files.measure_usage(v1::MeasureUsageRequest {
+            target: target(),
+            paths: vec!["/etc".into()],
+            ..Default::default()
+        })
+    );
+    stream!(
+        "ListMounts",
+        mounts.list_mounts(v1::ListMountsRequest { target: target(), ..Default::default() })
+    );
+    let tmpfs = v1::mount::Source::Tmpfs(v1::TmpfsMount::default());
+    let mount = v1::Mount { target: "/mnt".into(), source: Some(tmpfs), read_only: false };
+    tell!(
+        "CreateMount",
+        mounts.create_mount(v1::CreateMountRequest {
+            target: target(),
+            mount: Some(mount),
+            dry_run: true,
+            ..Default::default()
+        })
+    );
+    let point = v1::MountPoint { target: target(), point: "/tmp".into() };
+    tell!(
+        "DeleteMount",
+        mounts.delete_mount(v1::DeleteMountRequest {
+            which: Some(v1::delete_mount_request::Which::Point(point)),
+            dry_run: true,
+            ..Default::default()
+        })
+    );
+    stream!(
+        "ListNamespaces",
+        namespaces
+            .list_namespaces(v1::ListNamespacesRequest { target: target(), ..Default::default() })
+    );
+    stream!("ListNetwork", network.list_network(v1::ListNetworkRequest { target: target() }));
+    stream!(
+        "ListSockets",
+        network.list_sockets(v1::ListSocketsRequest { target: target(), ..Default::default() })
+    );
+    stream!(
+        "ListProcesses",
+        processes.list_processes(v1::ListProcessesRequest { target: target() })
+    );
+    stream!(
+        "WatchProcesses",
+        processes
+            .watch_processes(v1::WatchProcessesRequest { target: target(), ..Default::default() })
+    );
+    let spec = Some(session(&key(), process(["true"])));
+    tell!(
+        "StartSession",
+        sessions.start_session(v1::StartSessionRequest { spec, ..Default::default() })
+    );
+    tell!("GetSession", sessions.get_session(v1::GetSessionRequest { session_id: id() }));
+    tell!("WaitSession", sessions.wait_session(v1::WaitSessionRequest { session_id: id() }));
+    stream!(
+        "ReadSession",
+        sessions.read_session(v1::ReadSessionRequest { session_id: id(), ..Default::default() })
+    );
+    tell!(
+        "WriteSession",
+        sessions.write_session(v1::WriteSessionRequest {
+            session_id: id(),
+            data: "x".into(),
+            ..Default::default()
+        })
+    );
+    tell!(
+        "CloseSessionInput",
+        sessions.close_session_input(v1::CloseSessionInputRequest { session_id: id() })
+    );
+    let size = Some(v1::TerminalSize { columns: 80, rows: 24 });
+    tell!(
+        "ResizeSession",
+        sessions.resize_session(v1::ResizeSessionRequest { session_id: id(), size })
+    );
+    tell!(
+        "SignalSession",
+        sessions
+            .signal_session(v1::SignalSessionRequest { session_id: id(), signal: "CONT".into() })
+    );
+    tell!(
+        "ListSessions",
+        sessions.list_sessions(v1::ListSessionsRequest { container: key(), ..Default::default() })
+    );
+    let opened = wire::Wire::open(api, wire::attach(&id(), None)).await;
+    all.insert("Stream", opened.map(|_| ()));
+    all
+}
+
+/// The methods whose request can name a container or a session, from the descriptors.
+fn naming() -> BTreeSet<String> {
+    fn names(message: &MessageDescriptor, depth: usize) -> bool {
+        depth < 12
+            && message.fields().any(|field| match field.kind() {
+                Kind::Message(inner) => names(&inner, depth + 1),
+                Kind::String => {
+                    ["container", "session_id", "source_container"].contains(&field.name())
+                }
+                _ => false,
+            })
+    }
+    let pool = DescriptorPool::decode(conti_proto::DESCRIPTORS).expect("descriptors");
+    let services = pool.services().filter(|service| service.package_name() == "conti.v1");
+    let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+    methods
+        .filter(|method| names(&method.input(), 0))
+        .map(|method| method.name().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_an_operator_may_not_see_is_answered_by_every_method_as_what_is_not_there() {
+    let world = World::start(BLUE);
+    world.agent.block_on(async {
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let red = admin.run(labelled("red", "red")).await.expect("an admin makes anything");
+        let mut blue = world.as_role("blue", "operator").api().await.expect("it may look");
+        let absent = "0123456789abcdef0123456789abcdef";
+        let of_absent = tell_all(&mut blue, absent, absent).await;
+        for key in [&red.id, &red.id[..8].to_owned(), "red"] {
+            let of_red = tell_all(&mut blue, key, &red.session_id).await;
+            let told: BTreeSet<String> = of_red.keys().map(|name| (*name).to_owned()).collect();
+            assert_eq!(told, naming(), "a method that names containers is not tried here");
+            for (method, answer) in of_red {
+                let refused = answer.expect_err(method);
+                let other = of_absent[method].as_ref().expect_err(method);
+                let hidden = |text: &str| {
+                    let text = text.replace(absent, "X").replace(&red.session_id, "X");
+                    text.replace(key, "X")
+                };
+                assert_eq!(refused.code(), Code::NotFound, "{method}: {refused:?}");
+                assert_eq!(hidden(refused.message()), hidden(other.message()), "{method}");
+                assert_eq!(reason(&refused), reason(other), "{method}");
+            }
+        }
+        assert!(blue.list().await.is_empty());
+        assert!(blue.all_ids().await.is_empty(), "neither containers nor sessions are listed");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        assert_eq!(
+            api::state(&admin.get("red").await.expect("it is there")),
+            v1::ContainerState::Running
+        );
+        let of_admin = tell_all(&mut admin, "red", &red.session_id).await;
+        let found = of_admin
+            .values()
+            .filter(|answer| !matches!(answer, Err(s) if s.code() == Code::NotFound));
+        assert!(found.count() > 15, "the same is there for an admin: {of_admin:?}");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn an_operator_with_labels_makes_and_keeps_only_what_has_them() {
+    let world = World::start(BLUE);
+    world.agent.block_on(async {
+        let mut blue = world.as_role("blue", "operator").api().await.expect("it may look");
+        let other = blue.run(labelled("a", "red")).await.expect_err("of another team");
+        assert_eq!(
+            (other.code(), reason(&other).as_str()),
+            (Code::PermissionDenied, "PERMISSION_DENIED")
+        );
+        assert_eq!(metadata(&other)["field"], "spec.labels");
+        assert!(other.message().contains("team=blue"), "{}", other.message());
+        blue.run(labelled("mine", "blue")).await.expect("of its own team");
+        assert_eq!(blue.list().await.len(), 1);
+        let all =
+            wire::Wire::open(&mut blue, wire::start(session("mine", process(["true"])))).await;
+        assert_eq!(api::exit_code(&all.expect("it may").collect().await.end), 0);
+        // The name of what it does not see cannot be taken either, but nothing else is told of it.
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let red = admin.create(labelled("red", "red")).await.expect("an admin makes anything");
+        let taken = blue.create(labelled("red", "blue")).await.expect_err("the name is taken");
+        assert_eq!(taken.code(), Code::AlreadyExists);
+        assert!(!format!("{taken:?}").contains(&red.id), "{taken:?}");
+        // A request id of another caller is none of its own.
+        let request = |spec| v1::CreateContainerRequest {
+            spec: Some(spec),
+            request_id: "1".into(),
+            start: false,
+        };
+        let made = admin.containers.create_container(request(labelled("x", "red"))).await;
+        let made = made.expect("an admin makes anything").into_inner().container.expect("it");
+        let mine = blue.containers.create_container(request(labelled("y", "blue"))).await;
+        let mine = mine.expect("its own").into_inner().container.expect("it");
+        assert_ne!(made.id, mine.id);
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn an_operator_cannot_become_root_of_the_host_by_what_it_asks_for() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let with = |change: &dyn Fn(&mut ContainerSpec)| {
+            let mut spec = sleeper("x");
+            change(&mut spec);
+            spec
+        };
+        let confined = |change: &dyn Fn(&mut v1::Confinement)| {
+            with(&|spec| {
+                let mut confinement = v1::Confinement::default();
+                change(&mut confinement);
+                spec.process.as_mut().expect("a process").confinement = Some(confinement);
+            })
+        };
+        let namespaces = |change: &dyn Fn(&mut v1::Namespaces, v1::Namespace)| {
+            with(&|spec| {
+                let mut namespaces = v1::Namespaces::default();
+                let host = v1::NamespaceMode::Host.into();
+                change(&mut namespaces, v1::Namespace { mode: host, ..Default::default() });
+                spec.namespaces = Some(namespaces);
+            })
+        };
+        let dir = |path: &str| v1::Rootfs {
+            source: Some(v1::rootfs::Source::Dir(v1::DirRootfs {
+                path: path.into(),
+                overlay: true,
+            })),
+        };
+        let device = v1::mount::Source::Device(v1::DeviceMount {
+            source: "/dev/loop0".into(),
+            fs_type: "ext4".into(),
+            options: vec![],
+        });
+        let cases = [
+            ("spec.process.confinement.privileged", confined(&|c| c.privileged = true)),
+            (
+                "spec.process.confinement.cap_add",
+                confined(&|c| c.cap_add = vec!["SYS_ADMIN".into()]),
+            ),
+            (
+                "spec.process.confinement.seccomp",
+                confined(&|c| c.seccomp = v1::SeccompMode::Unconfined.into()),
+            ),
+            ("spec.namespaces.pid", namespaces(&|n, host| n.pid = Some(host))),
+            ("spec.namespaces.net", namespaces(&|n, host| n.net = Some(host))),
+            ("spec.namespaces.ipc", namespaces(&|n, host| n.ipc = Some(host))),
+            ("spec.namespaces.uts", namespaces(&|n, host| n.uts = Some(host))),
+            ("spec.namespaces.cgroup", namespaces(&|n, host| n.cgroup = Some(host))),
+            ("spec.mounts[0].bind.source", with(&|s| s.mounts = vec![bind("/etc".as_ref(), "/m")])),
+            (
+                "spec.mounts[0].device.source",
+                with(&|s| {
+                    s.mounts = vec![v1::Mount {
+                        target: "/m".into(),
+                        source: Some(device.clone()),
+                        read_only: true,
+                    }];
+                }),
+            ),
+            ("spec.rootfs.dir.path", with(&|s| s.rootfs = Some(dir("/")))),
+            (
+                "spec.devices[0].path",
+                with(&|s| {
+                    s.devices = vec![v1::Device { path: "/dev/mem".into(), ..Default::default() }];
+                }),
+            ),
+            (
+                "spec.process.oom_score_adj",
+                with(&|s| {
+                    s.process.as_mut().expect("a process").oom_score_adj = Some(-500);
+                }),
+            ),
+        ];
+        for (field, spec) in cases {
+            let refused = api.run(spec).await.expect_err(field);
+            assert_eq!(refused.code(), Code::PermissionDenied, "{field}: {refused:?}");
+            assert_eq!(
+                (metadata(&refused)["field"].as_str(), metadata(&refused)["needs"].as_str()),
+                (field, "admin")
+            );
+        }
+        assert!(api.list().await.is_empty(), "nothing was made");
+
+        // Nor by a way round: what an admin has made is not entered.
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let strong = confined(&|c| c.privileged = true);
+        let strong = admin
+            .run(ContainerSpec { name: "strong".into(), ..strong })
+            .await
+            .expect("an admin may");
+        let joined =
+            v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "strong".into() };
+        let joins = v1::Namespaces { ipc: Some(joined), ..Default::default() };
+        let joins = ContainerSpec { namespaces: Some(joins), ..sleeper("joins") };
+        assert_eq!(
+            api.run(joins).await.expect_err("it would join it").code(),
+            Code::PermissionDenied
+        );
+        for (method, answer) in tell_all(&mut api, "strong", &strong.session_id).await {
+            let harmless = [
+                "GetContainer",
+                "KillContainer",
+                "StopContainer",
+                "DeleteContainer",
+                "WaitContainer",
+                "GetSession",
+                "WaitSession",
+                "ReadSession",
+                "ListSessions",
+            ];
+            if !harmless.contains(&method) {
+                let refused = answer.expect_err(method);
+                let gone = refused.code() == Code::FailedPrecondition;
+                assert!(refused.code() == Code::PermissionDenied || gone, "{method}: {refused:?}");
+            }
+        }
+
+        // And nothing of the host itself.
+        let host = Some(v1::Target { target: Some(target::Target::Host(v1::HostTarget {})) });
+        let look = v1::ListDirectoryRequest { target: host, path: "/".into() };
+        let refused = api.files.list_directory(look).await.expect_err("files of the host");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let of = |target| v1::SessionSpec {
+            target: Some(v1::SessionTarget { target: Some(target) }),
+            ..session("x", process(["true"]))
+        };
+        let enter = v1::ProcessTarget { pid: 1, ..Default::default() };
+        for target in [
+            session_target::Target::Process(enter),
+            session_target::Target::Unshare(v1::UnshareTarget::default()),
+        ] {
+            let refused = wire::Wire::open(&mut api, wire::start(of(target))).await;
+            assert_eq!(refused.err().expect("the host").code(), Code::PermissionDenied);
+        }
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn no_link_leads_an_operator_out_of_the_directories_that_it_was_granted() {
+    let world = World::start("");
+    let granted = world.agent.scratch("granted");
+    fs::create_dir_all(granted.join("data")).expect("a directory");
+    fs::write(granted.join("data/file"), "mine").expect("a file");
+    symlink("/etc", granted.join("out")).expect("a link");
+    symlink("data", granted.join("in")).expect("a link");
+    let policy = format!(
+        "[operator]\nmounts = [{0:?}]\nrootfs = [{0:?}]\ncapabilities = [\"NET_ADMIN\"]\n",
+        granted.display().to_string()
+    );
+    world.files.put("policy.toml", &policy);
+    conti_tests::wait::until_true("the policy was read again", || {
+        world.agent.log().contains("the policy was read again")
+    });
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let read = |source: &str| ContainerSpec {
+            mounts: vec![bind(&granted.join(source), "/m")],
+            auto_remove: true,
+            ..container("", process(["cat", "/m/file"]))
+        };
+        for source in ["data", "in"] {
+            let wire = wire::Wire::open(&mut api, wire::run(read(source))).await;
+            let all = wire.unwrap_or_else(|e| panic!("{source}: {e:?}")).collect().await;
+            assert_eq!(all.stdout, b"mine", "{source}");
+        }
+        let out =
+            wire::Wire::open(&mut api, wire::run(read("out"))).await.err().expect("it leads out");
+        assert_eq!(out.code(), Code::FailedPrecondition, "{out:?}");
+        assert!(out.message().contains("leads out"), "{}", out.message());
+        let rootfs = v1::rootfs::Source::Dir(v1::DirRootfs {
+            path: granted.join("out").display().to_string(),
+            overlay: true,
+        });
+        let spec =
+            ContainerSpec { rootfs: Some(v1::Rootfs { source: Some(rootfs) }), ..sleeper("r") };
+        let out = api.create(spec).await.expect_err("it leads out");
+        assert!(out.message().contains("leads out"), "{}", out.message());
+        // A link that comes later does not either: the container is started again with what it had.
+        let kept = ContainerSpec { auto_remove: false, name: "kept".into(), ..read("data") };
+        api.run(kept).await.expect("it may");
+        api.containers
+            .wait_container(v1::WaitContainerRequest { container: "kept".into() })
+            .await
+            .expect("it ends");
+        fs::rename(granted.join("data"), granted.join("before")).expect("renamed");
+        symlink("/etc", granted.join("data")).expect("a link");
+        let again = v1::StartContainerRequest { container: "kept".into(), ..Default::default() };
+        let out = api.containers.start_container(again).await.expect_err("it leads out");
+        assert!(out.message().contains("leads out"), "{}", out.message());
+        // What was mounted into what is alive is held to the same.
+        api.run(sleeper("alive")).await.expect("it may");
+        let mount = v1::CreateMountRequest {
+            target: Some(v1::Target { target: Some(target::Target::Container("alive".into())) }),
+            mount: Some(bind(&granted.join("out"), "/mnt")),
+            ..Default::default()
+        };
+        let out = api.mounts.create_mount(mount).await.expect_err("it leads out");
+        assert!(out.message().contains("leads out"), "{}", out.message());
+        let _ = inside("alive");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn a_viewer_sees_and_changes_nothing() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let made = admin.run(sleeper("a")).await.expect("an admin may");
+        let mut viewer = world.as_role("vera", "viewer").api().await.expect("it may look");
+        assert_eq!(viewer.list().await.len(), 1);
+        let looking = wire::Wire::open(&mut viewer, wire::view(&made.session_id)).await;
+        looking.expect("a viewer reads what a session writes");
+        let driving = wire::Wire::open(&mut viewer, wire::attach(&made.session_id, None)).await;
+        assert_eq!(driving.err().expect("it would drive it").code(), Code::PermissionDenied);
+        let running = wire::Wire::open(&mut viewer, wire::run(sleeper("b"))).await;
+        assert_eq!(running.err().expect("it would make one").code(), Code::PermissionDenied);
+        let starting =
+            wire::Wire::open(&mut viewer, wire::start(session("a", process(["true"])))).await;
+        assert_eq!(starting.err().expect("it would start one").code(), Code::PermissionDenied);
+    });
+    world.agent.finish();
+}
