@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// How much is kept. Beyond it stdin is not read on.
-pub const LIMIT: u64 = 1 << 20;
+/// How much is kept. Beyond it stdin is not read on. It is what can be under way to an agent far away,
+/// and no less than its window for a stream.
+pub const LIMIT: u64 = 16 << 20;
 
 /// The input from the first unacknowledged byte on. Chunks are shared with what was sent.
 #[derive(Debug)]
