@@ -28,6 +28,8 @@ pub struct Agent {
     dir: TempDir,
     /// What its command is put behind.
     prefix: Vec<OsString>,
+    /// What it is told besides its socket and its directories.
+    args: Vec<OsString>,
     child: Option<Child>,
     runtime: Runtime,
     seen: Seen,
@@ -65,6 +67,14 @@ impl Agent {
     /// gives for the agent's directory. The last of them must end in `exec "$@"`, so that the pid
     /// is the agent's.
     pub fn start_behind(prefix: impl FnOnce(&Path) -> Vec<OsString>) -> Agent {
+        Agent::start_told(prefix, |_| Vec::new())
+    }
+
+    /// As [`Agent::start_behind`], with further arguments, made for the agent's directory.
+    pub fn start_told(
+        prefix: impl FnOnce(&Path) -> Vec<OsString>,
+        args: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> Agent {
         assert!(rustix::process::geteuid().is_root(), "the black-box tests must run as root");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -73,8 +83,8 @@ impl Agent {
             .expect("a runtime can be made");
         let dir = tempfile::Builder::new().prefix("conti-test-").tempdir().expect("a directory");
         fs::create_dir(dir.path().join("scratch")).expect("a directory can be made");
-        let prefix = prefix(dir.path());
-        let mut agent = Agent { dir, prefix, child: None, runtime, seen: Seen::default() };
+        let (prefix, args) = (prefix(dir.path()), args(dir.path()));
+        let mut agent = Agent { dir, prefix, args, child: None, runtime, seen: Seen::default() };
         agent.restart();
         agent
     }
@@ -93,6 +103,7 @@ impl Agent {
             .arg(self.path("state"))
             .arg("--data-dir")
             .arg(self.path("data"))
+            .args(&self.args)
             .stdin(Stdio::null());
         command
     }
