@@ -36,6 +36,10 @@ if ! unshare --net ip link add conti0 type veth peer name conti1 2>/dev/null; th
     skip veth "virtual Ethernet" "this kernel has it not"
 fi
 
+if ! unshare --net ip tuntap add dev conti0 mode tun 2>/dev/null; then
+    skip tun "TUN devices" "this host has them not"
+fi
+
 if ! grep -qE '^memory	.*	1$' /proc/cgroups; then
     skip memory_cgroup "the memory controller" "this kernel has it not"
 fi

@@ -27,8 +27,8 @@ use tonic::{
 use crate::error::{Error, Result};
 
 // One stream moves all the bytes, so its window is what a slow reader may leave unread here.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 24 << 20;
 // Large frames are what makes streams fast on one machine: fewer, larger reads and writes.
 const MAX_FRAME: u32 = 1 << 20;
 const SEND_BUFFER: usize = 1 << 20;

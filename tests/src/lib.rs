@@ -10,6 +10,7 @@
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
+//! - [`network`]: two hosts and a bad network between them;
 //! - [`pattern`]: a stream of bytes of which every one can be checked;
 //! - [`host`]: what /proc and /sys say about the machine;
 //! - [`wait`]: waiting for something to become true.
@@ -27,6 +28,7 @@ pub mod console;
 pub mod ctl;
 pub mod facts;
 pub mod host;
+pub mod network;
 pub mod pattern;
 pub mod pki;
 pub mod plain;

@@ -16,7 +16,7 @@ use crate::sys::{
 
 /// `conti-jl` as a number.
 const MAGIC: u64 = u64::from_le_bytes(*b"conti-jl");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const PAGE: usize = 4096;
 
 // Words of the header, by offset. Written once, before the journal is shared:
@@ -25,6 +25,7 @@ const AT_VERSION: usize = 8;
 const AT_SEGMENTS: usize = 16;
 const AT_OUTPUT: usize = 24;
 const AT_INPUT: usize = 32;
+const AT_OUTPUT_MAX: usize = 40;
 // Written by the monitor, on cache lines of their own:
 /// End of the output.
 pub const OUT_HEAD: usize = 128;
@@ -44,6 +45,8 @@ pub const DROPPED_TOTAL: usize = 176;
 pub const IN_TAIL: usize = 184;
 /// 1: nobody reads the input any more.
 pub const IN_BROKEN: usize = 192;
+/// An [`Extent`]: the present size of the ring of output.
+pub const OUT_SIZE: usize = 200;
 // Written by the agent, on cache lines of their own:
 /// Below it everything was handled.
 pub const ACKED: usize = 320;
@@ -53,6 +56,8 @@ pub const MODE: usize = 328;
 pub const IN_HEAD: usize = 336;
 /// Where the input ends; `u64::MAX` as long as nobody knows.
 pub const IN_CLOSED: usize = 344;
+/// What size of the ring of output would be worth its memory.
+pub const OUT_WANTED: usize = 352;
 
 /// Bytes of one segment's entry: its start and its stream (0 stdout, 1 stderr).
 const SEGMENT_LEN: usize = 16;
@@ -67,7 +72,36 @@ pub struct Ring {
     pub size: u64,
 }
 
+/// The present size of a ring, and how often it has changed: equal ones say that it did not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent(pub u64);
+
+impl Extent {
+    /// In bytes. May be anything where the other side wrote it.
+    pub fn size(self) -> u64 {
+        self.0 & u64::from(u32::MAX)
+    }
+
+    /// After a change to another size.
+    pub fn changed(self, size: u64) -> Extent {
+        Extent(((self.0 >> 32).wrapping_add(1) << 32) | size)
+    }
+}
+
 impl Ring {
+    /// The ring of another size at the same place; at least one byte, and never more than this one.
+    pub fn of_size(self, size: u64) -> Ring {
+        Ring { size: size.clamp(1, self.size), ..self }
+    }
+
+    /// The largest size up to `wanted` that is this one, doubled some times.
+    pub fn grown(self, wanted: u64) -> u64 {
+        match wanted / self.size {
+            0 => self.size,
+            times => self.size << times.ilog2(),
+        }
+    }
+
     /// Where `len` bytes from `offset` on lie. `len` must be at most the ring's size.
     pub fn spans(self, offset: u64, len: u64) -> [Span; 2] {
         let at = offset % self.size;
@@ -98,7 +132,10 @@ pub struct Journal {
     pub memory: Mapping,
     pub file: OwnedFd,
     pub segments: u64,
+    /// The ring of output at its ordinary size.
     pub output: Ring,
+    /// The same at its largest.
+    pub output_max: Ring,
     pub input: Ring,
 }
 
@@ -124,13 +161,18 @@ impl Journal {
         if word(AT_MAGIC) != MAGIC || word(AT_VERSION) != VERSION {
             return Err(invalid("its header is not that of a journal of this version"));
         }
-        let sizes =
-            Sizes { segments: word(AT_SEGMENTS), output: word(AT_OUTPUT), input: word(AT_INPUT) };
-        let (output, input, len) = geometry(sizes)?;
+        let sizes = Sizes {
+            segments: word(AT_SEGMENTS),
+            output: word(AT_OUTPUT),
+            output_max: word(AT_OUTPUT_MAX),
+            input: word(AT_INPUT),
+        };
+        let (output_max, input, len) = geometry(sizes)?;
+        let output = output_max.of_size(sizes.output);
         if len as u64 != file_len {
             return Err(invalid("its size is not what its header says"));
         }
-        Ok(Journal { memory, file, segments: sizes.segments, output, input })
+        Ok(Journal { memory, file, segments: sizes.segments, output, output_max, input })
     }
 
     pub fn load(&self, at: usize) -> u64 {
@@ -167,7 +209,9 @@ pub fn create(sizes: Sizes) -> io::Result<OwnedFd> {
         (AT_VERSION, VERSION),
         (AT_SEGMENTS, sizes.segments),
         (AT_OUTPUT, sizes.output),
+        (AT_OUTPUT_MAX, sizes.output_max),
         (AT_INPUT, sizes.input),
+        (OUT_SIZE, sizes.output),
         (MODE, mode_number(Mode::Wait)),
         (IN_CLOSED, u64::MAX),
     ] {
@@ -184,17 +228,21 @@ pub fn mode_number(mode: Mode) -> u64 {
     }
 }
 
-/// The rings and the length of the whole; each part begins at a page, so that pages can be given back.
+/// The rings at their largest and the length of the whole; each part begins at a page, so that pages can be given back.
 fn geometry(sizes: Sizes) -> io::Result<(Ring, Ring, usize)> {
-    let Sizes { segments, output, input } = sizes;
+    let Sizes { segments, output, output_max, input } = sizes;
     let within = |value: u64, max: u64| (1..=max).contains(&value);
-    if !within(segments, MAX_SEGMENTS) || !within(output, MAX_RING) || !within(input, MAX_RING) {
+    let rings = [output, output_max, input];
+    if !within(segments, MAX_SEGMENTS) || !rings.iter().all(|&ring| within(ring, MAX_RING)) {
         return Err(invalid("its parts are out of bounds"));
     }
+    if !output_max.is_multiple_of(output) || !(output_max / output).is_power_of_two() {
+        return Err(invalid("its largest size is not its ordinary one, doubled some times"));
+    }
     let output_at = (PAGE + segments as usize * SEGMENT_LEN).next_multiple_of(PAGE);
-    let input_at = (output_at + output as usize).next_multiple_of(PAGE);
+    let input_at = (output_at + output_max as usize).next_multiple_of(PAGE);
     let len = (input_at + input as usize).next_multiple_of(PAGE);
-    Ok((Ring { start: output_at, size: output }, Ring { start: input_at, size: input }, len))
+    Ok((Ring { start: output_at, size: output_max }, Ring { start: input_at, size: input }, len))
 }
 
 /// An error about a journal that came from elsewhere.

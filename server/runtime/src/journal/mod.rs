@@ -9,13 +9,18 @@
 //! ```
 //!
 //! Offsets are counts of bytes, over stdout and stderr together, that only grow; the byte at offset n
-//! lies at n modulo the ring's size. In [`Mode::Wait`] the monitor never overwrites what the agent
+//! lies at n modulo the ring's present size. That is small, so that it stays in the CPU's cache, and
+//! grows where the agent finds that its client is far away: what is under way to it is retained too.
+//! An idle writer makes it small again.
+//!
+//! In [`Mode::Wait`] the monitor never overwrites what the agent
 //! has not acknowledged; in [`Mode::Drop`] it overwrites the oldest and counts what was never
 //! acknowledged. Acknowledged bytes stay readable until their room is needed or the writer is idle.
 //!
 //! The tail moves before bytes are overwritten, and a reader looks at the tail again after it has
-//! copied: it gets the right bytes or a gap, never wrong ones. The reader trusts nothing that the
-//! other side writes: a damaged journal reads as gaps.
+//! copied: it gets the right bytes or a gap, never wrong ones. It looks at the ring's size again as
+//! well: bytes move to their new places before a new size is told, and from the old ones after. The
+//! reader trusts nothing that the other side writes: a damaged journal reads as gaps.
 //!
 //! - `layout`: where everything lies, and the check of it;
 //! - `writer`: the monitor's side; `reader`: the agent's side;
@@ -43,13 +48,15 @@ pub struct Sizes {
     pub segments: u64,
     /// Bytes of output that can be retained.
     pub output: u64,
+    /// As many when a driver's client is far away: `output` doubled some times.
+    pub output_max: u64,
     /// Bytes of input that can wait.
     pub input: u64,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Sizes { segments: 4096, output: 2 << 20, input: 512 << 10 }
+        Sizes { segments: 4096, output: 2 << 20, output_max: 16 << 20, input: 512 << 10 }
     }
 }
 

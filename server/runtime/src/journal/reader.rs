@@ -15,8 +15,9 @@ use std::{
 use super::{
     Mode, Totals,
     layout::{
-        ACKED, DROPPED_TOTAL, IN_BROKEN, IN_CLOSED, IN_HEAD, IN_TAIL, Journal, MODE, OUT_HEAD,
-        OUT_TAIL, SEG_HEAD, SEG_TAIL, STDERR_TOTAL, STDOUT_TOTAL, mode_number,
+        ACKED, DROPPED_TOTAL, Extent, IN_BROKEN, IN_CLOSED, IN_HEAD, IN_TAIL, Journal, MODE,
+        OUT_HEAD, OUT_SIZE, OUT_TAIL, OUT_WANTED, Ring, SEG_HEAD, SEG_TAIL, STDERR_TOTAL,
+        STDOUT_TOTAL, mode_number,
     },
 };
 
@@ -117,7 +118,7 @@ impl Reader {
 
     /// The oldest byte that can be read; at most the head.
     pub fn tail(&self) -> u64 {
-        self.bounds().0
+        self.bounds().tail
     }
 
     /// How much went through.
@@ -139,7 +140,7 @@ impl Reader {
     pub fn read_into(&self, offset: u64, max: usize, buffer: &mut Vec<u8>) -> ReadInto {
         let kept = buffer.len();
         for _ in 0..ATTEMPTS {
-            let (tail, head) = self.bounds();
+            let Bounds { tail, head, extent, ring } = self.bounds();
             if offset >= head || max == 0 {
                 return ReadInto::Empty;
             }
@@ -148,26 +149,34 @@ impl Reader {
             }
             let Some(found) = self.find(offset, head) else { continue };
             let length = (found.end - offset).min(max as u64);
-            for span in self.journal.output.spans(offset, length) {
+            for span in ring.spans(offset, length) {
                 self.journal.memory.append_to(span, buffer);
             }
-            // The bytes must have been read before the tails are looked at again.
+            // The bytes must have been read before the tails and the size are looked at again.
             fence(Ordering::SeqCst);
-            if self.bounds().0 <= offset && self.journal.load(SEG_TAIL) <= found.segment {
+            let now = self.bounds();
+            if now.tail <= offset
+                && now.extent == extent
+                && self.journal.load(SEG_TAIL) <= found.segment
+            {
                 return ReadInto::Data { stderr: found.stderr, length: length as usize };
             }
             buffer.truncate(kept);
         }
         // No sound writer gets here: what cannot be read counts as lost, so that the reader goes on.
-        ReadInto::Gap { length: self.bounds().1.saturating_sub(offset).max(1) }
+        ReadInto::Gap { length: self.bounds().head.saturating_sub(offset).max(1) }
     }
 
-    /// Tail and head, such that `tail <= head` and no more than the ring's size lies between them. The
-    /// head is read first: the tail only grows, so that it may be too new but never too old.
-    fn bounds(&self) -> (u64, u64) {
+    /// The bounds, such that `tail <= head` and no more than the ring's size lies between them.
+    ///
+    /// The head is read first: the tail only grows, so that it may be too new but never too old. So may
+    /// the size, which grows before the head goes on and shrinks after the tail has.
+    fn bounds(&self) -> Bounds {
         let head = self.journal.load(OUT_HEAD);
+        let extent = Extent(self.journal.load(OUT_SIZE));
+        let ring = self.journal.output_max.of_size(extent.size());
         let tail = self.journal.load(OUT_TAIL).min(head);
-        (tail.max(head.saturating_sub(self.journal.output.size)), head)
+        Bounds { tail: tail.max(head.saturating_sub(ring.size)), head, extent, ring }
     }
 
     /// The segment of an offset. `None` where the segments are being overwritten, or make no sense.
@@ -202,6 +211,23 @@ impl Reader {
     /// Up to where the output was acknowledged.
     pub fn acked(&self) -> u64 {
         self.journal.load(ACKED)
+    }
+
+    /// Whether the journal is full of what was not acknowledged: the process waits.
+    pub fn is_full(&self) -> bool {
+        let now = self.bounds();
+        now.head.saturating_sub(self.acked()) >= now.ring.size
+    }
+
+    /// Lets the ring of output grow to twice its present size when it is full next time, as far as it
+    /// can. Wake the monitor afterwards.
+    pub fn let_grow(&self) {
+        self.journal.store(OUT_WANTED, self.bounds().ring.size * 2);
+    }
+
+    /// Lets the ring of output not grow any more.
+    pub fn let_stay(&self) {
+        self.journal.store(OUT_WANTED, 0);
     }
 
     /// Says what the monitor does when the journal is full. Wake it afterwards.
@@ -282,6 +308,14 @@ impl Reader {
     fn input(&self) -> std::sync::MutexGuard<'_, Input> {
         self.input.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What can be read, and where it lies.
+struct Bounds {
+    tail: u64,
+    head: u64,
+    extent: Extent,
+    ring: Ring,
 }
 
 struct Found {

@@ -16,7 +16,7 @@ fn open(sizes: Sizes) -> (Writer, Reader) {
 }
 
 fn tiny(segments: u64, output: u64, input: u64) -> (Writer, Reader) {
-    open(Sizes { segments, output, input })
+    open(Sizes { segments, output, output_max: output * 4, input })
 }
 
 fn data(offset: u64, stderr: bool, bytes: &[u8]) -> ReadResult {
@@ -121,6 +121,59 @@ fn an_idle_journal_keeps_64_kib_and_gives_the_rest_back() {
     assert!(blocks(writer.file()) < 100_000);
 }
 
+#[test]
+fn a_full_ring_grows_as_far_as_it_is_let_and_an_idle_one_is_small_again() {
+    let sizes = Sizes::default();
+    let (mut writer, reader) = open(sizes);
+    let blocks = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_blocks as u64 * 512;
+    let bytes: Vec<u8> = (0..2 * sizes.output_max).map(pattern).collect();
+    let mut write = |writer: &mut Writer| {
+        let from = writer.head() as usize;
+        writer.append(Stream::Stdout, &bytes[from..]) as u64
+    };
+    assert_eq!(write(&mut writer), sizes.output);
+    let mut size = sizes.output;
+    while size < sizes.output_max {
+        assert!(reader.is_full());
+        reader.let_grow();
+        assert!(writer.room(Stream::Stdout) > 0);
+        assert_eq!(write(&mut writer), size);
+        size *= 2;
+    }
+    reader.let_grow();
+    assert_eq!((write(&mut writer), reader.tail(), reader.head()), (0, 0, sizes.output_max));
+    let ReadResult::Data { bytes: read, .. } = reader.read(0, usize::MAX) else {
+        panic!("no data")
+    };
+    assert!(read == bytes[..read.len()] && read.len() as u64 == sizes.output_max);
+    assert!(blocks(writer.file()) >= sizes.output_max);
+    reader.set_acked(reader.head());
+    assert!(writer.trim());
+    assert!(blocks(writer.file()) < 100_000, "{}", blocks(writer.file()));
+    let tail = reader.tail();
+    assert_eq!(
+        reader.read(tail, usize::MAX),
+        data(tail, false, &bytes[tail as usize..][..64 << 10])
+    );
+    // Small as long as it does not fill up.
+    assert_eq!(writer.append(Stream::Stdout, &bytes[..1_000_000]), 1_000_000);
+    reader.set_acked(reader.head());
+    writer.append(Stream::Stdout, &bytes[..1_500_000]);
+    assert!(blocks(writer.file()) < sizes.output + 100_000);
+}
+
+#[test]
+fn a_ring_that_nobody_waits_for_gets_its_ordinary_size_and_counts_what_that_drops() {
+    let (mut writer, reader) = tiny(4, 4, 4);
+    reader.let_grow();
+    assert_eq!(writer.append(Stream::Stdout, b"abcdefghij"), 8);
+    reader.set_acked(1);
+    reader.set_mode(Mode::Drop);
+    writer.append(Stream::Stdout, b"i");
+    assert_eq!((reader.tail(), reader.totals().dropped), (5, 4));
+    assert_eq!(reader.read(5, 9), data(5, false, b"fghi"));
+}
+
 /// A read returns up to the end of its segment only.
 fn joined(reader: &Reader, offset: u64, bytes: &[u8]) -> ReadResult {
     let ReadResult::Data { bytes: got, .. } = reader.read(offset, 1 << 20) else {
@@ -136,7 +189,11 @@ fn what_is_no_journal_is_refused() {
     assert!(Reader::map(File::open("/dev/zero").unwrap().into()).is_err());
     for sizes in [(0, 1, 1), (1, 0, 1), (1, 1, u64::MAX), (u64::MAX, 1, 1)] {
         let (segments, output, input) = sizes;
-        assert!(create(Sizes { segments, output, input }).is_err());
+        let sizes = Sizes { segments, output, output_max: output, input };
+        assert!(create(sizes).is_err());
+    }
+    for output_max in [0, 9, 15, 30, u64::MAX] {
+        assert!(create(Sizes { segments: 1, output: 10, output_max, input: 1 }).is_err());
     }
 }
 
@@ -146,6 +203,8 @@ enum Action {
     Read(u64, usize),
     Ack(u64),
     Mode(Mode),
+    LetGrow,
+    LetStay,
     Trim,
     Save,
 }
@@ -157,6 +216,8 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (0u64..40, 0usize..20).prop_map(|(back, max)| Action::Read(back, max)),
         3 => (0u64..20).prop_map(Action::Ack),
         1 => prop_oneof![Just(Mode::Wait), Just(Mode::Drop)].prop_map(Action::Mode),
+        2 => Just(Action::LetGrow),
+        1 => Just(Action::LetStay),
         1 => Just(Action::Trim),
         1 => Just(Action::Save),
     ]
@@ -198,6 +259,8 @@ proptest! {
                     mode = m;
                     reader.set_mode(m);
                 }
+                Action::LetGrow => reader.let_grow(),
+                Action::LetStay => reader.let_stay(),
                 Action::Trim => prop_assert_eq!(writer.trim(), acked == model.len() as u64),
                 Action::Save => {
                     let mut file = tempfile::tempfile().unwrap();
@@ -236,7 +299,7 @@ proptest! {
             raw.word(at).store(value, std::sync::atomic::Ordering::SeqCst);
             for offset in &offsets {
                 match reader.read(*offset, 100) {
-                    ReadResult::Data { bytes, .. } => prop_assert!(!bytes.is_empty() && bytes.len() <= 16),
+                    ReadResult::Data { bytes, .. } => prop_assert!(!bytes.is_empty() && bytes.len() <= 64),
                     ReadResult::Gap { length, .. } => prop_assert!(length > 0),
                     ReadResult::Empty => {}
                 }
@@ -320,9 +383,7 @@ fn a_reader_beside_a_fast_dropping_writer_never_sees_a_wrong_byte() {
         while offset < TOTAL {
             match reader.read(offset, 1 << 20) {
                 ReadResult::Data { bytes, .. } => {
-                    for (i, byte) in bytes.iter().enumerate() {
-                        assert_eq!(*byte, pattern(offset + i as u64), "at {offset} + {i}");
-                    }
+                    check_pattern(offset, &bytes);
                     offset += bytes.len() as u64;
                 }
                 ReadResult::Gap { length, .. } => offset += length,
@@ -330,6 +391,58 @@ fn a_reader_beside_a_fast_dropping_writer_never_sees_a_wrong_byte() {
             }
         }
     });
+}
+
+#[test]
+fn readers_beside_a_ring_that_grows_and_shrinks_never_see_a_wrong_byte() {
+    let (mut writer, reader) =
+        open(Sizes { segments: 8, output: 1024, output_max: 8192, input: 1 });
+    const TOTAL: u64 = 2_000_000;
+    std::thread::scope(|scope| {
+        let reader = &reader;
+        scope.spawn(move || {
+            while writer.head() < TOTAL {
+                let head = writer.head();
+                let bytes: Vec<u8> = (0..1 + head % 997).map(|i| pattern(head + i)).collect();
+                let stream = if head.is_multiple_of(3) { Stream::Stdout } else { Stream::Stderr };
+                writer.append(stream, &bytes);
+                // Now and then there is nothing to do, which makes the ring small again.
+                while head.is_multiple_of(50) && !writer.trim() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        // One that looks at what is about to go, without a claim to it.
+        scope.spawn(move || {
+            while reader.head() < TOTAL {
+                let offset = reader.tail();
+                if let ReadResult::Data { bytes, .. } = reader.read(offset, 1 << 20) {
+                    check_pattern(offset, &bytes);
+                }
+            }
+        });
+        let mut offset = 0;
+        while offset < TOTAL {
+            match reader.read(offset, 1 << 20) {
+                ReadResult::Data { bytes, .. } => {
+                    check_pattern(offset, &bytes);
+                    offset += bytes.len() as u64;
+                    reader.let_grow();
+                    if offset % 5 > 0 || reader.is_full() {
+                        reader.set_acked(offset);
+                    }
+                }
+                ReadResult::Gap { .. } => panic!("a waiting writer dropped at {offset}"),
+                ReadResult::Empty => reader.set_acked(offset),
+            }
+        }
+    });
+}
+
+fn check_pattern(offset: u64, bytes: &[u8]) {
+    for (i, byte) in bytes.iter().enumerate() {
+        assert_eq!(*byte, pattern(offset + i as u64), "at {offset} + {i}");
+    }
 }
 
 /// A byte that tells its offset, also across turns of the ring.

@@ -9,18 +9,31 @@ use std::{
 use super::{
     Mode, Stream, Totals,
     layout::{
-        ACKED, DROPPED_TOTAL, IN_BROKEN, IN_CLOSED, IN_HEAD, IN_TAIL, Journal, MODE, OUT_HEAD,
-        OUT_TAIL, SEG_HEAD, SEG_TAIL, STDERR_TOTAL, STDOUT_TOTAL, Segment, mode_number,
+        ACKED, DROPPED_TOTAL, Extent, IN_BROKEN, IN_CLOSED, IN_HEAD, IN_TAIL, Journal, MODE,
+        OUT_HEAD, OUT_SIZE, OUT_TAIL, OUT_WANTED, Ring, SEG_HEAD, SEG_TAIL, STDERR_TOTAL,
+        STDOUT_TOTAL, Segment, mode_number,
     },
 };
 
 /// How many bytes stay readable when everything was acknowledged and nothing happens.
 const HISTORY: u64 = 64 << 10;
+/// How many bytes are moved at once when the ring changes its size.
+const MOVE: u64 = 64 << 10;
+
+/// What the ring of output may take.
+struct Space {
+    /// How large it may become.
+    size: u64,
+    /// Below it bytes may be overwritten.
+    floor: u64,
+    room: u64,
+}
 
 /// The one writer of a journal's output. What it writes itself it never reads back.
 #[derive(Debug)]
 pub struct Writer {
     journal: Journal,
+    extent: Extent,
     head: u64,
     tail: u64,
     seg_head: u64,
@@ -39,6 +52,7 @@ impl Writer {
     pub fn map(file: OwnedFd) -> io::Result<Writer> {
         let journal = Journal::map(file)?;
         Ok(Writer {
+            extent: Extent(journal.output.size),
             journal,
             head: 0,
             tail: 0,
@@ -74,21 +88,38 @@ impl Writer {
 
     /// How many bytes of this stream could be written now.
     pub fn room(&self, stream: Stream) -> u64 {
-        let floor = self.floor();
-        if self.tail_without_oldest_segment(stream).is_some_and(|tail| tail > floor) {
-            return 0;
-        }
-        self.journal.output.size - (self.head - floor)
+        self.space(stream).room
+    }
+
+    /// How large the ring may be now, and how many bytes of this stream it takes then.
+    fn space(&self, stream: Stream) -> Space {
+        let Journal { output, output_max, .. } = self.journal;
+        let (size, floor) = match self.mode() {
+            Mode::Wait => {
+                let wanted = self.journal.load(OUT_WANTED).min(output_max.size);
+                (self.extent.size().max(output.grown(wanted)), self.acked().max(self.tail))
+            }
+            // What nobody waits for is kept as far as the ordinary size goes.
+            Mode::Drop => (output.size, self.head),
+        };
+        let blocked = self.tail_without_oldest_segment(stream).is_some_and(|tail| tail > floor);
+        Space { size, floor, room: if blocked { 0 } else { size - (self.head - floor) } }
+    }
+
+    /// The ring of output as it is now.
+    fn output(&self) -> Ring {
+        self.journal.output_max.of_size(self.extent.size())
     }
 
     /// Reads once from a pipe or a terminal, at most `limit` bytes and only what there is room for, and
     /// publishes it. `Ok(0)` is the end of the file; `WouldBlock` stands for no data as well as for no
     /// room.
     pub fn fill(&mut self, file: impl AsFd, stream: Stream, limit: u64) -> io::Result<u64> {
-        if self.room(stream) == 0 {
+        let space = self.space(stream);
+        if space.room == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let free = self.journal.output.size - (self.head - self.tail);
+        let free = space.size.saturating_sub(self.head - self.tail);
         // What is overwritten is gone, so that it must not be more than what will be read: where not
         // all of `limit` is free, the kernel is asked how much there is.
         let wanted = if free >= limit {
@@ -104,7 +135,7 @@ impl Writer {
         if len == 0 {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let spans = self.journal.output.spans(self.head, len);
+        let spans = self.output().spans(self.head, len);
         let n = self.journal.memory.read_from(file, spans)? as u64;
         self.commit(stream, n.min(len));
         Ok(n)
@@ -120,7 +151,7 @@ impl Writer {
     /// Writes bytes, as many as there is room for.
     pub fn append(&mut self, stream: Stream, bytes: &[u8]) -> usize {
         let len = self.reserve(stream, bytes.len() as u64);
-        let [first, second] = self.journal.output.spans(self.head, len);
+        let [first, second] = self.output().spans(self.head, len);
         let n = self.journal.memory.copy_from(first, bytes);
         let n = n + self.journal.memory.copy_from(second, &bytes[n..]);
         self.commit(stream, n as u64);
@@ -130,9 +161,14 @@ impl Writer {
     /// Makes room for up to `wanted` bytes and tells for how many. The tail has moved when it returns,
     /// so that readers know before a byte is overwritten.
     fn reserve(&mut self, stream: Stream, wanted: u64) -> u64 {
-        let len = wanted.min(self.room(stream));
+        let Space { size, floor, room } = self.space(stream);
+        let len = wanted.min(room);
         if len > 0 {
-            let needed = (self.head + len).saturating_sub(self.journal.output.size);
+            // As long as its reader keeps up the ring stays as small as it is.
+            if size < self.extent.size() || self.head + len - floor > self.extent.size() {
+                self.resize(size);
+            }
+            let needed = (self.head + len).saturating_sub(self.extent.size());
             let needed = needed.max(self.tail_without_oldest_segment(stream).unwrap_or(0));
             if needed > self.tail {
                 self.advance_tail(needed);
@@ -167,14 +203,6 @@ impl Writer {
         self.journal.store(OUT_HEAD, self.head);
     }
 
-    /// Below it bytes may be overwritten.
-    fn floor(&self) -> u64 {
-        match self.mode() {
-            Mode::Wait => self.acked().max(self.tail),
-            Mode::Drop => self.head,
-        }
-    }
-
     /// Where the tail would be without the oldest segment, where that has to go to make place for a
     /// segment of `stream`.
     fn tail_without_oldest_segment(&self, stream: Stream) -> Option<u64> {
@@ -206,6 +234,44 @@ impl Writer {
         fence(Ordering::SeqCst);
     }
 
+    /// Gives the ring of output another size: `self.journal.output`'s, doubled some times. What does not
+    /// fit is overwritten.
+    fn resize(&mut self, size: u64) {
+        let (old, new) = (self.output(), self.journal.output_max.of_size(size));
+        if new.size == old.size {
+            return;
+        }
+        let fits = self.head.saturating_sub(new.size);
+        if fits > self.tail {
+            self.advance_tail(fits);
+        }
+        // Of two sizes one divides the other. So a byte's new place is its old one, or was free, or is
+        // that of a byte below the tail: nothing that is retained is overwritten before it has moved.
+        let (mut at, mut bytes) = (self.tail, Vec::new());
+        while at < self.head {
+            let len = MOVE.min(self.head - at);
+            if old.spans(at, len) != new.spans(at, len) {
+                bytes.clear();
+                for span in old.spans(at, len) {
+                    self.journal.memory.append_to(span, &mut bytes);
+                }
+                let [first, second] = new.spans(at, len);
+                let n = self.journal.memory.copy_from(first, &bytes);
+                self.journal.memory.copy_from(second, &bytes[n..]);
+            }
+            at += len;
+        }
+        self.extent = self.extent.changed(new.size);
+        self.journal.store(OUT_SIZE, self.extent.0);
+        // Readers that know the old size must know of the new one before an old place is overwritten.
+        fence(Ordering::SeqCst);
+        if new.size < old.size {
+            self.journal.output_max.release(&self.journal.file, new.size, old.size);
+            new.release(&self.journal.file, self.head.saturating_sub(new.size), self.tail);
+            self.released = self.tail & !0xfff;
+        }
+    }
+
     /// Up to where the agent has handled the output, at most the head whatever the agent wrote.
     pub fn acked(&self) -> u64 {
         self.journal.load(ACKED).min(self.head)
@@ -216,8 +282,8 @@ impl Writer {
         if self.journal.load(MODE) == mode_number(Mode::Drop) { Mode::Drop } else { Mode::Wait }
     }
 
-    /// For an idle moment: where all was acknowledged, only the last 64 KiB stay readable and the
-    /// other pages are given back; so are those of an input that has ended. Tells whether there is
+    /// For an idle moment: where all was acknowledged, only the last 64 KiB stay readable, the
+    /// ring gets its ordinary size and the other pages are given back; so are those of an input that has ended. Tells whether there is
     /// nothing left to do.
     pub fn trim(&mut self) -> bool {
         let input = self.journal.input;
@@ -233,6 +299,7 @@ impl Writer {
         if keep > self.tail {
             self.advance_tail(keep);
         }
+        self.resize(self.journal.output.size);
         let output = self.journal.output;
         // Pages of the last round of the ring only, less what is retained.
         let from = self.released.max(self.head.saturating_sub(output.size));
@@ -246,7 +313,7 @@ impl Writer {
 
     /// Appends what is retained to a buffer.
     pub(super) fn copy_retained(&self, buffer: &mut Vec<u8>) {
-        for span in self.journal.output.spans(self.tail, self.head - self.tail) {
+        for span in self.output().spans(self.tail, self.head - self.tail) {
             self.journal.memory.append_to(span, buffer);
         }
     }

@@ -1,19 +1,25 @@
 //! Reading a journal: one driver, who is waited for, and viewers, who are not.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use conti_runtime::{
-    journal::{Mode, ReadResult},
+    journal::{Mode, ReadResult, Reader},
     protocol::KillCause,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Session, State};
 use crate::engine::{error::Result, info::SessionEnd, spec::OnDisconnect};
 
 /// The most output that one event carries.
 const MAX_OUTPUT: usize = 256 * 1024;
+/// How long a process may wait for the acknowledgement of what its client was sent before a larger
+/// journal is worth its memory. On one machine it takes less.
+const FAR: Duration = Duration::from_millis(3);
 
 /// What a reader gets, in order.
 #[derive(Debug, Clone)]
@@ -120,6 +126,8 @@ pub struct Driver {
     viewer: Viewer,
     drivers: watch::Receiver<u64>,
     number: u64,
+    /// Since when all was read of a journal that is full: the process waits for the client alone.
+    waits_since: Option<Instant>,
     leaving: Leaving,
 }
 
@@ -169,11 +177,14 @@ impl Driver {
             session.driver.store(number, Ordering::Release);
         });
         let viewer = Viewer::new(session, from);
-        let driver = Driver { viewer, drivers, number, leaving: Leaving::Gone };
+        let (waits_since, leaving) = (None, Leaving::Gone);
+        let driver = Driver { viewer, drivers, number, waits_since, leaving };
         if let Some(reader) = driver.session().journal().live() {
             // What lies before the start of this stream was handled, by this client or another.
             reader.set_acked(driver.viewer.position);
             reader.set_mode(Mode::Wait);
+            // How far away this client is shows later.
+            reader.let_stay();
         }
         driver.session().wake_monitor();
         driver
@@ -198,6 +209,10 @@ impl Driver {
     /// The next event, where it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         let event = self.viewer.try_next();
+        let full = || self.session().journal().live().is_some_and(Reader::is_full);
+        if event.is_none() && full() {
+            self.waits_since.get_or_insert_with(Instant::now);
+        }
         self.note_end(event)
     }
 
@@ -209,12 +224,16 @@ impl Driver {
     }
 
     /// The client has handled all output below `offset`: its room is free.
-    pub fn ack(&self, offset: u64) {
+    pub fn ack(&mut self, offset: u64) {
         // Nobody can have handled what was not sent.
         let offset = offset.min(self.viewer.position);
+        let waited = self.waits_since.take();
         if self.is_current()
             && let Some(reader) = self.session().journal().live()
         {
+            if waited.is_some_and(|since| since.elapsed() >= FAR) {
+                reader.let_grow();
+            }
             reader.set_acked(offset);
             self.session().wake_monitor();
         }

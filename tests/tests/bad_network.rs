@@ -1,0 +1,183 @@
+//! A session between two hosts whose network is bad.
+
+/// The network is made of TUN devices, which not every kernel has.
+mod needs_tun {
+    use std::{
+        io::{Read as _, Write as _},
+        process::Stdio,
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        thread,
+        time::Duration,
+    };
+
+    use conti_proto::v1::{KillCause, ListSessionsRequest, SessionState, session_end::Reason};
+    use conti_tests::{
+        Agent,
+        ctl::Running,
+        network::{Hosts, Side},
+        pattern::Pattern,
+        wait,
+    };
+
+    const MIB: u64 = 1 << 20;
+
+    /// An agent on the far host, with a container `c`, and a way to it from the near one.
+    struct Remote {
+        agent: Agent,
+        hosts: Hosts,
+        url: String,
+    }
+
+    impl Remote {
+        fn start() -> Remote {
+            let hosts = Hosts::new();
+            let agent = Agent::start_behind(|_| hosts.prefix(Side::Far));
+            let socket = hosts.carry(agent.path("contid.sock"), agent.scratch("near.sock"));
+            agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+            Remote { agent, hosts, url: format!("unix://{}", socket.display()) }
+        }
+
+        /// A `contictl` on the near host.
+        fn client(&self, args: &[&str]) -> Running {
+            let command = self.agent.ctl(args.iter().copied()).into_command();
+            let mut command = self.hosts.inside(Side::Near, &command);
+            command.env("CONTI_HOST", &self.url);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            Running::new(command.spawn().expect("contictl can be started"))
+        }
+
+        /// Sends a pattern through a command of the far host and back while the network has trouble:
+        /// `trouble` begins when `begin` bytes are back. Checks every byte and the command's code, and
+        /// returns what the client said.
+        fn copy(&mut self, total: u64, begin: u64, trouble: impl FnOnce(&mut Remote)) -> String {
+            let mut client = self.client(&[
+                "exec",
+                "-i",
+                "--disconnect=keep=120s",
+                "--reconnect-timeout=120s",
+                "c",
+                "--",
+                "sh",
+                "-c",
+                "cat; exit 7",
+            ]);
+            let (mut stdin, mut stdout) = (client.stdin(), client.stdout());
+            let writer = thread::spawn(move || {
+                let mut pattern = Pattern::new(11);
+                for _ in 0..total / MIB {
+                    stdin.write_all(&pattern.take(MIB as usize)).expect("contictl reads on");
+                }
+            });
+            let back = Arc::new(AtomicU64::new(0));
+            let counter = back.clone();
+            let reader = thread::spawn(move || {
+                let (mut pattern, mut piece) = (Pattern::new(11), vec![0; 64 << 10]);
+                loop {
+                    let n = stdout.read(&mut piece).expect("a pipe can be read");
+                    if n == 0 {
+                        return pattern.offset();
+                    }
+                    pattern.check(&piece[..n]);
+                    counter.store(pattern.offset(), Ordering::Relaxed);
+                }
+            });
+            wait::until_true("a part is through", || back.load(Ordering::Relaxed) >= begin);
+            trouble(self);
+            let said = client.stderr_text();
+            assert_eq!(client.wait(), 7, "{said}");
+            writer.join().expect("all was written");
+            assert_eq!(reader.join().expect("all was right"), total, "{said}");
+            said
+        }
+    }
+
+    #[test]
+    fn heavy_a_copy_goes_on_after_five_seconds_without_a_link() {
+        let mut remote = Remote::start();
+        remote.hosts.rate(200);
+        remote.copy(64 * MIB, 8 * MIB, |remote| {
+            remote.hosts.link_down();
+            thread::sleep(Duration::from_secs(5));
+            remote.hosts.link_up();
+        });
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_a_copy_over_a_long_and_lossy_way_is_exact() {
+        let mut remote = Remote::start();
+        remote.hosts.delay(Duration::from_millis(100));
+        remote.hosts.loss(5);
+        remote.copy(4 * MIB, 0, |_| {});
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_a_copy_is_resumed_after_resets_of_its_connection() {
+        let mut remote = Remote::start();
+        remote.hosts.rate(200);
+        let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
+            for side in [Side::Near, Side::Far, Side::Near] {
+                remote.hosts.reset_connections(side);
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        assert!(said.contains("trying to resume"), "{said}");
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_a_copy_is_resumed_when_the_agent_was_killed_and_is_back() {
+        let mut remote = Remote::start();
+        remote.hosts.rate(200);
+        remote.hosts.delay(Duration::from_millis(20));
+        let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
+            remote.agent.kill();
+            thread::sleep(Duration::from_secs(1));
+            remote.agent.restart();
+        });
+        assert!(said.contains("trying to resume"), "{said}");
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_both_ends_find_a_peer_that_is_silent_and_the_copy_is_resumed_later() {
+        let mut remote = Remote::start();
+        remote.hosts.rate(200);
+        let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
+            remote.hosts.blackhole(true);
+            // Longer than either end waits for a sign of life.
+            thread::sleep(Duration::from_secs(45));
+            remote.hosts.blackhole(false);
+        });
+        assert!(said.contains("trying to resume"), "{said}");
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_a_command_is_killed_when_its_client_has_fallen_silent() {
+        let remote = Remote::start();
+        let script = "echo ready; exec sleep 1000";
+        let mut client =
+            remote.client(&["exec", "--disconnect=kill", "c", "--", "sh", "-c", script]);
+        client.stdout().read_exact(&mut [0; 6]).expect("it is ready");
+        remote.hosts.blackhole(true);
+        let end = wait::until("the command has ended", || {
+            remote.agent.api(async |mut api| {
+                let states = vec![SessionState::Ended as i32];
+                let request = ListSessionsRequest { states, ..Default::default() };
+                let list = api.sessions.list_sessions(request).await.expect("listed").into_inner();
+                list.sessions.into_iter().find_map(|session| session.end)
+            })
+        });
+        match end.reason {
+            Some(Reason::Killed(killed)) => assert_eq!(killed.cause(), KillCause::Disconnect),
+            other => panic!("{other:?}"),
+        }
+        drop(client);
+        remote.agent.finish();
+    }
+}
