@@ -1,4 +1,5 @@
 # make demo    build, start a private agent, do the main job for real, leave nothing behind
+# make demo-remote  the same from another machine: two hosts from network namespaces, invite, join, run
 # make shell   build, start a private agent, leave you in a shell in a fresh container
 # make test    install what the tests need, then run every check and every test
 # make test-vm the claims that need cgroup version 2 alone, in an emulated machine
@@ -8,10 +9,13 @@
 #
 # All but build, fmt, lint and clean need root.
 
-.PHONY: demo shell test test-vm bench build fmt lint clean
+.PHONY: demo demo-remote shell test test-vm bench build fmt lint clean
 
 demo: build
 	@scripts/demo.sh
+
+demo-remote: build
+	@scripts/demo-remote.sh
 
 shell: build
 	@scripts/shell.sh

@@ -5,11 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/agent.sh
-failed=0
-
-section() {
-    printf '\n== %s\n' "$*"
-}
+. scripts/claims.sh
 
 # show COMMAND...: prints a call of contictl as a user would type it, and its output, indented.
 show() {
@@ -17,28 +13,6 @@ show() {
     words=$(printf ' %q' "$@")
     printf '$ contictl%s\n' "$words"
     "$contictl" "$@" | tee "$dir/shown" | sed 's/^/    /'
-}
-
-# claim TEXT CONDITION...: a condition as test(1) takes it.
-claim() {
-    local text=$1
-    shift
-    if test "$@"; then
-        printf '  ok: %s\n' "$text"
-    else
-        printf '  NOT TRUE: %s (test %s)\n' "$text" "$*"
-        failed=1
-    fi
-}
-
-# The processes whose command line mentions the agent's directory.
-mentioning() {
-    local file
-    for file in /proc/[0-9]*/cmdline; do
-        if tr '\0' ' ' 2>/dev/null <"$file" | grep -qF "$dir"; then
-            echo "$file"
-        fi
-    done 2>/dev/null
 }
 
 section "A private agent"
@@ -140,16 +114,11 @@ wait "$unshare_pid" 2>/dev/null || true
 started_by_us=
 stop_agent
 for _ in $(seq 100); do
-    [ -n "$(mentioning)" ] || break
+    [ -n "$(mentioning "$dir")" ] || break
     sleep 0.05
 done
-claim "no process" -z "$(mentioning)"
+claim "no process" -z "$(mentioning "$dir")"
 claim "no mount" -z "$(grep "$dir" /proc/self/mountinfo || true)"
 claim "no loop device" -z "$(losetup -a 2>/dev/null | grep "$dir" || true)"
 
-if [ "$failed" -ne 0 ]; then
-    printf '\nA claim did not hold. The log of the agent:\n'
-    cat "$dir/contid.log"
-    exit 1
-fi
-printf '\nEvery claim held.\n'
+conclude "$dir/contid.log"

@@ -42,3 +42,37 @@ fn make_shell_leaves_its_user_in_a_shell_and_leaves_nothing_behind() {
     let left: Vec<_> = fs::read_dir(dir.path()).expect("it is there").flatten().collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+mod needs_veth {
+    use super::*;
+
+    #[test]
+    fn the_way_from_another_machine_is_what_the_demo_does_and_every_claim_of_it_holds() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let bin = binary("contictl").parent().expect("a directory").to_owned();
+        let dir = tempfile::tempdir().expect("a directory");
+        let outcome = Command::new("scripts/demo-remote.sh")
+            .current_dir(&root)
+            .env("CONTI_BIN_DIR", bin)
+            .env("TMPDIR", dir.path())
+            .output()
+            .expect("the demo can be started");
+        let shown = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&outcome.stderr);
+        assert!(outcome.status.success(), "{shown}\n{errors}");
+        let readme = fs::read_to_string(root.join("README.md")).expect("a README");
+        let section = readme.split("## From another machine").nth(1).expect("the section");
+        let section = section.split("\n## ").next().expect("the section");
+        let blocks = section.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+        let commands: Vec<&str> = blocks.flat_map(str::lines).collect();
+        assert!((6..=10).contains(&commands.len()), "{commands:?}");
+        for command in commands {
+            let typed = |line: &str| {
+                line.strip_prefix("web# ").or(line.strip_prefix("laptop$ ")) == Some(command)
+            };
+            assert!(shown.lines().any(typed), "the demo does not run `{command}`:\n{shown}");
+        }
+        let left: Vec<_> = fs::read_dir(dir.path()).expect("it is there").flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
