@@ -147,6 +147,16 @@ pub fn wait_for(fd: impl AsFd, flags: PollFlags) {
     let _ = poll(&mut [PollFd::new(&fd, flags)], None);
 }
 
+/// Waits until a non-blocking file can be read.
+pub fn wait_until_readable(fd: impl AsFd) {
+    wait_for(fd, PollFlags::IN);
+}
+
+/// Waits until a non-blocking file can be written.
+pub fn wait_until_writable(fd: impl AsFd) {
+    wait_for(fd, PollFlags::OUT);
+}
+
 /// The signals that this process was started to ignore, e.g. by nohup, as a mask: signal N is bit
 /// N - 1. They stay ignored.
 #[cfg(target_os = "linux")]

@@ -1,30 +1,51 @@
-//! The connection to an agent: HTTP/2 over its socket, without a layer that is not used.
+//! The connection to an agent: HTTP/2 over a transport, without a layer that is not used.
+//!
+//! - [`Destination`]: where the agent is, what proves who is who, and what goes with every call;
+//! - [`transport`]: what HTTP/2 runs over, and what is remembered of its failure;
+//! - [`unix`], [`tcp`] with [`tls`], and [`ssh`]: the transports;
+//! - [`pinned`]: how an agent is known by the fingerprint of an invitation;
+//! - [`fault`]: what is wrong with a secure connection, and what to do;
+//! - [`metadata`]: the reason and the trace that calls carry;
+//! - [`service`]: the services of the API.
 //!
 //! A session reconnects in its own way and has to know when its connection is gone, so there is no
 //! balancing, buffering or lazily reconnecting channel in between.
 
+pub mod fault;
+pub mod metadata;
+mod pinned;
+mod service;
+mod ssh;
+mod tcp;
+pub mod tls;
+mod transport;
+#[cfg(unix)]
+mod unix;
+
 use std::{
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use conti_proto::v1::{
-    agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
-    file_service_client::FileServiceClient, mount_service_client::MountServiceClient,
-    namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
-    process_service_client::ProcessServiceClient, rootfs_service_client::RootfsServiceClient,
-    session_service_client::SessionServiceClient,
-};
-use conti_shared::endpoint::Endpoint;
+use conti_shared::{endpoint::Endpoint, invitation::Fingerprint, tls::ALPN_API};
+use http::HeaderMap;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tonic::{
+    Status,
     body::Body,
     codegen::{BoxFuture, Service},
 };
 
-use crate::error::{Error, Result};
+use crate::{
+    connect::{
+        tls::Material,
+        transport::{Seen, Transport, Watched},
+    },
+    error::{Error, Result},
+};
 
 // One stream moves all the bytes, so its window is what a slow reader may leave unread here.
 const STREAM_WINDOW: u32 = 8 << 20;
@@ -33,28 +54,78 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// The largest message of a stream: 1 MiB of output and what is around it, with room to spare.
-const STREAM_MESSAGE_MAX: usize = 8 << 20;
-/// The largest list: a page of containers, each with an environment of up to 1 MiB.
-const LIST_MESSAGE_MAX: usize = 128 << 20;
+/// How long a call that failed waits for the end of its connection, which says why.
+const END_OF_CONNECTION: Duration = Duration::from_secs(1);
 
 /// How many entries are asked for at once.
 pub const PAGE_SIZE: u32 = 100;
+
+/// Where an agent is and how it is talked to. Connecting again does all of it again: files are read
+/// anew, so that a certificate that was renewed meanwhile is used.
+#[derive(Debug, Clone, Default)]
+pub struct Destination {
+    /// The agent's address.
+    pub endpoint: Endpoint,
+    /// What proves who the two ends are, where the transport needs it.
+    pub tls: Material,
+    /// What goes with every call.
+    pub headers: HeaderMap,
+}
 
 /// A connection to an agent. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Connection {
     requests: http2::SendRequest<Body>,
+    destination: Arc<Destination>,
+    seen: Seen,
+    ended: watch::Receiver<()>,
 }
 
 /// Connects to an agent.
-pub async fn connect(endpoint: &Endpoint) -> Result<Connection> {
-    let path = endpoint.socket_path().ok_or_else(|| {
-        Error::Usage(format!("{endpoint}: only unix:///PATH can be connected to so far"))
-    })?;
-    let socket = UnixStream::connect(path)
-        .await
-        .map_err(|source| Error::Connect { endpoint: endpoint.clone(), source })?;
+pub async fn connect(destination: &Destination) -> Result<Connection> {
+    let endpoint = &destination.endpoint;
+    let transport: Box<dyn Transport> = match endpoint {
+        #[cfg(unix)]
+        Endpoint::Unix(path) => Box::new(unix::connect(endpoint, path).await?),
+        #[cfg(not(unix))]
+        Endpoint::Unix(_) => {
+            return Err(Error::Usage(format!(
+                "{endpoint}: agents do not run on this system; name one elsewhere with --host or \
+                 --context"
+            )));
+        }
+        Endpoint::Tcp(place) => {
+            let config = tls::config(&destination.tls, ALPN_API)?;
+            Box::new(tls::connect(place, &destination.tls, config).await?)
+        }
+        Endpoint::Ssh { .. } => Box::new(ssh::connect(endpoint)?),
+        Endpoint::Vsock { .. } => {
+            return Err(Error::Usage(format!(
+                "{endpoint}: this contictl cannot connect over vsock; use tcp:// or ssh://"
+            )));
+        }
+    };
+    over(transport, destination).await
+}
+
+/// Connects to an agent that is known by nothing but the fingerprint of its authority, and only to
+/// join it.
+pub async fn connect_to_join(
+    destination: &Destination,
+    authority: Fingerprint,
+) -> Result<Connection> {
+    let Endpoint::Tcp(place) = &destination.endpoint else {
+        return Err(Error::Usage(format!(
+            "{}: only over tcp:// can be joined",
+            destination.endpoint
+        )));
+    };
+    let config = pinned::config(authority);
+    over(Box::new(tls::connect(place, &destination.tls, config).await?), destination).await
+}
+
+async fn over(transport: Box<dyn Transport>, destination: &Destination) -> Result<Connection> {
+    let (transport, seen) = Watched::new(transport);
     let (requests, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -64,93 +135,62 @@ pub async fn connect(endpoint: &Endpoint) -> Result<Connection> {
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(transport))
         .await
-        .map_err(|e| Error::Handshake { endpoint: endpoint.clone(), problem: e.to_string() })?;
-    // What ends the connection is seen by the calls that run over it.
+        .map_err(|error| {
+            let endpoint = destination.endpoint.clone();
+            match seen.fault() {
+                Some(fault) => Error::Fault { endpoint, fault: Box::new(fault) },
+                None => Error::Handshake { endpoint, problem: error.to_string() },
+            }
+        })?;
+    let (alive, ended) = watch::channel(());
     tokio::spawn(async move {
+        // What ended it is seen by the calls that ran over it, and by those who watched.
         let _ = connection.await;
+        drop(alive);
     });
-    Ok(Connection { requests })
+    Ok(Connection { requests, destination: Arc::new(destination.clone()), seen, ended })
 }
 
 impl Connection {
-    /// The agent's description.
-    pub fn agent(&self) -> AgentServiceClient<Connection> {
-        AgentServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
+    /// HTTP/2 wants a name, which a socket has not.
+    fn origin(&self) -> http::Uri {
+        match &self.destination.endpoint {
+            Endpoint::Tcp(place) => format!("https://{place}").parse().unwrap_or_default(),
+            _ => http::Uri::from_static("http://localhost"),
+        }
     }
-
-    /// Containers.
-    pub fn containers(&self) -> ContainerServiceClient<Connection> {
-        ContainerServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Sessions, but for their streams.
-    pub fn sessions(&self) -> SessionServiceClient<Connection> {
-        SessionServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Namespaces.
-    pub fn namespaces(&self) -> NamespaceServiceClient<Connection> {
-        NamespaceServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Mounts.
-    pub fn mounts(&self) -> MountServiceClient<Connection> {
-        MountServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Files.
-    pub fn files(&self) -> FileServiceClient<Connection> {
-        FileServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Processes.
-    pub fn processes(&self) -> ProcessServiceClient<Connection> {
-        ProcessServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Networks.
-    pub fn network(&self) -> NetworkServiceClient<Connection> {
-        NetworkServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// Root filesystems.
-    pub fn rootfs(&self) -> RootfsServiceClient<Connection> {
-        RootfsServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(LIST_MESSAGE_MAX)
-    }
-
-    /// The stream of a session.
-    pub fn stream(&self) -> SessionServiceClient<Connection> {
-        SessionServiceClient::with_origin(self.clone(), origin())
-            .max_decoding_message_size(STREAM_MESSAGE_MAX)
-    }
-}
-
-/// A socket has no name of its own, but HTTP/2 wants one.
-fn origin() -> http::Uri {
-    http::Uri::from_static("http://localhost")
 }
 
 impl Service<http::Request<Body>> for Connection {
     type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
+    type Error = Status;
     type Future = BoxFuture<Self::Response, Self::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.requests.poll_ready(cx)
+    /// A connection that is gone is told by the call, which knows why.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(self.requests.send_request(request))
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        if !self.destination.headers.is_empty() {
+            request.headers_mut().extend(self.destination.headers.clone());
+        }
+        let sent = self.requests.send_request(request);
+        let (seen, mut ended) = (self.seen.clone(), self.ended.clone());
+        let endpoint = self.destination.endpoint.clone();
+        Box::pin(async move {
+            let error = match sent.await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            // Nothing is ever sent: this ends when the connection has.
+            let _ = tokio::time::timeout(END_OF_CONNECTION, ended.changed()).await;
+            Err(match seen.fault() {
+                Some(fault) => fault::status(endpoint, fault),
+                None => Status::from_error(Box::new(error)),
+            })
+        })
     }
 }

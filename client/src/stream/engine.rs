@@ -3,10 +3,10 @@
 use std::{future::Future, time::Duration};
 
 use conti_proto::v1::{AttachSession, SessionEnd, StreamOpen, StreamOpened, stream_open};
-use conti_shared::endpoint::Endpoint;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
+    connect::Destination,
     error::{Error, FAILED, Result},
     output,
     stream::{
@@ -25,11 +25,11 @@ const GOOD_LINK: Duration = Duration::from_secs(5);
 const SIGPIPE: i32 = 13;
 
 /// Opens a session and streams it to its end. Returns the exit code.
-pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> Result<u8> {
+pub async fn stream(destination: &Destination, open: StreamOpen, options: Options) -> Result<u8> {
     let mut signals = Signals::listen()
         .map_err(|source| Error::Local { what: "cannot listen to signals", source })?;
     let opened = tokio::select! {
-        opened = Link::open(endpoint, open.clone()) => opened,
+        opened = Link::open(destination, open.clone()) => opened,
         number = signals.end() => return Ok(by_signal(number)),
     };
     let (link, opened) = match opened {
@@ -43,7 +43,7 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
                 Error::Rpc(status) => why(Some(status)),
                 _ => why(None),
             };
-            let retry = Retry::new(endpoint, &options, &reason, None);
+            let retry = Retry::new(destination, &options, &reason, None);
             let give_up = async { Left::Signalled(signals.end().await) };
             match retry.open(&open, give_up).await? {
                 Ok(opened) => opened,
@@ -53,7 +53,7 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
         Err(failure) => return Err(failure.into_error()),
     };
     output::warn(&opened.warnings);
-    match follow(endpoint, &open, options, signals, link, opened).await {
+    match follow(destination, &open, options, signals, link, opened).await {
         // What a local command would have got.
         Err(Error::OutputClosed) => Ok(by_signal(SIGPIPE)),
         result => result,
@@ -62,7 +62,7 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
 
 /// Streams an open session over as many links as it takes.
 async fn follow(
-    endpoint: &Endpoint,
+    destination: &Destination,
     open: &StreamOpen,
     options: Options,
     signals: Signals,
@@ -105,7 +105,7 @@ async fn follow(
             request_id: String::new(),
             output_window: open.output_window,
         };
-        let retry = Retry::new(endpoint, &options, &reason, patience);
+        let retry = Retry::new(destination, &options, &reason, patience);
         patience = Some(retry.deadline);
         let reopened = retry.open(&open, pump.give_up()).await.map_err(|error| {
             Error::Stream(format!("{error}; if the session is still there, `{again}` resumes it"))
@@ -166,7 +166,7 @@ fn code_of(left: &Left) -> u8 {
 
 /// Opening a session again, until a deadline.
 struct Retry<'a> {
-    endpoint: &'a Endpoint,
+    destination: &'a Destination,
     limit: Duration,
     deadline: Instant,
     reason: String,
@@ -176,7 +176,7 @@ impl Retry<'_> {
     /// Says why and for how long, once for each trouble: `patience` is the deadline of one that
     /// goes on.
     fn new<'a>(
-        endpoint: &'a Endpoint,
+        destination: &'a Destination,
         options: &Options,
         reason: &str,
         patience: Option<Instant>,
@@ -184,12 +184,13 @@ impl Retry<'_> {
         let limit = options.reconnect_timeout;
         if patience.is_none() && !limit.is_zero() {
             output::note(&format!(
-                "the connection to {endpoint} broke off ({reason}); trying to resume for {}",
+                "the connection to {} broke off ({reason}); trying to resume for {}",
+                destination.endpoint,
                 humantime::format_duration(limit)
             ));
         }
         let deadline = patience.unwrap_or_else(|| Instant::now() + limit);
-        Retry { endpoint, limit, deadline, reason: reason.to_owned() }
+        Retry { destination, limit, deadline, reason: reason.to_owned() }
     }
 
     /// Tries until it works, is refused, or the time is over; `give_up` ends it before.
@@ -210,7 +211,7 @@ impl Retry<'_> {
                 left = &mut give_up => return Ok(Err(left)),
             }
             delay = (delay * 2).min(LAST_DELAY);
-            let attempt = timeout_at(self.deadline, Link::open(self.endpoint, open.clone()));
+            let attempt = timeout_at(self.deadline, Link::open(self.destination, open.clone()));
             tokio::select! {
                 opened = attempt => match opened {
                     Ok(Ok(opened)) => return Ok(Ok(opened)),
@@ -221,7 +222,7 @@ impl Retry<'_> {
                 left = &mut give_up => return Ok(Err(left)),
             }
         }
-        let Retry { endpoint, limit, reason, .. } = self;
+        let Retry { destination: Destination { endpoint, .. }, limit, reason, .. } = self;
         Err(Error::Stream(match limit.is_zero() {
             true => format!("the connection to {endpoint} broke off: {reason}"),
             false => format!(
