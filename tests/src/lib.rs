@@ -5,6 +5,7 @@
 //! - [`ctl`]: runs `contictl` as a user would;
 //! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
+//! - [`sshd`]: a real sshd of a test's own;
 //! - [`api`]: talks to the agent without `contictl`;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
@@ -29,6 +30,7 @@ pub mod host;
 pub mod pattern;
 pub mod plain;
 pub mod rootfs;
+pub mod sshd;
 pub mod terminal;
 pub mod wait;
 pub mod wire;
