@@ -152,7 +152,7 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
     write().map_err(|error: io::Error| failed("write", path, &error))
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 

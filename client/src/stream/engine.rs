@@ -14,8 +14,8 @@ use crate::{
         link::{Failure, Link, why},
         outcome::{by_signal, outcome},
         pump::{Left, Pump},
-        signals::Signals,
     },
+    terminal::Signals,
 };
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
