@@ -2,7 +2,8 @@
 //! client need no root with it, and a connection can be cut at any byte.
 //!
 //! - this file: sessions;
-//! - [`access`]: who calls, and who may.
+//! - [`access`]: who calls, and who may;
+//! - [`cut`]: connections that are cut.
 //!
 //! What a session does is said by its command: `cat` gives back its input, `tty` does so
 //! with a terminal, `out N` writes N bytes,
@@ -10,6 +11,7 @@
 //! some of it.
 
 pub mod access;
+mod cut;
 
 use std::{
     collections::HashMap,
@@ -145,7 +147,7 @@ impl Agent {
             let mut budgets = budgets.into_iter();
             for client in listener.incoming() {
                 let agent = Socket::connect(&target).unwrap();
-                relay(client.unwrap(), agent, budgets.next().unwrap_or(usize::MAX));
+                cut::relay(client.unwrap(), agent, budgets.next().unwrap_or(usize::MAX));
             }
         });
         url(&path)
@@ -172,30 +174,6 @@ impl Agent {
 fn url(path: &Path) -> String {
     let path: PathBuf = path.into();
     format!("unix://{}", path.display())
-}
-
-fn relay(client: Socket, agent: Socket, budget: usize) {
-    use std::io::{Read as _, Write as _};
-    let left = Arc::new(Mutex::new(budget));
-    for (from, to) in [(&client, &agent), (&agent, &client)] {
-        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-        let left = Arc::clone(&left);
-        thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
-                let mut left = left.lock().unwrap();
-                let passed = n.min(*left);
-                *left -= passed;
-                let over = *left == 0;
-                drop(left);
-                if to.write_all(&buffer[..passed]).is_err() || over {
-                    break;
-                }
-            }
-            let _ = from.shutdown(std::net::Shutdown::Both);
-            let _ = to.shutdown(std::net::Shutdown::Both);
-        });
-    }
 }
 
 struct Service {
