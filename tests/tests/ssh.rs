@@ -70,7 +70,7 @@ mod needs_sshd {
         agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
         let sshd = Sshd::start(&installed());
         let url = url(&agent, &sshd);
-        let args = ["exec", "-i", "--disconnect", "keep", "c", "--", "cat"];
+        let args = ["exec", "-i", "c", "--", "cat"];
         through(over(&agent, &sshd, &url, &args).spawn(), 32 * MIB, || {});
         through(over(&agent, &sshd, &url, &args).spawn(), 64 * MIB, || sshd.cut());
         agent.ok(["rm", "-f", "c"]);

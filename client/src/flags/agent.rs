@@ -22,8 +22,7 @@ const TRACE: &str = "TRACEPARENT";
 /// Which agent, and how.
 #[derive(Debug, Clone, Default, Args)]
 pub struct AgentFlags {
-    /// The agent to talk to: unix:///PATH, tcp://HOST[:PORT] or ssh://[USER@]HOST[:PORT][/PATH];
-    /// else $CONTI_HOST
+    /// The agent to talk to: unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST; else $CONTI_HOST
     #[arg(long, global = true, value_name = "URL")]
     pub host: Option<Endpoint>,
     /// The context to use, see `contictl context`; else $CONTI_CONTEXT, or the current one

@@ -2,12 +2,16 @@
 
 use std::{future::Future, time::Duration};
 
-use conti_proto::v1::{AttachSession, SessionEnd, StreamOpen, StreamOpened, stream_open};
+use conti_proto::v1::{
+    AttachSession, DisconnectPolicy, SessionEnd, StreamOpen, StreamOpened, stream_open,
+};
+use conti_shared::endpoint::Endpoint;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
     connect::Destination,
     error::{Error, FAILED, Result},
+    flags::value::duration_message,
     output,
     stream::{
         Options,
@@ -26,6 +30,7 @@ const SIGPIPE: i32 = 13;
 
 /// Opens a session and streams it to its end. Returns the exit code.
 pub async fn stream(destination: &Destination, open: StreamOpen, options: Options) -> Result<u8> {
+    let open = resumable(destination, open, &options);
     let mut signals = Signals::listen()
         .map_err(|source| Error::Local { what: "cannot listen to signals", source })?;
     let opened = tokio::select! {
@@ -58,6 +63,27 @@ pub async fn stream(destination: &Destination, open: StreamOpen, options: Option
         Err(Error::OutputClosed) => Ok(by_signal(SIGPIPE)),
         result => result,
     }
+}
+
+/// A connection over a network may break though nobody has gone: unless something else was asked for, the
+/// session is kept for as long as this client tries to resume it.
+fn resumable(destination: &Destination, mut open: StreamOpen, options: &Options) -> StreamOpen {
+    if matches!(destination.endpoint, Endpoint::Unix(_)) || options.reconnect_timeout.is_zero() {
+        return open;
+    }
+    let policy = match &mut open.open {
+        Some(stream_open::Open::Start(spec)) => Some(&mut spec.policy),
+        Some(stream_open::Open::Run(run)) => run.spec.as_mut().map(|spec| &mut spec.session_policy),
+        _ => None,
+    };
+    let policy = policy.map(Option::get_or_insert_default);
+    if let Some(policy) = policy
+        && policy.disconnect_policy() == DisconnectPolicy::Unspecified
+    {
+        policy.set_disconnect_policy(DisconnectPolicy::Keep);
+        policy.disconnect_timeout = Some(duration_message(options.reconnect_timeout));
+    }
+    open
 }
 
 /// Streams an open session over as many links as it takes.
@@ -230,5 +256,58 @@ impl Retry<'_> {
                 humantime::format_duration(limit)
             ),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conti_proto::v1::{RunContainer, SessionPolicy, SessionSpec, stream_open::Open};
+
+    use super::*;
+    use crate::stream::detach;
+
+    fn policy(host: &str, patience: Duration, asked: DisconnectPolicy) -> Option<SessionPolicy> {
+        let destination = Destination { endpoint: host.parse().unwrap(), ..Destination::default() };
+        let options = Options {
+            stdin: false,
+            detach_keys: "none".parse::<detach::Keys>().unwrap(),
+            reconnect_timeout: patience,
+        };
+        let policy = SessionPolicy { disconnect_policy: asked.into(), ..SessionPolicy::default() };
+        let spec = SessionSpec { policy: Some(policy), ..SessionSpec::default() };
+        let open = StreamOpen { open: Some(Open::Start(spec)), ..StreamOpen::default() };
+        match resumable(&destination, open, &options).open {
+            Some(Open::Start(spec)) => spec.policy,
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_runs_over_a_network_is_kept_as_long_as_it_may_be_resumed() {
+        let minute = Duration::from_secs(60);
+        let kept = |host, patience, asked| policy(host, patience, asked).unwrap();
+        for host in ["tcp://web", "ssh://web"] {
+            let policy = kept(host, minute, DisconnectPolicy::Unspecified);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Keep);
+            assert_eq!(policy.disconnect_timeout, Some(duration_message(minute)));
+            let policy = kept(host, minute, DisconnectPolicy::Kill);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Kill);
+            let policy = kept(host, Duration::ZERO, DisconnectPolicy::Unspecified);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+        }
+        let policy = kept("unix:///a", minute, DisconnectPolicy::Unspecified);
+        assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+        let run = StreamOpen {
+            open: Some(Open::Run(RunContainer { spec: None })),
+            ..StreamOpen::default()
+        };
+        let destination =
+            Destination { endpoint: "tcp://web".parse().unwrap(), ..Destination::default() };
+        let options = Options {
+            stdin: false,
+            detach_keys: "none".parse::<detach::Keys>().unwrap(),
+            reconnect_timeout: minute,
+        };
+        assert_eq!(resumable(&destination, run.clone(), &options), run);
     }
 }
