@@ -168,9 +168,10 @@ impl Fault {
         }
     }
 
-    /// Whether another try can only fail in the same way.
+    /// Whether another try can only fail in the same way. What stands between the two ends may answer in
+    /// the agent's place as long as that is away.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Fault::SshFailed(_) | Fault::ProxyFailed(_))
+        !matches!(self, Fault::SshFailed(_) | Fault::ProxyFailed(_) | Fault::NotAnAgent(_))
     }
 }
 

@@ -4,12 +4,19 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 use crate::connect::fault::Fault;
+
+/// How long a peer that takes nothing more may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Bytes in both directions.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -37,31 +44,50 @@ impl Seen {
 pub struct Watched {
     inner: Box<dyn Transport>,
     seen: Seen,
+    /// Until when the last words of a peer are waited for.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watched {
     /// Watches a transport.
     pub fn new(inner: Box<dyn Transport>) -> (Watched, Seen) {
         let seen = Seen::default();
-        (Watched { inner, seen: seen.clone() }, seen)
+        (Watched { inner, seen: seen.clone(), patience: None }, seen)
     }
 
-    /// Where a peer refused and closed, what it said before may wait to be read, while what is
-    /// written now only fails.
+    /// Where a peer refused and closed, what it said before waits to be read, while what is written now
+    /// only fails: it is heard before the failure is told.
     fn written(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Err(error)) = &result {
-            let mut buffer = [0; 1024];
-            let read = Pin::new(&mut self.inner).poll_read(cx, &mut ReadBuf::new(&mut buffer));
-            if let Poll::Ready(Err(said)) = read {
-                self.seen.note(&said);
-            }
             self.seen.note(error);
+            if self.seen.fault().is_none() {
+                ready!(self.poll_last_words(cx));
+            }
         }
         result
+    }
+
+    /// Reads what is left, up to the end of the connection.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut buffer = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return Poll::Ready(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(said)) => {
+                    self.seen.note(&said);
+                    return Poll::Ready(());
+                }
+                Poll::Pending => break,
+            }
+        }
+        // Whether there is something shows only a little later.
+        self.patience.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS))).as_mut().poll(cx)
     }
 }
 

@@ -134,6 +134,20 @@ fn a_client_that_is_refused_is_told_why() {
 }
 
 #[test]
+fn a_refusal_is_heard_though_the_connection_is_reset_behind_it() {
+    let (authority, agent) = agent();
+    let front = agent.behind_tls(&authority, &Subject::agent(LOCAL));
+    front.be_rude();
+    let now = SystemTime::now();
+    let old = Subject { from: now - 9 * DAY, until: now - DAY, ..Subject::default() };
+    let files = authority.client(&old);
+    for _ in 0..20 {
+        let said = ask(&front, &authority, &files);
+        assert!(said.contains("certificate has expired"), "{said}");
+    }
+}
+
+#[test]
 fn a_role_that_is_too_low_is_said_in_the_agents_own_words() {
     let (authority, agent) = agent();
     let front = agent.behind_tls(&authority, &Subject::agent(LOCAL));

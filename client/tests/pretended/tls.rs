@@ -4,7 +4,10 @@
 use std::{
     net::{SocketAddr, TcpListener as Listener},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, SystemTime},
 };
@@ -210,6 +213,7 @@ type Configs = (Arc<ServerConfig>, Arc<ServerConfig>);
 pub struct Front {
     pub address: SocketAddr,
     configs: Arc<Mutex<Configs>>,
+    rude: Arc<AtomicBool>,
 }
 
 impl Front {
@@ -228,7 +232,8 @@ impl Front {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let configs = Arc::new(Mutex::new(configs));
-        let front = Front { address, configs: Arc::clone(&configs) };
+        let rude = Arc::<AtomicBool>::default();
+        let front = Front { address, configs: Arc::clone(&configs), rude: Arc::clone(&rude) };
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async move {
@@ -236,7 +241,8 @@ impl Front {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
                     let configs = configs.lock().unwrap().clone();
-                    tokio::spawn(serve(client, configs, api.clone(), join.clone()));
+                    let rude = rude.load(Ordering::Acquire);
+                    tokio::spawn(serve(client, configs, api.clone(), join.clone(), rude));
                 }
             });
         });
@@ -246,6 +252,11 @@ impl Front {
     /// From now on connections of some clients are refused.
     pub fn revoke(&self, authority: &Authority, subject: &Subject<'_>, serials: &[u64]) {
         *self.configs.lock().unwrap() = authority.server(subject, serials);
+    }
+
+    /// From now on a refused client's connection is closed while what it sent lies unread.
+    pub fn be_rude(&self) {
+        self.rude.store(true, Ordering::Release);
     }
 
     pub fn place(&self) -> HostPort {
@@ -266,7 +277,7 @@ impl Front {
     }
 }
 
-async fn serve(client: TcpStream, configs: Configs, api: PathBuf, join: PathBuf) {
+async fn serve(client: TcpStream, configs: Configs, api: PathBuf, join: PathBuf, rude: bool) {
     let Ok(start) = LazyConfigAcceptor::new(Default::default(), client).await else { return };
     let joins = start.client_hello().alpn().into_iter().flatten().any(|name| name == ALPN_JOIN);
     let (config, socket) = if joins { (configs.1, join) } else { (configs.0, api) };
@@ -275,6 +286,7 @@ async fn serve(client: TcpStream, configs: Configs, api: PathBuf, join: PathBuf)
             let mut agent = UnixStream::connect(socket).await.unwrap();
             let _ = copy_bidirectional(&mut client, &mut agent).await;
         }
+        Err(_) if rude => {}
         // Closing with something unread would reset the connection, and might take the alert with it.
         Err((_, mut client)) => {
             let _ = client.shutdown().await;
