@@ -88,6 +88,7 @@ impl AgentFlags {
     }
 
     /// The agent's socket on this machine, whatever contexts there are.
+    #[cfg(unix)]
     pub fn local(&self) -> Result<Endpoint> {
         match &self.host {
             Some(host) => Ok(host.clone()),

@@ -49,6 +49,7 @@ pub enum Received {
     /// The terminal may have another size.
     Resized,
     /// The process was stopped and goes on; its terminal may have been changed meanwhile.
+    #[cfg_attr(windows, expect(dead_code, reason = "nothing stops a process there"))]
     Continued,
 }
 
