@@ -48,6 +48,10 @@ if [ "$(printf '6.15\n%s\n' "$(uname -r)" | sort -V | head -n 1)" != 6.15 ]; the
     skip detached_layers "overlays on mounts attached nowhere" "they came with Linux 6.15"
 fi
 
+if [ ! -x /usr/sbin/sshd ] || ! command -v ssh >/dev/null 2>&1; then
+    skip sshd "OpenSSH's server and client" "this host has them not"
+fi
+
 if [ ! -x .tools/venv/bin/python ]; then
     skip python_client "a Python with grpcio-tools" "scripts/setup-test.sh was not run"
 fi

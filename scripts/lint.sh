@@ -24,3 +24,5 @@ section "cargo deny"
 cargo deny --log-level error check bans licenses sources
 section "layers"
 scripts/check-layers.sh
+section "other systems"
+scripts/check-targets.sh

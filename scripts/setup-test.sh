@@ -28,6 +28,9 @@ need ip iproute2
 need setpriv util-linux
 need hostname hostname
 need losetup mount
+need ssh openssh-client
+# sshd is not in everybody's PATH.
+[ -x /usr/sbin/sshd ] || packages="$packages openssh-server"
 # Whether python3 can make virtual environments is not told by a command's name.
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then

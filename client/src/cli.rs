@@ -1,9 +1,8 @@
 //! The command line as a whole.
 
 use clap::{Parser, Subcommand};
-use conti_shared::endpoint::Endpoint;
 
-use crate::{output::Format, verb};
+use crate::{flags::agent::AgentFlags, output::Format, verb};
 
 /// Runs, enters and streams Linux containers on any machine that runs contid
 #[derive(Debug, Parser)]
@@ -15,15 +14,8 @@ use crate::{output::Format, verb};
                   could not be run; 127 it was not found; 128+N signal N ended it."
 )]
 pub struct Cli {
-    /// The agent to talk to
-    #[arg(
-        long,
-        global = true,
-        env = "CONTI_HOST",
-        value_name = "URL",
-        default_value = conti_shared::endpoint::DEFAULT
-    )]
-    pub host: Endpoint,
+    #[command(flatten)]
+    pub agent: AgentFlags,
     /// How data is shown
     #[arg(
         short,
@@ -69,6 +61,12 @@ pub enum Verb {
     Cat(verb::cat::Cat),
     Du(verb::du::Du),
     Rootfs(verb::rootfs::Rootfs),
+    Context(Box<verb::context::ContextVerb>),
+    Join(verb::join::Join),
+    Invite(Box<verb::invite::Invite>),
+    Pki(verb::pki::Pki),
+    Whoami(verb::whoami::Whoami),
+    Proxy(verb::proxy::Proxy),
     Info(verb::info::Info),
     Version(verb::version::Version),
     Completion(verb::completion::Completion),
@@ -142,6 +140,27 @@ mod tests {
             "info -o json",
             "version",
             "completion bash",
+            "context add web --host tcp://web --ca ca.pem --cert c.pem --key k.pem --use",
+            "context add web --host ssh://me@web:22",
+            "context ls",
+            "context use web",
+            "context use --none",
+            "context rm a b",
+            "context show",
+            "context show web",
+            "context renew web",
+            "join conti-abc",
+            "join - --context web --use --address web:7443 --tls-server-name web",
+            "invite --role operator --name alice --expires 1h --cert-expires 90d --address web",
+            "invite ls",
+            "invite rm 0123456789abcdef",
+            "pki ls",
+            "pki revoke alice",
+            "whoami",
+            "proxy",
+            "proxy --host unix:///x",
+            "--host tcp://web:1 --tls-ca a --tls-cert b --tls-key c --tls-server-name d ps",
+            "--context web --reason 4711 ps",
             "--host unix:///x ps",
             "ps --host unix:///x",
         ] {
@@ -162,6 +181,15 @@ mod tests {
             "mount web",
             "cat web",
             "rootfs build --out /srv/root",
+            "context",
+            "context use",
+            "context use --none web",
+            "join",
+            "invite",
+            "invite --role operator",
+            "invite --role root --name alice",
+            "invite --role guest --name alice",
+            "pki",
             "debug",
             "debug --tools image:x web",
             "top",

@@ -2,9 +2,11 @@
 
 use std::{error::Error as _, io};
 
-use conti_shared::{endpoint::Endpoint, reason::Reason};
+use conti_shared::{endpoint::Endpoint, reason::Reason, tls};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+
+use crate::connect::fault::{self, Fault};
 
 /// Conti itself failed: the command's own code is not known.
 pub const FAILED: u8 = 125;
@@ -19,14 +21,25 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The agent's socket could not be connected to.
-    #[error("cannot connect to {endpoint}: {}", connect_reason(.source))]
+    /// The agent could not be connected to.
+    #[error("cannot connect to {endpoint}: {}", connect_reason(.endpoint, .source))]
     Connect {
         /// Where the agent was sought.
         endpoint: Endpoint,
         /// What came of it.
         source: io::Error,
     },
+    /// The two ends do not trust one another, or what was to connect them failed.
+    #[error("cannot connect to {endpoint}: {fault}")]
+    Fault {
+        /// Where the agent was sought.
+        endpoint: Endpoint,
+        /// What is wrong.
+        fault: Box<Fault>,
+    },
+    /// A certificate or key of this client's own cannot be used.
+    #[error("{0}")]
+    Files(tls::Error),
     /// Something answered, but it does not speak HTTP/2.
     #[error("{endpoint} answers, but not as an agent of Conti: {problem}")]
     Handshake {
@@ -62,7 +75,12 @@ pub enum Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        Error::Rpc(Box::new(status))
+        match fault::found(&status) {
+            Some((endpoint, fault)) => {
+                Error::Fault { endpoint: endpoint.clone(), fault: Box::new(fault.clone()) }
+            }
+            None => Error::Rpc(Box::new(status)),
+        }
     }
 }
 
@@ -93,6 +111,15 @@ impl Error {
             _ => None,
         }
     }
+
+    /// Whether another try can only fail in the same way.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Error::Fault { fault, .. } => fault.is_final(),
+            Error::Usage(_) | Error::Files(_) => true,
+            _ => false,
+        }
+    }
 }
 
 fn reason(status: &Status) -> Option<Reason> {
@@ -102,6 +129,9 @@ fn reason(status: &Status) -> Option<Reason> {
 /// Whether a status says that the connection is gone, and not that the agent refused: a refusal
 /// carries its reason, a status that was made up on this side of a broken connection does not.
 pub fn is_broken(status: &Status) -> bool {
+    if fault::found(status).is_some() {
+        return false;
+    }
     match status.code() {
         Code::Unavailable => true,
         Code::Unknown | Code::Internal | Code::Cancelled => reason(status).is_none(),
@@ -120,21 +150,32 @@ pub fn broken_reason(status: &Status) -> String {
     if text.is_empty() { "the agent closed it".to_owned() } else { text }
 }
 
-fn connect_reason(error: &io::Error) -> &'static str {
-    match error.kind() {
+fn connect_reason(endpoint: &Endpoint, error: &io::Error) -> String {
+    let is_socket = matches!(endpoint, Endpoint::Unix(_));
+    let text = match error.kind() {
         io::ErrorKind::NotFound => {
             "there is no such socket; start contid on that machine, or name another agent with \
-             --host or $CONTI_HOST"
+             --host, --context or $CONTI_HOST"
+        }
+        io::ErrorKind::ConnectionRefused if is_socket => {
+            "nobody listens there; start contid, or name another agent with --host, --context or \
+             $CONTI_HOST"
         }
         io::ErrorKind::ConnectionRefused => {
-            "nobody listens there; start contid, or name another agent with --host or $CONTI_HOST"
+            "nobody listens there; does contid run on that machine with --listen tcp://…, and is \
+             this the port?"
         }
-        io::ErrorKind::PermissionDenied => {
+        io::ErrorKind::PermissionDenied if is_socket => {
             "permission denied; the socket belongs to the user that contid runs as: try as root"
         }
         io::ErrorKind::TimedOut => "the agent does not answer",
-        _ => "the socket cannot be used; is it the one that contid listens on?",
-    }
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset if !is_socket => {
+            "the connection was closed before it was secure"
+        }
+        _ if is_socket => "the socket cannot be used; is it the one that contid listens on?",
+        _ => return error.to_string(),
+    };
+    text.to_owned()
 }
 
 fn rpc_sentence(status: &Status) -> String {

@@ -7,13 +7,15 @@
 //! 3. [`flags`]: the flags that verbs share, turned once into messages of the API;
 //! 4. [`stream`]: the engine behind run, exec, enter and attach;
 //! 5. [`connect`]: the connection to the agent;
-//! 6. [`output`], [`terminal`] and [`error`]: tables, JSON and notes; the local terminal; failures
+//! 6. [`contexts`]: the agents that a user knows by name;
+//! 7. [`output`], [`terminal`] and [`error`]: tables, JSON and notes; the local terminal; failures
 //!    and their exit codes.
 //!
 //! Everything goes through the public API: this client can do nothing that another could not.
 
 mod cli;
 mod connect;
+mod contexts;
 mod error;
 mod flags;
 mod output;

@@ -89,9 +89,28 @@ pub fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Strin
 
 /// Reads a private key: PEM, PKCS #8, PKCS #1 or SEC 1.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let what = "the private key";
-    PrivateKeyDer::from_pem_slice(&read(what, path)?)
-        .map_err(|error| content(what, path, pem_problem(error)))
+    private_key_in(&read(KEY, path)?, path)
+}
+
+const KEY: &str = "the private key";
+
+fn private_key_in(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| content(KEY, path, pem_problem(error)))
+}
+
+/// A certificate with what leads to its authority, and its key.
+pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Reads a certificate and its key. Where both are in one file it is read once, so that the two belong
+/// together even while the file is being replaced.
+pub fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
+    if certificate != key {
+        return Ok((certificates(certificate)?, private_key(key)?));
+    }
+    let what = "the certificate";
+    let pem = read(what, certificate)?;
+    let chain = certificates_in(&pem).map_err(|problem| content(what, certificate, problem))?;
+    Ok((chain, private_key_in(&pem, key)?))
 }
 
 /// Reads the certificates of authorities.

@@ -5,6 +5,7 @@
 //! - [`ctl`]: runs `contictl` as a user would;
 //! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
+//! - [`sshd`]: a real sshd of a test's own;
 //! - [`api`]: talks to the agent without `contictl`;
 //! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
@@ -34,6 +35,7 @@ pub mod pki;
 pub mod plain;
 pub mod remote;
 pub mod rootfs;
+pub mod sshd;
 pub mod terminal;
 pub mod wait;
 pub mod wire;

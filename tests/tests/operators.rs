@@ -56,25 +56,9 @@ async fn tell_all(
             .start_container(v1::StartContainerRequest { container: key(), ..Default::default() })
     );
     tell!(
-        "StopContainer",
-        containers
-            .stop_container(v1::StopContainerRequest { container: key(), ..Default::default() })
-    );
-    tell!(
         "KillContainer",
         containers
             .kill_container(v1::KillContainerRequest { container: key(), signal: "CONT".into() })
-    );
-    tell!(
-        "DeleteContainer",
-        containers.delete_container(v1::DeleteContainerRequest {
-            container: key(),
-            ..Default::default()
-        })
-    );
-    tell!(
-        "WaitContainer",
-        containers.wait_container(v1::WaitContainerRequest { container: key() })
     );
     let joined = v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: key() };
     let joins = ContainerSpec {
@@ -157,7 +141,6 @@ async fn tell_all(
         sessions.start_session(v1::StartSessionRequest { spec, ..Default::default() })
     );
     tell!("GetSession", sessions.get_session(v1::GetSessionRequest { session_id: id() }));
-    tell!("WaitSession", sessions.wait_session(v1::WaitSessionRequest { session_id: id() }));
     stream!(
         "ReadSession",
         sessions.read_session(v1::ReadSessionRequest { session_id: id(), ..Default::default() })
@@ -190,6 +173,24 @@ async fn tell_all(
     );
     let opened = wire::Wire::open(api, wire::attach(&id(), None)).await;
     all.insert("Stream", opened.map(|_| ()));
+    // What is there is not there any more after these.
+    tell!(
+        "StopContainer",
+        containers
+            .stop_container(v1::StopContainerRequest { container: key(), ..Default::default() })
+    );
+    tell!(
+        "WaitContainer",
+        containers.wait_container(v1::WaitContainerRequest { container: key() })
+    );
+    tell!("WaitSession", sessions.wait_session(v1::WaitSessionRequest { session_id: id() }));
+    tell!(
+        "DeleteContainer",
+        containers.delete_container(v1::DeleteContainerRequest {
+            container: key(),
+            ..Default::default()
+        })
+    );
     all
 }
 

@@ -14,6 +14,8 @@ use crate::{
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyFlags {
     /// What happens when this client is gone: kill, hangup, keep[=TIME] or detach
+    ///
+    /// By default keep with a terminal, else kill; over a network keep for --reconnect-timeout.
     #[arg(long, value_name = "POLICY", value_parser = disconnect)]
     disconnect: Option<(DisconnectPolicy, Option<Duration>)>,
     /// Kill the command after this time, e.g. 10s

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conti_proto::v1::{Device, Rlimit};
+use conti_proto::v1::{Device, Rlimit, Role};
 
 /// A name with a value.
 pub type Pair = (String, String);
@@ -129,6 +129,16 @@ pub fn device(text: &str) -> Result<Device, String> {
         path_in_container: inside.to_owned(),
         access: access.to_owned(),
     })
+}
+
+/// A role that somebody can be given.
+pub fn role(text: &str) -> Result<Role, String> {
+    match text {
+        "viewer" => Ok(Role::Viewer),
+        "operator" => Ok(Role::Operator),
+        "admin" => Ok(Role::Admin),
+        _ => Err(format!("{text:?} is no role: there are viewer, operator and admin")),
+    }
 }
 
 /// A signal: returned as it was written, so that the agent reads it for its own host.

@@ -314,7 +314,7 @@ fn policy(policy: &SessionPolicy) -> Value {
 }
 
 /// A duration as JSON has it in proto3: seconds with the letter.
-fn seconds(duration: &Duration) -> String {
+pub fn seconds(duration: &Duration) -> String {
     let nanos = duration.nanos.unsigned_abs();
     let sign = if duration.seconds < 0 || duration.nanos < 0 { "-" } else { "" };
     let fraction = match nanos {

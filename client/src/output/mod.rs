@@ -1,11 +1,13 @@
 //! All that the client says by itself: data on stdout, as tables or JSON, and notes on stderr.
 //!
 //! - [`processes`]: what is said of processes;
+//! - [`pki`]: who may call;
 //! - [`mod@json`]: messages as stable JSON;
 //! - [`text`]: how single values look in tables;
 //! - this file: where it goes.
 
 pub mod json;
+pub mod pki;
 pub mod processes;
 pub mod text;
 
@@ -73,6 +75,14 @@ pub fn table<const N: usize>(header: [&str; N], rows: Vec<[String; N]>) -> Resul
         }
     }
     print(&text)
+}
+
+/// Writes what is known of one thing to stdout, a fact on each line.
+pub fn facts(facts: &[(&str, String)]) -> Result<()> {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let lines =
+        facts.iter().map(|(name, value)| format!("{name:<width$}  {}\n", text::plain(value)));
+    print(&lines.collect::<String>())
 }
 
 /// The lines of an aligned table.

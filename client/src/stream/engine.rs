@@ -2,20 +2,24 @@
 
 use std::{future::Future, time::Duration};
 
-use conti_proto::v1::{AttachSession, SessionEnd, StreamOpen, StreamOpened, stream_open};
+use conti_proto::v1::{
+    AttachSession, DisconnectPolicy, SessionEnd, StreamOpen, StreamOpened, stream_open,
+};
 use conti_shared::endpoint::Endpoint;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::{
+    connect::Destination,
     error::{Error, FAILED, Result},
+    flags::value::duration_message,
     output,
     stream::{
         Options,
         link::{Failure, Link, why},
         outcome::{by_signal, outcome},
         pump::{Left, Pump},
-        signals::Signals,
     },
+    terminal::Signals,
 };
 
 const FIRST_DELAY: Duration = Duration::from_millis(50);
@@ -25,11 +29,12 @@ const GOOD_LINK: Duration = Duration::from_secs(5);
 const SIGPIPE: i32 = 13;
 
 /// Opens a session and streams it to its end. Returns the exit code.
-pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> Result<u8> {
+pub async fn stream(destination: &Destination, open: StreamOpen, options: Options) -> Result<u8> {
+    let open = resumable(destination, open, &options);
     let mut signals = Signals::listen()
         .map_err(|source| Error::Local { what: "cannot listen to signals", source })?;
     let opened = tokio::select! {
-        opened = Link::open(endpoint, open.clone()) => opened,
+        opened = Link::open(destination, open.clone()) => opened,
         number = signals.end() => return Ok(by_signal(number)),
     };
     let (link, opened) = match opened {
@@ -43,7 +48,7 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
                 Error::Rpc(status) => why(Some(status)),
                 _ => why(None),
             };
-            let retry = Retry::new(endpoint, &options, &reason, None);
+            let retry = Retry::new(destination, &options, &reason, None);
             let give_up = async { Left::Signalled(signals.end().await) };
             match retry.open(&open, give_up).await? {
                 Ok(opened) => opened,
@@ -53,16 +58,37 @@ pub async fn stream(endpoint: &Endpoint, open: StreamOpen, options: Options) -> 
         Err(failure) => return Err(failure.into_error()),
     };
     output::warn(&opened.warnings);
-    match follow(endpoint, &open, options, signals, link, opened).await {
+    match follow(destination, &open, options, signals, link, opened).await {
         // What a local command would have got.
         Err(Error::OutputClosed) => Ok(by_signal(SIGPIPE)),
         result => result,
     }
 }
 
+/// A connection over a network may break though nobody has gone: unless something else was asked for, the
+/// session is kept for as long as this client tries to resume it.
+fn resumable(destination: &Destination, mut open: StreamOpen, options: &Options) -> StreamOpen {
+    if matches!(destination.endpoint, Endpoint::Unix(_)) || options.reconnect_timeout.is_zero() {
+        return open;
+    }
+    let policy = match &mut open.open {
+        Some(stream_open::Open::Start(spec)) => Some(&mut spec.policy),
+        Some(stream_open::Open::Run(run)) => run.spec.as_mut().map(|spec| &mut spec.session_policy),
+        _ => None,
+    };
+    let policy = policy.map(Option::get_or_insert_default);
+    if let Some(policy) = policy
+        && policy.disconnect_policy() == DisconnectPolicy::Unspecified
+    {
+        policy.set_disconnect_policy(DisconnectPolicy::Keep);
+        policy.disconnect_timeout = Some(duration_message(options.reconnect_timeout));
+    }
+    open
+}
+
 /// Streams an open session over as many links as it takes.
 async fn follow(
-    endpoint: &Endpoint,
+    destination: &Destination,
     open: &StreamOpen,
     options: Options,
     signals: Signals,
@@ -105,7 +131,7 @@ async fn follow(
             request_id: String::new(),
             output_window: open.output_window,
         };
-        let retry = Retry::new(endpoint, &options, &reason, patience);
+        let retry = Retry::new(destination, &options, &reason, patience);
         patience = Some(retry.deadline);
         let reopened = retry.open(&open, pump.give_up()).await.map_err(|error| {
             Error::Stream(format!("{error}; if the session is still there, `{again}` resumes it"))
@@ -166,7 +192,7 @@ fn code_of(left: &Left) -> u8 {
 
 /// Opening a session again, until a deadline.
 struct Retry<'a> {
-    endpoint: &'a Endpoint,
+    destination: &'a Destination,
     limit: Duration,
     deadline: Instant,
     reason: String,
@@ -176,7 +202,7 @@ impl Retry<'_> {
     /// Says why and for how long, once for each trouble: `patience` is the deadline of one that
     /// goes on.
     fn new<'a>(
-        endpoint: &'a Endpoint,
+        destination: &'a Destination,
         options: &Options,
         reason: &str,
         patience: Option<Instant>,
@@ -184,12 +210,13 @@ impl Retry<'_> {
         let limit = options.reconnect_timeout;
         if patience.is_none() && !limit.is_zero() {
             output::note(&format!(
-                "the connection to {endpoint} broke off ({reason}); trying to resume for {}",
+                "the connection to {} broke off ({reason}); trying to resume for {}",
+                destination.endpoint,
                 humantime::format_duration(limit)
             ));
         }
         let deadline = patience.unwrap_or_else(|| Instant::now() + limit);
-        Retry { endpoint, limit, deadline, reason: reason.to_owned() }
+        Retry { destination, limit, deadline, reason: reason.to_owned() }
     }
 
     /// Tries until it works, is refused, or the time is over; `give_up` ends it before.
@@ -210,7 +237,7 @@ impl Retry<'_> {
                 left = &mut give_up => return Ok(Err(left)),
             }
             delay = (delay * 2).min(LAST_DELAY);
-            let attempt = timeout_at(self.deadline, Link::open(self.endpoint, open.clone()));
+            let attempt = timeout_at(self.deadline, Link::open(self.destination, open.clone()));
             tokio::select! {
                 opened = attempt => match opened {
                     Ok(Ok(opened)) => return Ok(Ok(opened)),
@@ -221,7 +248,7 @@ impl Retry<'_> {
                 left = &mut give_up => return Ok(Err(left)),
             }
         }
-        let Retry { endpoint, limit, reason, .. } = self;
+        let Retry { destination: Destination { endpoint, .. }, limit, reason, .. } = self;
         Err(Error::Stream(match limit.is_zero() {
             true => format!("the connection to {endpoint} broke off: {reason}"),
             false => format!(
@@ -229,5 +256,58 @@ impl Retry<'_> {
                 humantime::format_duration(limit)
             ),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conti_proto::v1::{RunContainer, SessionPolicy, SessionSpec, stream_open::Open};
+
+    use super::*;
+    use crate::stream::detach;
+
+    fn policy(host: &str, patience: Duration, asked: DisconnectPolicy) -> Option<SessionPolicy> {
+        let destination = Destination { endpoint: host.parse().unwrap(), ..Destination::default() };
+        let options = Options {
+            stdin: false,
+            detach_keys: "none".parse::<detach::Keys>().unwrap(),
+            reconnect_timeout: patience,
+        };
+        let policy = SessionPolicy { disconnect_policy: asked.into(), ..SessionPolicy::default() };
+        let spec = SessionSpec { policy: Some(policy), ..SessionSpec::default() };
+        let open = StreamOpen { open: Some(Open::Start(spec)), ..StreamOpen::default() };
+        match resumable(&destination, open, &options).open {
+            Some(Open::Start(spec)) => spec.policy,
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_runs_over_a_network_is_kept_as_long_as_it_may_be_resumed() {
+        let minute = Duration::from_secs(60);
+        let kept = |host, patience, asked| policy(host, patience, asked).unwrap();
+        for host in ["tcp://web", "ssh://web"] {
+            let policy = kept(host, minute, DisconnectPolicy::Unspecified);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Keep);
+            assert_eq!(policy.disconnect_timeout, Some(duration_message(minute)));
+            let policy = kept(host, minute, DisconnectPolicy::Kill);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Kill);
+            let policy = kept(host, Duration::ZERO, DisconnectPolicy::Unspecified);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+        }
+        let policy = kept("unix:///a", minute, DisconnectPolicy::Unspecified);
+        assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+        let run = StreamOpen {
+            open: Some(Open::Run(RunContainer { spec: None })),
+            ..StreamOpen::default()
+        };
+        let destination =
+            Destination { endpoint: "tcp://web".parse().unwrap(), ..Destination::default() };
+        let options = Options {
+            stdin: false,
+            detach_keys: "none".parse::<detach::Keys>().unwrap(),
+            reconnect_timeout: minute,
+        };
+        assert_eq!(resumable(&destination, run.clone(), &options), run);
     }
 }

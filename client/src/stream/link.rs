@@ -3,13 +3,12 @@
 use conti_proto::v1::{
     StreamOpen, StreamOpened, StreamRequest, StreamResponse, stream_request, stream_response,
 };
-use conti_shared::endpoint::Endpoint;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
-    connect::connect,
+    connect::{Destination, connect},
     error::{Error, broken_reason, is_broken},
 };
 
@@ -43,21 +42,29 @@ impl Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        if is_broken(&status) {
-            Failure::Broken(status.into())
-        } else {
-            Failure::Refused(status.into())
+        let broken = is_broken(&status);
+        match Error::from(status) {
+            error @ Error::Fault { .. } => error.into(),
+            error if broken => Failure::Broken(error),
+            error => Failure::Refused(error),
         }
+    }
+}
+
+/// Of an error of connecting.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if error.is_final() { Failure::Refused(error) } else { Failure::Broken(error) }
     }
 }
 
 impl Link {
     /// Connects and opens.
     pub async fn open(
-        endpoint: &Endpoint,
+        destination: &Destination,
         open: StreamOpen,
     ) -> Result<(Link, StreamOpened), Failure> {
-        let connection = connect(endpoint).await.map_err(Failure::Broken)?;
+        let connection = connect(destination).await?;
         let (requests, receiver) = mpsc::channel(REQUESTS);
         // Nobody else has the channel yet, so it has room; were it not so, the agent would say
         // that `open` is missing.

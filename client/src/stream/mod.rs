@@ -11,7 +11,6 @@
 //! - [`input`]: from stdin to the agent, with [`unacked`] and [`detach`];
 //! - [`delivery`]: from the agent to stdout and stderr, with [`journal`];
 //! - [`stdin`] and [`writer`]: the threads that may block;
-//! - [`signals`]: the signals of this process;
 //! - [`outcome`]: what the end of a session means for the exit code.
 //!
 //! One task owns all but the two threads, and nothing in it blocks: input, output, signals and
@@ -25,7 +24,6 @@ pub mod journal;
 pub mod link;
 pub mod outcome;
 pub mod pump;
-pub mod signals;
 pub mod stdin;
 pub mod unacked;
 pub mod writer;

@@ -16,9 +16,8 @@ use crate::{
         delivery::Delivery,
         input::Input,
         link::{Link, request, why},
-        signals::{Received, Signals},
     },
-    terminal,
+    terminal::{self, Received, Signals},
 };
 
 /// How many requests may wait before stdin is not read on.

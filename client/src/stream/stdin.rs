@@ -3,12 +3,11 @@
 use std::{io, thread};
 
 use bytes::Bytes;
-use rustix::{buffer::spare_capacity, event::PollFlags, io::Errno, stdio};
 use tokio::sync::mpsc;
 
 use crate::{
     error::{Error, Result},
-    terminal,
+    terminal::{self, Stdio},
 };
 
 /// How much is read at once.
@@ -36,12 +35,12 @@ fn read_all(chunks: &mpsc::Sender<io::Result<Bytes>>) {
     let mut buffer = Vec::new();
     loop {
         buffer.reserve_exact(size);
-        match rustix::io::read(stdio::stdin(), spare_capacity(&mut buffer)) {
+        match terminal::read_stdin(&mut buffer) {
             Ok(0) => return,
             Ok(n) => {
                 if n >= FULL_PIPE && !widened {
                     widened = true;
-                    terminal::widen_pipe(stdio::stdin());
+                    terminal::widen_pipe(Stdio::In);
                 }
                 // A small read is copied out, so that what waits for its acknowledgement holds
                 // no more memory than it counts for.
@@ -56,12 +55,8 @@ fn read_all(chunks: &mpsc::Sender<io::Result<Bytes>>) {
                     return;
                 }
             }
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => terminal::wait_for(stdio::stdin(), PollFlags::IN),
-            // A terminal that hangs up reads as an error, as does a closed stdin: an end as well.
-            Err(Errno::IO | Errno::BADF) => return,
-            Err(errno) => {
-                let _ = chunks.blocking_send(Err(errno.into()));
+            Err(error) => {
+                let _ = chunks.blocking_send(Err(error));
                 return;
             }
         }

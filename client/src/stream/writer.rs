@@ -7,7 +7,6 @@
 
 use std::{
     io,
-    os::fd::BorrowedFd,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -17,12 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use rustix::{event::PollFlags, io::Errno, stdio};
 use tokio::sync::Notify;
 
 use crate::{
     error::{Error, Result},
-    terminal,
+    terminal::{self, Stdio},
 };
 
 /// How many bytes may wait for the thread.
@@ -42,10 +40,10 @@ pub enum Sink {
 }
 
 impl Sink {
-    fn fd(self) -> BorrowedFd<'static> {
+    fn stdio(self) -> Stdio {
         match self {
-            Sink::Stdout => stdio::stdout(),
-            Sink::Stderr => stdio::stderr(),
+            Sink::Stdout => Stdio::Out,
+            Sink::Stderr => Stdio::Err,
         }
     }
 }
@@ -62,7 +60,7 @@ struct Shared {
     handled: AtomicU64,
     queued: AtomicUsize,
     stdout_failed: AtomicBool,
-    failure: Mutex<Option<Errno>>,
+    failure: Mutex<Option<io::Error>>,
     stderr_gone: AtomicBool,
     progress: Notify,
 }
@@ -83,7 +81,7 @@ impl Writer {
         Writer {
             shared: Arc::default(),
             queue: None,
-            stdout_is_file: terminal::is_regular_file(stdio::stdout()),
+            stdout_is_file: terminal::is_regular_file(Stdio::Out),
             widened: false,
             must_wait: false,
         }
@@ -119,11 +117,12 @@ impl Writer {
         if !self.shared.stdout_failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        match *self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) {
-            None | Some(Errno::PIPE) => Err(Error::OutputClosed),
-            Some(errno) => {
-                Err(Error::Local { what: "cannot write to stdout", source: io::Error::from(errno) })
+        match &*self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                let source = io::Error::new(error.kind(), error.to_string());
+                Err(Error::Local { what: "cannot write to stdout", source })
             }
+            _ => Err(Error::OutputClosed),
         }
     }
 
@@ -131,7 +130,7 @@ impl Writer {
     pub fn write(&mut self, sink: Sink, mut data: Bytes, handled: u64) -> Result<()> {
         if data.len() >= LARGE && !self.widened {
             self.widened = true;
-            terminal::widen_pipe(stdio::stdout());
+            terminal::widen_pipe(Stdio::Out);
         }
         if self.is_idle() {
             match self.write_at_once(sink, &data) {
@@ -140,8 +139,8 @@ impl Writer {
                     return self.failure();
                 }
                 Ok(written) => drop(data.split_to(written)),
-                Err(errno) => {
-                    self.shared.fail(errno);
+                Err(error) => {
+                    self.shared.fail(error);
                     return self.failure();
                 }
             }
@@ -155,14 +154,14 @@ impl Writer {
     }
 
     /// As much as goes without waiting for a reader.
-    fn write_at_once(&mut self, sink: Sink, data: &[u8]) -> rustix::io::Result<usize> {
+    fn write_at_once(&mut self, sink: Sink, data: &[u8]) -> io::Result<usize> {
         let never_waits = sink == Sink::Stdout && self.stdout_is_file
-            || data.len() <= SMALL && terminal::is_writable_now(sink.fd());
+            || data.len() <= SMALL && terminal::is_writable_now(sink.stdio());
         if never_waits {
             return self.shared.write(sink, data, false);
         }
         if sink == Sink::Stdout && !self.must_wait {
-            match terminal::write_at_once(sink.fd(), data) {
+            match terminal::write_at_once(sink.stdio(), data) {
                 Some(result) => return result,
                 None => self.must_wait = true,
             }
@@ -192,27 +191,31 @@ impl Piece {
 
 impl Shared {
     /// Writes all of it, or, where it must not wait, as much as goes.
-    fn write(&self, sink: Sink, data: &[u8], may_wait: bool) -> rustix::io::Result<usize> {
+    fn write(&self, sink: Sink, data: &[u8], may_wait: bool) -> io::Result<usize> {
         let mut written = 0;
         while written < data.len() {
             if sink == Sink::Stderr && self.stderr_gone.load(Ordering::Relaxed) {
                 return Ok(data.len());
             }
-            match rustix::io::write(sink.fd(), &data[written..]) {
+            match terminal::write(sink.stdio(), &data[written..]) {
                 Ok(n) => written += n,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if may_wait => terminal::wait_for(sink.fd(), PollFlags::OUT),
-                Err(Errno::AGAIN) => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !may_wait {
+                        break;
+                    }
+                    terminal::wait_until_writable(sink.stdio());
+                }
                 // Without a stderr there is nowhere to say so; stdout goes on.
                 Err(_) if sink == Sink::Stderr => self.stderr_gone.store(true, Ordering::Relaxed),
-                Err(errno) => return Err(errno),
+                Err(error) => return Err(error),
             }
         }
         Ok(written)
     }
 
-    fn fail(&self, errno: Errno) {
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
+    fn fail(&self, error: io::Error) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         self.stdout_failed.store(true, Ordering::Release);
     }
 }
@@ -220,15 +223,16 @@ impl Shared {
 fn write_all_of(queue: &mpsc::Receiver<Piece>, shared: &Shared) {
     while let Ok(piece) = queue.recv() {
         let result = shared.write(piece.sink, &piece.data, true);
+        let failed = result.is_err();
         match result {
             Ok(_) => {
                 shared.handled.fetch_max(piece.handled, Ordering::AcqRel);
                 shared.queued.fetch_sub(piece.weight(), Ordering::AcqRel);
             }
-            Err(errno) => shared.fail(errno),
+            Err(error) => shared.fail(error),
         }
         shared.progress.notify_one();
-        if result.is_err() {
+        if failed {
             return;
         }
     }

@@ -61,6 +61,6 @@ impl Attach {
             request_id: String::new(),
             output_window: 0,
         };
-        stream(&context.endpoint, open, self.stream.options(!self.no_stdin)).await
+        stream(&context.destination()?, open, self.stream.options(!self.no_stdin)).await
     }
 }

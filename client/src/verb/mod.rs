@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod cat;
 pub mod completion;
+pub mod context;
 pub mod create;
 pub mod debug;
 pub mod du;
@@ -10,13 +11,17 @@ pub mod enter;
 pub mod exec;
 pub mod info;
 pub mod inspect;
+pub mod invite;
+pub mod join;
 pub mod kill;
 pub mod ls;
 pub mod mount;
 pub mod mounts;
 pub mod net;
 pub mod ns;
+pub mod pki;
 pub mod procs;
+pub mod proxy;
 pub mod ps;
 pub mod rm;
 pub mod rootfs;
@@ -30,14 +35,15 @@ pub mod umount;
 pub mod unshare;
 pub mod version;
 pub mod wait;
+pub mod whoami;
 
 use conti_proto::v1::{Container, SessionSpec, StreamOpen, stream_open};
-use conti_shared::endpoint::Endpoint;
 
 use crate::{
     cli::{Cli, Verb},
-    connect::{Connection, connect},
+    connect::{Connection, Destination, connect},
     error::{Error, Result, is_broken},
+    flags::agent::AgentFlags,
     output::{self, Format},
     stream::{Options, stream},
 };
@@ -45,15 +51,15 @@ use crate::{
 /// What every verb is given.
 #[derive(Debug)]
 pub struct Context {
-    /// Where the agent is.
-    pub endpoint: Endpoint,
+    /// Which agent.
+    pub agent: AgentFlags,
     /// How data is shown.
     pub format: Format,
 }
 
 /// Does what the command line says. Returns the exit code.
 pub async fn run(cli: Cli) -> Result<u8> {
-    let context = Context { endpoint: cli.host, format: cli.output };
+    let context = Context { agent: cli.agent, format: cli.output };
     match cli.verb {
         Verb::Run(verb) => verb.run(&context).await,
         Verb::Create(verb) => verb.run(&context).await,
@@ -84,6 +90,12 @@ pub async fn run(cli: Cli) -> Result<u8> {
         Verb::Du(verb) => verb.run(&context).await,
         Verb::Info(verb) => verb.run(&context).await,
         Verb::Version(verb) => verb.run(&context).await,
+        Verb::Context(verb) => verb.run(&context).await,
+        Verb::Join(verb) => verb.run(&context).await,
+        Verb::Invite(verb) => verb.run(&context).await,
+        Verb::Pki(verb) => verb.run(&context).await,
+        Verb::Whoami(verb) => verb.run(&context).await,
+        Verb::Proxy(verb) => verb.run(&context),
         Verb::Completion(verb) => verb.run(),
     }
 }
@@ -91,7 +103,12 @@ pub async fn run(cli: Cli) -> Result<u8> {
 impl Context {
     /// Connects to the agent.
     pub async fn connect(&self) -> Result<Connection> {
-        connect(&self.endpoint).await
+        connect(&self.destination()?).await
+    }
+
+    /// Where the agent is.
+    pub fn destination(&self) -> Result<Destination> {
+        self.agent.destination()
     }
 
     /// Shows a container that was just made or changed: its id, or all of it as JSON.
@@ -110,7 +127,7 @@ impl Context {
             request_id: request_id(),
             output_window: 0,
         };
-        stream(&self.endpoint, open, options).await
+        stream(&self.destination()?, open, options).await
     }
 }
 

@@ -47,6 +47,6 @@ impl Run {
             request_id: request_id(),
             output_window: 0,
         };
-        stream(&context.endpoint, open, options).await
+        stream(&context.destination()?, open, options).await
     }
 }

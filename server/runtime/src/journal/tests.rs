@@ -127,7 +127,7 @@ fn a_full_ring_grows_as_far_as_it_is_let_and_an_idle_one_is_small_again() {
     let (mut writer, reader) = open(sizes);
     let blocks = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_blocks as u64 * 512;
     let bytes: Vec<u8> = (0..2 * sizes.output_max).map(pattern).collect();
-    let mut write = |writer: &mut Writer| {
+    let write = |writer: &mut Writer| {
         let from = writer.head() as usize;
         writer.append(Stream::Stdout, &bytes[from..]) as u64
     };

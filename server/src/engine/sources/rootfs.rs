@@ -172,13 +172,12 @@ const MUST_BE: &str = "it must be a directory on the agent's host";
 
 fn no_root(path: &Path, error: Error) -> Error {
     match error {
-        Error::Source { errno, .. } => failed(
-            "rootfs",
-            CANNOT_OPEN,
-            path.to_string_lossy(),
-            Errno::from_raw_os_error(errno),
-            MUST_BE,
-        ),
+        // What the path leads out of says more than what it must be.
+        Error::Source { errno, hint, .. } => {
+            let errno = Errno::from_raw_os_error(errno);
+            let hint = if errno == Errno::XDEV { hint } else { MUST_BE };
+            failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), errno, hint)
+        }
         other => other,
     }
 }

@@ -5,18 +5,7 @@ use std::io;
 use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::terminal;
-
-/// What a signal means to a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Received {
-    /// Somebody wants an end: the number of the signal.
-    End(i32),
-    /// The terminal may have another size.
-    Resized,
-    /// The process was stopped and goes on; its terminal may have been changed meanwhile.
-    Continued,
-}
+use crate::terminal::Received;
 
 /// The signals that are listened to, from its making on.
 pub struct Signals {
@@ -30,7 +19,7 @@ pub struct Signals {
 impl Signals {
     /// Begins to listen, but for what this process was told to ignore.
     pub fn listen() -> io::Result<Signals> {
-        let ignored = terminal::ignored_signals();
+        let ignored = ignored_signals();
         let unless_ignored = |number: Number| {
             let number = number.as_raw();
             let listen = ignored & 1 << (number - 1) == 0;
@@ -55,15 +44,6 @@ impl Signals {
             () = one(&mut self.continued) => Received::Continued,
         }
     }
-
-    /// The next signal that wants an end.
-    pub async fn end(&mut self) -> i32 {
-        loop {
-            if let Received::End(number) = self.next().await {
-                return number;
-            }
-        }
-    }
 }
 
 async fn one(signal: &mut Option<Signal>) {
@@ -74,4 +54,24 @@ async fn one(signal: &mut Option<Signal>) {
         return;
     }
     std::future::pending().await
+}
+
+/// The signals that this process was started to ignore, e.g. by nohup, as a mask: signal N is bit
+/// N - 1. They stay ignored.
+#[cfg(target_os = "linux")]
+fn ignored_signals() -> u64 {
+    // One read gives all of it; a text that grows as it is read would cost ten.
+    let mut buffer = [0; 4096];
+    let length = std::fs::File::open("/proc/self/status")
+        .and_then(|mut file| std::io::Read::read(&mut file, &mut buffer))
+        .unwrap_or(0);
+    let status = String::from_utf8_lossy(&buffer[..length]);
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// This system does not say.
+#[cfg(not(target_os = "linux"))]
+fn ignored_signals() -> u64 {
+    0
 }

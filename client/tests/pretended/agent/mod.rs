@@ -1,10 +1,17 @@
 //! An agent that only pretends: it speaks the API over a socket and runs nothing. The tests of the
 //! client need no root with it, and a connection can be cut at any byte.
 //!
+//! - this file: sessions;
+//! - [`access`]: who calls, and who may;
+//! - [`cut`]: connections that are cut.
+//!
 //! What a session does is said by its command: `cat` gives back its input, `tty` does so
 //! with a terminal, `out N` writes N bytes,
 //! `exit N` ends, `wait` waits for a signal, `liar` claims more output than it gives, `gap` drops
 //! some of it.
+
+pub mod access;
+mod cut;
 
 use std::{
     collections::HashMap,
@@ -16,8 +23,12 @@ use std::{
     time::Duration,
 };
 
+use access::Access;
 use bytes::Bytes;
 use conti_proto::v1::{
+    agent_service_server::AgentServiceServer,
+    join_service_server::JoinServiceServer,
+    pki_service_server::PkiServiceServer,
     session_service_server::{SessionService, SessionServiceServer},
     *,
 };
@@ -32,6 +43,8 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::tls::{Authority, Front, Subject};
+
 const CHUNK: usize = 200 << 10;
 const WINDOW: u64 = 1 << 20;
 
@@ -44,6 +57,8 @@ pub fn pattern(offset: usize) -> u8 {
 pub struct Agent {
     dir: TempDir,
     sessions: Sessions,
+    /// Who may call it.
+    pub access: Access,
 }
 
 type Sessions = Arc<Mutex<HashMap<String, Arc<Fake>>>>;
@@ -68,27 +83,53 @@ struct State {
 impl Agent {
     /// Starts one.
     pub fn start() -> Agent {
+        Agent::with(Access::default())
+    }
+
+    /// Starts one that knows whom it lets in.
+    pub fn with(access: Access) -> Agent {
         let dir = tempfile::tempdir().unwrap();
         let sessions = Sessions::default();
         let service = Service { sessions: Arc::clone(&sessions) };
-        let socket = dir.path().join("agent.sock");
+        let (api, join) = (dir.path().join("agent.sock"), dir.path().join("join.sock"));
         let (ready, started) = std::sync::mpsc::channel();
+        let known = access.clone();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async move {
-                let listener = UnixListener::bind(socket).unwrap();
+                let (api, join) =
+                    (UnixListener::bind(api).unwrap(), UnixListener::bind(join).unwrap());
                 ready.send(()).unwrap();
                 let service = SessionServiceServer::new(service).max_decoding_message_size(8 << 20);
-                tonic::transport::Server::builder()
+                let api = tonic::transport::Server::builder()
                     .max_frame_size(1 << 20)
                     .add_service(service)
-                    .serve_with_incoming(UnixListenerStream::new(listener))
-                    .await
-                    .unwrap();
+                    .add_service(AgentServiceServer::new(known.clone()))
+                    .add_service(PkiServiceServer::new(known.clone()))
+                    .serve_with_incoming(UnixListenerStream::new(api));
+                let join = tonic::transport::Server::builder()
+                    .add_service(JoinServiceServer::new(known))
+                    .serve_with_incoming(UnixListenerStream::new(join));
+                tokio::try_join!(api, join).unwrap();
             });
         });
         started.recv().unwrap();
-        Agent { dir, sessions }
+        Agent { dir, sessions, access }
+    }
+
+    /// TLS in front of it.
+    pub fn behind_tls(&self, authority: &Authority, subject: &Subject<'_>) -> Front {
+        self.behind_tls_at("agent.sock", authority, subject)
+    }
+
+    /// TLS in front of a socket of [`Agent::cut_after`].
+    pub fn behind_tls_and_cut(&self, authority: &Authority, subject: &Subject<'_>) -> Front {
+        self.behind_tls_at("cut.sock", authority, subject)
+    }
+
+    fn behind_tls_at(&self, api: &str, authority: &Authority, subject: &Subject<'_>) -> Front {
+        let (api, join) = (self.dir.path().join(api), self.dir.path().join("join.sock"));
+        Front::start(authority, subject, api, join)
     }
 
     /// Its address.
@@ -106,7 +147,7 @@ impl Agent {
             let mut budgets = budgets.into_iter();
             for client in listener.incoming() {
                 let agent = Socket::connect(&target).unwrap();
-                relay(client.unwrap(), agent, budgets.next().unwrap_or(usize::MAX));
+                cut::relay(client.unwrap(), agent, budgets.next().unwrap_or(usize::MAX));
             }
         });
         url(&path)
@@ -133,30 +174,6 @@ impl Agent {
 fn url(path: &Path) -> String {
     let path: PathBuf = path.into();
     format!("unix://{}", path.display())
-}
-
-fn relay(client: Socket, agent: Socket, budget: usize) {
-    use std::io::{Read as _, Write as _};
-    let left = Arc::new(Mutex::new(budget));
-    for (from, to) in [(&client, &agent), (&agent, &client)] {
-        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-        let left = Arc::clone(&left);
-        thread::spawn(move || {
-            let mut buffer = vec![0; 64 << 10];
-            while let Ok(n @ 1..) = from.read(&mut buffer) {
-                let mut left = left.lock().unwrap();
-                let passed = n.min(*left);
-                *left -= passed;
-                let over = *left == 0;
-                drop(left);
-                if to.write_all(&buffer[..passed]).is_err() || over {
-                    break;
-                }
-            }
-            let _ = from.shutdown(std::net::Shutdown::Both);
-            let _ = to.shutdown(std::net::Shutdown::Both);
-        });
-    }
 }
 
 struct Service {

@@ -1,7 +1,4 @@
-//! The client's streams against an agent that only pretends: what is typed arrives once, what is
-//! written arrives whole, wherever the connection is cut.
-
-mod agent;
+//! Streams: what is typed arrives once, what is written arrives whole, wherever the connection is cut.
 
 use std::{
     io::{Read as _, Write as _},
@@ -10,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use agent::{Agent, pattern};
+use crate::{
+    agent::{Agent, pattern},
+    stderr,
+};
 
 fn contictl(host: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_contictl"));
@@ -21,10 +21,6 @@ fn contictl(host: &str, args: &[&str]) -> Command {
 
 fn exec(host: &str, argv: &[&str]) -> Output {
     contictl(host, &[&["exec", "c", "--"], argv].concat()).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Gives it the input from a thread and takes its output meanwhile.
@@ -217,7 +213,7 @@ fn an_agent_that_is_not_there_is_named() {
     let text = stderr(&output);
     assert!(text.starts_with("contictl: cannot connect to unix:///nowhere/contid.sock"), "{text}");
     assert_eq!(text.lines().count(), 1);
-    let output = contictl("tcp://h:1", &["ps"]).output().unwrap();
+    let output = contictl("tcp://x:y", &["ps"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
-    assert!(stderr(&output).contains("not there yet"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("$CONTI_HOST"), "{}", stderr(&output));
 }

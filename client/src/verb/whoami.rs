@@ -1,0 +1,49 @@
+//! `contictl whoami`
+
+use clap::Args;
+use conti_proto::v1::{Caller, GetCallerRequest};
+
+use crate::{
+    connect::Connection,
+    error::Result,
+    output::{self, Format, text},
+    verb::{Context, missing},
+};
+
+/// Show who this client is to the agent, and what it may do
+#[derive(Debug, Args)]
+pub struct Whoami {}
+
+impl Whoami {
+    /// Asks, and shows it.
+    pub async fn run(self, context: &Context) -> Result<u8> {
+        let caller = ask(&context.connect().await?).await?;
+        match context.format {
+            Format::Json => output::json(&output::pki::caller(&caller))?,
+            Format::Table => output::facts(&facts(&caller))?,
+        }
+        Ok(0)
+    }
+}
+
+/// Asks the agent who calls.
+pub async fn ask(connection: &Connection) -> Result<Caller> {
+    let response = connection.agent().get_caller(GetCallerRequest {}).await?.into_inner();
+    response.caller.ok_or_else(|| missing("who this client is"))
+}
+
+fn facts(caller: &Caller) -> Vec<(&'static str, String)> {
+    let labels: Vec<String> =
+        caller.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut facts = vec![
+        ("Identity", caller.identity.clone()),
+        ("Role", output::pki::role(caller.role())),
+        ("Sees", if labels.is_empty() { "everything".to_owned() } else { labels.join(" ") }),
+        ("Calls from", caller.address.clone()),
+    ];
+    if !caller.certificate_serial.is_empty() {
+        facts.push(("Certificate", caller.certificate_serial.clone()));
+        facts.push(("Expires", text::date(caller.certificate_expire_time.as_ref())));
+    }
+    facts
+}
