@@ -8,6 +8,7 @@
 //! - [`sshd`]: a real sshd of a test's own;
 //! - [`api`]: talks to the agent without `contictl`;
 //! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine;
+//!   [`user`]: as another user;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
@@ -37,6 +38,7 @@ pub mod remote;
 pub mod rootfs;
 pub mod sshd;
 pub mod terminal;
+pub mod user;
 pub mod wait;
 pub mod wire;
 

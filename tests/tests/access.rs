@@ -5,10 +5,11 @@ use conti_proto::{
     v1::{GetCallerRequest, Role},
 };
 use conti_tests::{
-    api,
+    Agent, api,
     api::reason,
     pki::{Authority, Leaf},
     remote::{Remote, World, knock},
+    user::Common,
     wait,
 };
 use tonic::Code;
@@ -203,4 +204,58 @@ fn a_role_that_the_policy_gives_or_takes_holds_from_the_next_call_on() {
         api.delete("a").await.expect("the policy before holds");
     });
     world.agent.finish();
+}
+
+#[test]
+fn a_local_user_has_the_role_that_the_policy_gives_it_and_one_without_cannot_connect() {
+    const KNOWN: u32 = 64_001;
+    const OF_A_GROUP: u32 = 64_002;
+    const UNKNOWN: u32 = 64_003;
+    let common = Common::default();
+    let policy = format!(
+        "[[caller]]\nuid = {KNOWN}\nrole = \"viewer\"\n[[caller]]\ngid = {OF_A_GROUP}\nrole = \"operator\"\n"
+    );
+    let agent = Agent::start_with(|dir| {
+        let path = dir.join("policy.toml");
+        std::fs::write(&path, policy).expect("a policy");
+        let open = format!("unix://{}", common.socket().display());
+        vec!["--listen".into(), open.into(), "--policy".into(), path.into_os_string()]
+    });
+    agent.block_on(async {
+        for (id, role) in [(KNOWN, Role::Viewer), (OF_A_GROUP, Role::Operator), (0, Role::Admin)] {
+            let channel = common.channel(id).await.expect("it may connect");
+            for (path, least) in METHODS.iter().filter(|(_, role)| *role != Role::Guest) {
+                let status = knock(channel.clone(), path).await;
+                let code = status.unwrap_or_else(|| panic!("{path} as {role:?} broke off")).code();
+                let host = path.ends_with("/ListNamespaces") && role != Role::Admin;
+                let denied = role < *least || host;
+                assert_eq!(code == Code::PermissionDenied, denied, "{path} as {role:?}: {code:?}");
+            }
+        }
+        let refused = match common.channel(UNKNOWN).await {
+            Ok(channel) => knock(channel, "/conti.v1.AgentService/GetAgent").await,
+            Err(_) => None,
+        };
+        assert!(refused.is_none(), "{refused:?}");
+    });
+    agent.finish();
+}
+
+#[test]
+fn the_socket_is_for_root_alone_where_no_policy_knows_other_users() {
+    let common = Common::default();
+    let agent = Agent::start_with(|_| {
+        vec!["--listen".into(), format!("unix://{}", common.socket().display()).into()]
+    });
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(common.socket()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = agent.block_on(async {
+        match common.channel(64_001).await {
+            Ok(channel) => knock(channel, "/conti.v1.AgentService/GetAgent").await,
+            Err(_) => None,
+        }
+    });
+    assert!(refused.is_none(), "{refused:?}");
+    agent.finish();
 }
