@@ -9,6 +9,7 @@
 //! `main` only starts things, and stops them in order.
 
 mod access;
+mod audit;
 mod cli;
 mod engine;
 mod listen;
