@@ -2,7 +2,7 @@
 //!
 //! - [`cli`], [`logging`]: what it is told and what it tells;
 //! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
-//! - [`access`]: who may do what;
+//! - [`access`]: who may do what; [`audit`]: who did what; [`redact`]: without secrets;
 //! - [`serve`]: all of it put together;
 //! - [`service`]: the gRPC edge; [`engine`]: containers and sessions.
 //!
@@ -15,6 +15,7 @@ mod engine;
 mod listen;
 mod logging;
 mod pki;
+mod redact;
 mod serve;
 mod service;
 mod tls;

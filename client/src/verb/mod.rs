@@ -18,6 +18,7 @@ pub mod net;
 pub mod ns;
 pub mod procs;
 pub mod ps;
+pub mod replay;
 pub mod rm;
 pub mod rootfs;
 pub mod run;

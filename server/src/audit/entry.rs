@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::redact;
 use crate::{
     access::{Caller, Identity, Peer, Role},
     engine::info::{EndReason, KillCause, SessionEnd},
+    redact,
 };
 
 /// The longest text of a field, in bytes; arguments have limits of their own.

@@ -1,7 +1,7 @@
 //! Who did what, and what came of it: a file of JSON lines. Knows nothing of gRPC.
 //!
-//! - [`entry`]: one line of the log, and what it tells of whom;
-//! - [`redact`]: what of a command's arguments may stand in it;
+//! - [`entry`]: one line of the log, and what it tells of whom; [`crate::redact`]: what of a command's
+//!   arguments may stand in it;
 //! - [`log`]: the log as calls see it: a record before they are carried out, and one after;
 //! - `writer`: the thread that owns the file; `file`: the file, its rotation, and what a crash left of it.
 //!
@@ -14,7 +14,6 @@
 pub mod entry;
 mod file;
 pub mod log;
-pub mod redact;
 mod writer;
 
 pub use entry::{Entry, Event, Outcome, Subject, Who};

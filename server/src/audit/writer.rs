@@ -66,7 +66,7 @@ impl Writer {
 
     /// Works until the last sender has gone.
     pub fn run(mut self, lines: &Receiver<Line>) {
-        super::redact::prepare();
+        crate::redact::prepare();
         loop {
             let first = match self.dirty {
                 None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),

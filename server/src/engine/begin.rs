@@ -1,6 +1,7 @@
 //! Bringing up a container's main process: room, sources, plan, streams.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -22,6 +23,7 @@ use super::{
     id, io_error,
     lifecycle::blocking,
     monitor::{Monitor, RunFds},
+    recording::{About, tape::Tape},
     session::{
         self, Session, State,
         store::{self, Record},
@@ -188,7 +190,7 @@ impl Engine {
         known: impl FnOnce(&Arc<Session>) -> Result<()>,
     ) -> Result<Opened> {
         let exhausted = io_error("cannot make the streams of a session");
-        let streamed = record.streamed;
+        let (id, streamed, wanted) = (record.id.clone(), record.streamed, record.io.policy.record);
         let dir = store::create(&self.sessions_dir, &record)
             .map_err(io_error("cannot make a session's directory"))?;
         let result = (|| {
@@ -203,7 +205,19 @@ impl Engine {
                 socket::listen(&directory, store::SOCKET.as_ref()).map_err(&exhausted)?;
             let reader = journal::Reader::map(memory.try_clone().map_err(&exhausted)?)
                 .map_err(&exhausted)?;
-            reader.set_mode(if streamed { Mode::Wait } else { Mode::Drop });
+            reader.set_mode(match (streamed, wanted) {
+                (true, _) => Mode::Wait,
+                (false, Some(_)) => Mode::Record,
+                (false, None) => Mode::Drop,
+            });
+            let tape = match wanted {
+                Some(wanted) => {
+                    let about = About::new(&record, self.labels_of(&record));
+                    let tape = Tape::create(&self.recordings, about, wanted, &dir);
+                    Some(tape.map_err(io_error("cannot begin the recording of a session"))?)
+                }
+                None => None,
+            };
             let monitor = Arc::new(monitor);
             let session = Arc::new(Session::new(
                 record,
@@ -224,11 +238,23 @@ impl Engine {
             monitor
                 .run(plan, &run, &fds)
                 .map_err(io_error("cannot hand the plan to the monitor"))?;
+            if let Some(tape) = tape {
+                session.record_on(tape);
+            }
             Ok(Opened { session, monitor, to_agent })
         })();
         if result.is_err() {
             store::remove(&dir);
+            if wanted.is_some() {
+                self.recordings.remove(&id);
+            }
         }
         result
+    }
+
+    fn labels_of(&self, record: &Record) -> BTreeMap<String, String> {
+        let container = record.container.as_ref();
+        let container = container.and_then(|of| self.registry.container(&of.id).ok());
+        container.map(|container| container.spec.labels.clone()).unwrap_or_default()
     }
 }

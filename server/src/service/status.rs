@@ -47,6 +47,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             (Code::FailedPrecondition, vec![("container", key)])
         }
         Error::NoSuchMount(key) => (Code::NotFound, vec![("mount", key)]),
+        Error::NoSuchRecording(key) => (Code::NotFound, vec![("session", key)]),
         Error::NoSuchSession(key) => (Code::NotFound, vec![("session", key)]),
         Error::NameTaken { name, id } => {
             (Code::AlreadyExists, vec![("name", name), ("container_id", id)])

@@ -170,7 +170,7 @@ impl Writer {
     /// Below it bytes may be overwritten.
     fn floor(&self) -> u64 {
         match self.mode() {
-            Mode::Wait => self.acked().max(self.tail),
+            Mode::Wait | Mode::Record => self.acked().max(self.tail),
             Mode::Drop => self.head,
         }
     }

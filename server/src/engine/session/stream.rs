@@ -3,10 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use conti_runtime::{
-    journal::{Mode, ReadResult},
-    protocol::KillCause,
-};
+use conti_runtime::{journal::ReadResult, protocol::KillCause};
 use tokio::sync::watch;
 
 use super::{Session, State};
@@ -169,12 +166,7 @@ impl Driver {
         });
         let viewer = Viewer::new(session, from);
         let driver = Driver { viewer, drivers, number, leaving: Leaving::Gone };
-        if let Some(reader) = driver.session().journal().live() {
-            // What lies before the start of this stream was handled, by this client or another.
-            reader.set_acked(driver.viewer.position);
-            reader.set_mode(Mode::Wait);
-        }
-        driver.session().wake_monitor();
+        driver.session().drive_from(driver.viewer.position);
         driver
     }
 
@@ -211,11 +203,8 @@ impl Driver {
     pub fn ack(&self, offset: u64) {
         // Nobody can have handled what was not sent.
         let offset = offset.min(self.viewer.position);
-        if self.is_current()
-            && let Some(reader) = self.session().journal().live()
-        {
-            reader.set_acked(offset);
-            self.session().wake_monitor();
+        if self.is_current() {
+            self.session().driver_handled(offset);
         }
     }
 
