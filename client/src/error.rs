@@ -103,7 +103,7 @@ fn reason(status: &Status) -> Option<Reason> {
 /// carries its reason, a status that was made up on this side of a broken connection does not.
 pub fn is_broken(status: &Status) -> bool {
     match status.code() {
-        Code::Unavailable => true,
+        Code::Unavailable => reason(status) != Some(Reason::AuditFailed),
         Code::Unknown | Code::Internal | Code::Cancelled => reason(status).is_none(),
         _ => status.source().is_some(),
     }

@@ -58,6 +58,8 @@ pub struct Caller {
     pub scope: Scope,
     /// What it may have of the host.
     pub grants: Arc<Grants>,
+    /// Which of the sessions that it starts are recorded.
+    pub recording: records::Recording,
 }
 
 impl Caller {

@@ -203,6 +203,7 @@ impl Policy {
                     role: Role::Admin,
                     scope: Scope::default(),
                     grants: Arc::default(),
+                    recording: self.recording,
                 });
             }
             Identity::Local { .. } => entry?.role?,
@@ -212,7 +213,8 @@ impl Policy {
             Identity::Guest => return None,
         };
         let scope = entry.map(|entry| Scope(entry.labels.clone())).unwrap_or_default();
-        Some(Caller { peer: peer.clone(), role, scope, grants: Arc::new(self.grants(entry)) })
+        let grants = Arc::new(self.grants(entry));
+        Some(Caller { peer: peer.clone(), role, scope, grants, recording: self.recording })
     }
 
     fn grants(&self, entry: Option<&Entry>) -> Grants {

@@ -144,6 +144,15 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// Cuts what is longer than any name.
+    pub fn shorten(&mut self) {
+        for text in [&mut self.target, &mut self.session, &mut self.user, &mut self.detail] {
+            if let Some(text) = text {
+                *text = redact::cut(text, TEXT_MAX);
+            }
+        }
+    }
+
     /// Sets what is run; `env`: `NAME=value`, of which only the names are kept.
     pub fn command(&mut self, argv: &[String], env: &[String], terminal: bool) {
         self.argv = redact::argv(argv);
@@ -272,7 +281,7 @@ pub(super) fn short(text: &str) -> String {
     redact::cut(&redact::text(text), TEXT_MAX)
 }
 
-fn now() -> String {
+pub(super) fn now() -> String {
     humantime::format_rfc3339_nanos(SystemTime::now()).to_string()
 }
 

@@ -162,6 +162,22 @@ impl Open {
         self.write(outcome);
     }
 
+    /// Records that the call was refused after all, and why.
+    pub fn denied(mut self, code: &str, why: &str) {
+        if let Some(begun) = self.entry.take() {
+            let mut entry = Entry { event: Event::Denied, ..begun };
+            entry.time = super::entry::now();
+            entry.denied = Some(short(why));
+            entry.outcome.code = Some(code.to_owned());
+            self.log.add(&entry);
+        }
+    }
+
+    /// The same call, for an end that comes later.
+    pub fn again(&self) -> Open {
+        Open { log: self.log.clone(), entry: self.entry.clone(), begun: self.begun }
+    }
+
     fn write(&mut self, mut outcome: Outcome) {
         let Some(begun) = self.entry.take() else { return };
         outcome.took(self.begun.elapsed());

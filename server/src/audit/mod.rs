@@ -18,4 +18,4 @@ mod writer;
 
 pub use entry::{Entry, Event, Outcome, Subject, Who};
 pub use file::Limits;
-pub use log::{Failed, Log, Open};
+pub use log::{Log, Open};

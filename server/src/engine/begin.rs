@@ -1,7 +1,6 @@
 //! Bringing up a container's main process: room, sources, plan, streams.
 
 use std::{
-    collections::BTreeMap,
     fs,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
@@ -212,7 +211,7 @@ impl Engine {
             });
             let tape = match wanted {
                 Some(wanted) => {
-                    let about = About::new(&record, self.labels_of(&record));
+                    let about = About::new(&record);
                     let tape = Tape::create(&self.recordings, about, wanted, &dir);
                     Some(tape.map_err(io_error("cannot begin the recording of a session"))?)
                 }
@@ -250,11 +249,5 @@ impl Engine {
             }
         }
         result
-    }
-
-    fn labels_of(&self, record: &Record) -> BTreeMap<String, String> {
-        let container = record.container.as_ref();
-        let container = container.and_then(|of| self.registry.container(&of.id).ok());
-        container.map(|container| container.spec.labels.clone()).unwrap_or_default()
     }
 }

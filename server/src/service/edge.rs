@@ -16,11 +16,12 @@ use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use super::{
-    access::AccessLayer, agent::Agent, containers::Containers, files::Files, mounts::Mounts,
-    namespaces::Namespaces, network::Network, pki::Pki, processes::Processes, rootfs::Rootfs,
-    sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
+    access::AccessLayer, agent::Agent, audit::AuditLayer, containers::Containers, files::Files,
+    mounts::Mounts, namespaces::Namespaces, network::Network, pki::Pki, processes::Processes,
+    rootfs::Rootfs, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
+    wire::SessionsOnWire,
 };
-use crate::{access::policy::CurrentPolicy, engine::Engine};
+use crate::{access::policy::CurrentPolicy, audit::Log, engine::Engine};
 
 /// The largest message that is taken.
 const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -47,10 +48,13 @@ const GUEST_DECODE_MAX: usize = 64 * 1024;
 const GUEST_STREAMS: u32 = 4;
 
 /// What each call goes through before it reaches its method.
-pub type Layers = Stack<AccessLayer, Stack<TraceLayer, Identity>>;
+pub type Layers = Stack<AuditLayer, Stack<AccessLayer, Stack<TraceLayer, Identity>>>;
 
 /// Makes the server of guests: who has no certificate yet can join, and nothing else.
-pub fn guests(pki: Pki) -> Router<Stack<TraceLayer, Identity>> {
+pub fn guests(
+    pki: Pki,
+    audit: AuditLayer,
+) -> Router<Stack<AuditLayer, Stack<TraceLayer, Identity>>> {
     let join = JoinServiceServer::new(pki).max_decoding_message_size(GUEST_DECODE_MAX);
     Server::builder()
         .max_concurrent_streams(GUEST_STREAMS)
@@ -60,6 +64,7 @@ pub fn guests(pki: Pki) -> Router<Stack<TraceLayer, Identity>> {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(PENDING_RESETS_MAX))
         .layer(TraceLayer)
+        .layer(audit)
         .add_service(join)
 }
 
@@ -69,6 +74,7 @@ pub async fn router(
     stopping: &Stopping,
     policy: CurrentPolicy,
     pki: Pki,
+    log: Log,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -134,7 +140,8 @@ pub async fn router(
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .layer(TraceLayer)
-        .layer(AccessLayer::new(policy))
+        .layer(AccessLayer::new(policy.clone(), log.clone()))
+        .layer(AuditLayer::new(policy, log, stopping.clone()))
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)

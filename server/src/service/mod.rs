@@ -10,10 +10,12 @@
 //!   [`page`], [`parts`]: their lists; [`recordings`]: what was recorded;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
+//! - [`audit`]: the record of each call;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
 pub mod access;
 pub mod agent;
+pub mod audit;
 pub mod call;
 pub mod containers;
 pub mod convert;

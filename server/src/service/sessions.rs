@@ -23,7 +23,7 @@ use super::{
     stopping::Stopping,
     stream::{self, Context, MESSAGE_BYTES_MAX},
 };
-use crate::engine::{Engine, info::SessionInfo, recording::Found, session::Session};
+use crate::engine::{Engine, error::Error, info::SessionInfo, recording::Found, session::Session};
 
 /// Serves `conti.v1.SessionService`.
 #[derive(Debug)]
@@ -84,7 +84,9 @@ impl SessionService for Sessions {
         let spec = call.start(&self.engine, "spec", spec)?;
         let request_id = call.caller.request_id(request_id);
         let started = self.engine.start_session(spec, request_id, false).await;
-        let session = Some(info::session(started.map_err(status::of)?.info()));
+        let started = started.map_err(status::of)?;
+        call.started(&started);
+        let session = Some(info::session(started.info()));
         Ok(Response::new(StartSessionResponse { session }))
     }
 
@@ -214,9 +216,11 @@ impl SessionService for Sessions {
         &self,
         request: Request<ListRecordingsRequest>,
     ) -> Result<Response<ListRecordingsResponse>, Status> {
+        let call = Call::of(&request)?;
         let ListRecordingsRequest { page_size, page_token } = request.into_inner();
         let page = valid(|v| Page::parse(v, page_size, &page_token))?;
         let all = self.engine.recordings().list();
+        let all = all.into_iter().filter(|found| call.may_read(&self.engine, &found.about));
         let place = |found: &Found| Place::new(found.about.start_time, &found.about.session);
         let (recordings, next_page_token) = page.cut(all, place, recordings::message);
         Ok(Response::new(ListRecordingsResponse { recordings, next_page_token }))
@@ -226,9 +230,13 @@ impl SessionService for Sessions {
         &self,
         request: Request<ReadRecordingRequest>,
     ) -> Result<Response<Self::ReadRecordingStream>, Status> {
+        let call = Call::of(&request)?;
         let id = request.into_inner().session_id;
         valid(|v| text::session_key(v, Field::root("session_id"), &id))?;
         let found = recordings::find(&self.engine, &id).await?;
+        if !call.may_read(&self.engine, &found.about) {
+            return Err(status::of(Error::NoSuchRecording(id)));
+        }
         Ok(Response::new(Box::pin(recordings::read(&self.engine, found)?)))
     }
 }

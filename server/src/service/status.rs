@@ -173,6 +173,34 @@ pub fn unauthenticated() -> Status {
     build(Code::Unauthenticated, message, Reason::Unauthenticated, Vec::new(), ErrorDetails::new())
 }
 
+/// The status of a call whose caller has to say why it makes it.
+pub fn reason_required(identity: &str) -> Status {
+    let message =
+        "this agent wants to know why: give a reason with `contictl --reason TEXT` (in the API: \
+                   metadata `conti-reason-bin`)"
+            .to_owned();
+    let metadata =
+        vec![("identity", identity.to_owned()), ("metadata", "conti-reason-bin".to_owned())];
+    let details = ErrorDetails::with_precondition_failure_violation(
+        "REASON",
+        "conti-reason-bin",
+        "no reason was given",
+    );
+    build(Code::FailedPrecondition, message, Reason::ReasonRequired, metadata, details)
+}
+
+/// The status of a call whose reason cannot be taken.
+pub fn bad_reason(problem: &str) -> Status {
+    invalid(&Violations::one("conti-reason-bin", problem))
+}
+
+/// The status of a call that could not be recorded, and was not carried out for that.
+pub fn audit_failed(problem: &str) -> Status {
+    let message = format!("the call could not be recorded, so it was not carried out: {problem}");
+    let metadata = vec![("problem", problem.to_owned())];
+    build(Code::Unavailable, message, Reason::AuditFailed, metadata, ErrorDetails::new())
+}
+
 /// The status of a call of a method that is not there.
 pub fn unknown_method(path: &str) -> Status {
     let message = "this agent has no such method; is it older than its client?".to_owned();

@@ -99,12 +99,12 @@ pub struct About {
 
 impl About {
     /// What is known of a session that is to be started.
-    pub fn new(record: &Record, labels: BTreeMap<String, String>) -> About {
+    pub fn new(record: &Record) -> About {
         let terminal = record.io.terminal;
         About {
             session: record.id.clone(),
             container: record.container.clone(),
-            labels,
+            labels: record.labels.clone(),
             argv: redact::argv(&record.argv),
             terminal,
             start_time: record.start_time,

@@ -116,6 +116,7 @@ pub async fn open(
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let session;
             (session, warnings) = engine.run(spec, request_id).await.map_err(within("open.run"))?;
+            call.started(&session);
             (drive(&session, None), session)
         }
         What::Start(spec) => {
@@ -123,6 +124,7 @@ pub async fn open(
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let started = engine.start_session(spec, request_id, true).await;
             let session = started.map_err(within("open.start"))?;
+            call.started(&session);
             (drive(&session, None), session)
         }
         What::Attach(attach) => {
