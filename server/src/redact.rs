@@ -98,7 +98,7 @@ pub fn argv(argv: &[String]) -> Vec<String> {
                 _ => text(argument),
             },
             Next::Secret => Cow::Borrowed(REDACTED),
-            Next::Plain if index == 0 => Cow::Borrowed(argument.as_str()),
+            Next::Plain if index == 0 => text(argument),
             Next::Plain => glued(program, argument).unwrap_or_else(|| text(argument)),
         };
         // Even where it took the place of a value itself: whether it did is a guess.
@@ -136,9 +136,7 @@ pub fn text(text: &str) -> Cow<'_, str> {
             shown = Cow::Owned(replaced);
         }
     }
-    let run = |found: &Captures<'_>| {
-        if looks_random(&found[0]) { REDACTED.to_owned() } else { found[0].to_owned() }
-    };
+    let run = |found: &Captures<'_>| without_keys(&found[0]);
     if let Cow::Owned(replaced) = PATTERNS.run.replace_all(&shown, run) {
         shown = Cow::Owned(replaced);
     }
@@ -196,25 +194,28 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || b":,-.".contains(&byte))
 }
 
-/// Whether letters and digits change so often that nobody has thought them up.
-fn looks_random(run: &str) -> bool {
-    // A path, as a whole, is none; each of its parts may be.
-    run.split('/').any(|part| part.len() >= KEY_MIN && mixed(part)) || {
-        let letters: String = run.chars().filter(|c| *c != '/').collect();
-        run.contains(['+', '=']) && letters.len() >= KEY_MIN && mixed(&letters)
+/// A run of letters, digits and slashes without what nobody has thought up. Of a path, each part may be
+/// such a key.
+fn without_keys(run: &str) -> String {
+    let letters: String = run.chars().filter(|c| *c != '/').collect();
+    if run.contains(['+', '=']) && looks_random(&letters) {
+        return REDACTED.to_owned();
     }
+    let parts = run.split('/').map(|part| if looks_random(part) { REDACTED } else { part });
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Whether letters and digits change so often that nobody has thought them up.
+fn looks_random(text: &str) -> bool {
+    text.len() >= KEY_MIN && mixed(text)
 }
 
 fn mixed(text: &str) -> bool {
-    let class = |byte: u8| match byte {
-        b'0'..=b'9' => 0,
-        b'a'..=b'z' => 1,
-        b'A'..=b'Z' => 2,
-        _ => 3,
-    };
-    let changes =
-        text.as_bytes().windows(2).filter(|pair| class(pair[0]) != class(pair[1])).count();
-    text.bytes().any(|byte| byte.is_ascii_digit()) && changes * 5 >= text.len()
+    // What is between words, as in a long name, is no change.
+    let letters: Vec<u8> = text.bytes().filter(u8::is_ascii_alphanumeric).collect();
+    let class = |byte: u8| (byte.is_ascii_digit(), byte.is_ascii_uppercase());
+    let changes = letters.windows(2).filter(|pair| class(pair[0]) != class(pair[1])).count();
+    letters.iter().any(u8::is_ascii_digit) && changes * 5 >= letters.len()
 }
 
 #[cfg(test)]
@@ -277,6 +278,8 @@ mod tests {
                 "sh -c export A_TOKEN=[redacted] B=1",
             ),
             (&["openssl", "enc", "-passin", "pass:hunter2"], "openssl enc -passin [redacted]"),
+            (&["/x?token=hunter2"], "/x?token=[redacted]"),
+            (&["/k/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b/bin/x"], "/k/[redacted]/bin/x"),
             (&["x", "AKIAIOSFODNN7EXAMPLE"], "x [redacted]"),
             (&["x", "ghp_0123456789abcdefghij"], "x [redacted]"),
             (&["x", "eyJhbGciOi.eyJzdWIiOi.abc-_d"], "x [redacted]"),

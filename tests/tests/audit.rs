@@ -105,7 +105,7 @@ fn what_was_run_stands_there_with_its_end() {
 
     agent.ok(["kill", "-s", "KILL", "web"]);
     let (begin, _) = last(&agent, "/conti.v1.ContainerService/KillContainer");
-    assert_eq!((&begin["target"], &begin["detail"]), (&"web".into(), &"SIGKILL".into()));
+    assert_eq!((&begin["target"], &begin["detail"]), (&"web".into(), &"KILL".into()));
     // To look at a container leaves nothing there, to look at the host does.
     agent.ok(["ps"]);
     agent.ok(["procs", "host"]);
