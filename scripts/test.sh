@@ -19,4 +19,5 @@ CONTI_BIN_DIR=$(realpath "${CARGO_TARGET_DIR:-target}/bin")
 export CONTI_BIN_DIR
 printf '== tests\n'
 filter=$(scripts/host-needs.sh)
-exec cargo nextest run --locked --workspace --cargo-quiet -E "$filter" "$@" </dev/null
+# Tests inside of contid are built with all of its features; the black-box tests run the release as it is.
+exec cargo nextest run --locked --workspace --features contid/otel --cargo-quiet -E "$filter" "$@" </dev/null

@@ -2,12 +2,18 @@
 
 use std::io::{self, IsTerminal as _};
 
-use tracing_subscriber::{EnvFilter, filter::ParseError, fmt, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::ParseError, fmt, layer::SubscriberExt as _, registry,
+    util::SubscriberInitExt as _,
+};
 
 use crate::cli::LogFormat;
 
-/// Starts the log of this process.
-pub fn start(format: LogFormat, level: &str) -> Result<(), ParseError> {
+/// Who else hears of spans and events, with a filter of its own.
+pub type Listener = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Starts the log of this process. `more` hears what it asks for, whatever the level of the log is.
+pub fn start(format: LogFormat, level: &str, more: Option<Listener>) -> Result<(), ParseError> {
     // A plain level speaks of the agent: of each frame on the wire only who asks for it hears.
     let plain = level.chars().all(char::is_alphabetic) && level != "trace";
     let quiet = ["h2", "hyper", "tonic", "tower"].map(|name| format!(",{name}=info")).concat();
@@ -21,13 +27,14 @@ pub fn start(format: LogFormat, level: &str) -> Result<(), ParseError> {
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    let log = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = fmt::layer().with_writer(io::stderr);
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let mut listeners = vec![match human {
+        true => log.with_ansi(colour).with_filter(filter).boxed(),
+        false => log.json().flatten_event(true).with_filter(filter).boxed(),
+    }];
+    listeners.extend(more);
     // There is only this one: the first cannot be refused.
-    let _ = match human {
-        true => {
-            log.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).finish().try_init()
-        }
-        false => log.json().flatten_event(true).finish().try_init(),
-    };
+    let _ = registry().with(listeners).try_init();
     Ok(())
 }

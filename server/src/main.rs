@@ -4,7 +4,8 @@
 //! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
 //! - [`access`]: who may do what; [`audit`]: who did what; [`redact`]: without secrets;
 //! - [`serve`]: all of it put together;
-//! - [`service`]: the gRPC edge; [`engine`]: containers and sessions.
+//! - [`service`]: the gRPC edge; [`engine`]: containers and sessions;
+//! - [`metrics`]: numbers of all of them, for Prometheus; `otel`, where it is built in: spans.
 //!
 //! `main` only starts things, and stops them in order.
 
@@ -14,13 +15,16 @@ mod cli;
 mod engine;
 mod listen;
 mod logging;
+mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
 mod pki;
 mod redact;
 mod serve;
 mod service;
 mod tls;
 
-use std::process::ExitCode;
+use std::{error::Error, io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 use conti_shared::memory;
@@ -35,7 +39,6 @@ fn main() -> ExitCode {
         return match cli::pki::run(command, &Pki::of(&args.data_dir)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
-                use std::io::Write as _;
                 // There is nobody else to tell.
                 let _ = writeln!(std::io::stderr(), "contid: {problem}");
                 ExitCode::FAILURE
@@ -43,28 +46,48 @@ fn main() -> ExitCode {
         };
     }
     memory::keep_buffers();
-    if let Err(problem) = logging::start(args.log_format, &args.log_level) {
-        let usage = clap::Error::raw(
-            clap::error::ErrorKind::InvalidValue,
-            format!("--log-level {:?}: {problem}\n", args.log_level),
-        );
-        usage.exit();
-    }
     // Two workers: a client that moves much data does not hold up the others.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("contid")
         .enable_all()
         .build();
-    let result = match runtime {
+    #[cfg(feature = "otel")]
+    let exporter = match (&args.otel_endpoint, &runtime) {
+        (Some(endpoint), Ok(runtime)) => {
+            let _inside = runtime.enter();
+            let exporter = otel::Exporter::new(endpoint);
+            Some(exporter.unwrap_or_else(|problem| wrong("--otel-endpoint", endpoint, &problem)))
+        }
+        _ => None,
+    };
+    #[cfg(feature = "otel")]
+    let spans = exporter.as_ref().map(otel::Exporter::listener);
+    #[cfg(not(feature = "otel"))]
+    let spans = None;
+    if let Err(problem) = logging::start(args.log_format, &args.log_level, spans) {
+        wrong("--log-level", &args.log_level, &problem);
+    }
+    let result = match &runtime {
         Ok(runtime) => runtime.block_on(serve::run(args)),
         Err(problem) => Err(format!("cannot start the threads of the agent: {problem}").into()),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!("{problem}");
             ExitCode::FAILURE
         }
+    };
+    #[cfg(feature = "otel")]
+    if let (Some(exporter), Ok(runtime)) = (exporter, &runtime) {
+        runtime.block_on(exporter.stop());
     }
+    code
+}
+
+/// Ends the agent, because what was given with a flag cannot be used.
+fn wrong(flag: &str, value: &str, problem: &dyn Error) -> ! {
+    let text = format!("{flag} {value:?}: {problem}\n");
+    clap::Error::raw(clap::error::ErrorKind::InvalidValue, text).exit()
 }

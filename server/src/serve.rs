@@ -16,6 +16,7 @@ use crate::{
     cli::Args,
     engine::{Config, Engine},
     listen::{self, Connection, open::Open, tcp, unix},
+    metrics::{self, Metrics},
     pki::Pki,
     service::{audit::AuditLayer, edge, pki::Pki as PkiService, stopping::Stopping},
     tls::{CurrentTls, Material, reload::Reload},
@@ -48,6 +49,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 
+    let metrics = Metrics::new(engine.clone());
+    let scraped = match &args.metrics_listen {
+        Some(address) => Some(metrics::Server::start(address, metrics.clone()).await?),
+        None => None,
+    };
+
     let (mut local, mut far) = (Vec::new(), Vec::new());
     for endpoint in &args.listen {
         match endpoint {
@@ -70,26 +77,34 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         None => Log::none(),
     };
     let stopping = Stopping::default();
-    let audit = AuditLayer::new(policy.clone(), log.clone(), stopping.clone());
+    let failures = metrics.audit_failures.clone();
+    let audit = AuditLayer::new(policy.clone(), log.clone(), stopping.clone(), failures);
     let pki = PkiService::new(pki);
     let (api, connections) = mpsc::channel::<Connection>(WAITING);
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
     let open = Open::default();
     if let Some((tls, _)) = &tls {
-        let door = tcp::Door::new(tls.clone(), open.clone(), api, join);
+        let counts = metrics.connections.clone();
+        let door = tcp::Door::new(tls.clone(), open.clone(), counts, api, join);
         for socket in far {
             tokio::spawn(socket.serve(door.clone()));
         }
         let guests = listen::connections(guests);
-        let guests =
-            edge::guests(pki.clone(), audit).serve_with_incoming_shutdown(guests, stopping.wait());
+        let guests = edge::guests(pki.clone(), &metrics.calls, audit.clone())
+            .serve_with_incoming_shutdown(guests, stopping.wait());
         tokio::spawn(guests);
     }
-    let reload = Reload { policy: args.policy.map(|path| (policy.clone(), path)), tls, open };
+    let reload = Reload {
+        policy: args.policy.map(|path| (policy.clone(), path)),
+        tls,
+        open,
+        certificates: metrics.certificates.clone(),
+    };
     tokio::spawn(reload.run());
 
-    let router = edge::router(&engine, &stopping, policy.clone(), pki, log.clone()).await?;
-    let incoming = listen::all(local, policy, connections);
+    let router =
+        edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls, audit).await?;
+    let incoming = listen::all(local, policy, metrics.connections.clone(), connections);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     tokio::pin!(serve);
 
@@ -108,6 +123,9 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
                 Err(_) => warn!("some clients did not take leave in time"),
             }
         }
+    }
+    if let Some(server) = scraped {
+        server.stop().await;
     }
     if timeout(LET_GO, engine.shutdown()).await.is_err() {
         warn!("the engine did not let go in time; the next agent will clean up");

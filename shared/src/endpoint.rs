@@ -50,7 +50,7 @@ pub enum Endpoint {
 pub struct HostPort {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
-    /// The port.
+    /// The port. To listen on 0 lets the kernel choose one.
     pub port: u16,
 }
 
@@ -192,7 +192,7 @@ fn split_port(text: &str) -> Result<(String, Option<u16>), &'static str> {
         return Err("the host holds what no name holds");
     }
     let port = match port.map(number::<u16>) {
-        Some(None | Some(0)) => return Err("the port is no number from 1 to 65535"),
+        Some(None) => return Err("the port is no number from 0 to 65535"),
         Some(port) => port,
         None => None,
     };

@@ -28,6 +28,8 @@ pub struct Agent {
     dir: TempDir,
     /// What its command is put behind.
     prefix: Vec<OsString>,
+    /// What is put behind its command.
+    arguments: Vec<OsString>,
     child: Option<Child>,
     runtime: Runtime,
     seen: Seen,
@@ -65,6 +67,19 @@ impl Agent {
     /// gives for the agent's directory. The last of them must end in `exec "$@"`, so that the pid
     /// is the agent's.
     pub fn start_behind(prefix: impl FnOnce(&Path) -> Vec<OsString>) -> Agent {
+        Agent::start_as(prefix, |_| Vec::new())
+    }
+
+    /// Starts an agent with further arguments, made for its directory.
+    pub fn start_with(arguments: impl FnOnce(&Path) -> Vec<OsString>) -> Agent {
+        Agent::start_as(|_| Vec::new(), arguments)
+    }
+
+    /// Starts an agent on another kind of host and with further arguments.
+    pub fn start_as(
+        prefix: impl FnOnce(&Path) -> Vec<OsString>,
+        arguments: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> Agent {
         assert!(rustix::process::geteuid().is_root(), "the black-box tests must run as root");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -73,8 +88,9 @@ impl Agent {
             .expect("a runtime can be made");
         let dir = tempfile::Builder::new().prefix("conti-test-").tempdir().expect("a directory");
         fs::create_dir(dir.path().join("scratch")).expect("a directory can be made");
-        let prefix = prefix(dir.path());
-        let mut agent = Agent { dir, prefix, child: None, runtime, seen: Seen::default() };
+        let (prefix, arguments) = (prefix(dir.path()), arguments(dir.path()));
+        let seen = Seen::default();
+        let mut agent = Agent { dir, prefix, arguments, child: None, runtime, seen };
         agent.restart();
         agent
     }
@@ -93,6 +109,7 @@ impl Agent {
             .arg(self.path("state"))
             .arg("--data-dir")
             .arg(self.path("data"))
+            .args(&self.arguments)
             .stdin(Stdio::null());
         command
     }
@@ -146,6 +163,27 @@ impl Agent {
             let api = Api::connect(&socket).await;
             calls(api.unwrap_or_else(|e| panic!("cannot connect to the agent: {e}"))).await
         })
+    }
+
+    /// The TCP port that the agent listens on for `--listen tcp://…:0`, as it has logged it last.
+    pub fn port(&self) -> u16 {
+        let log = self.log();
+        let ports = log.lines().filter(|line| line.contains("\"listening\"")).filter_map(|line| {
+            let endpoint = line.split_once("\"endpoint\":\"tcp://")?.1.split('"').next()?;
+            endpoint.rsplit_once(':')?.1.parse().ok()
+        });
+        ports.last().unwrap_or_else(|| panic!("the agent does not listen on TCP:\n{log}"))
+    }
+
+    /// Runs something that waits.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Sends the agent a signal.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the agent runs");
+        kill_process(Pid::from_child(child), signal).expect("the agent can be signalled");
     }
 
     /// Kills the agent as a crash would (SIGKILL).

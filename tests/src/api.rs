@@ -9,8 +9,9 @@ use conti_proto::v1::{
     agent_service_client::AgentServiceClient, container_service_client::ContainerServiceClient,
     file_service_client::FileServiceClient, mount, mount_service_client::MountServiceClient,
     namespace_service_client::NamespaceServiceClient, network_service_client::NetworkServiceClient,
-    process_service_client::ProcessServiceClient, rootfs_service_client::RootfsServiceClient,
-    session_end, session_service_client::SessionServiceClient, session_target,
+    pki_service_client::PkiServiceClient, process_service_client::ProcessServiceClient,
+    rootfs_service_client::RootfsServiceClient, session_end,
+    session_service_client::SessionServiceClient, session_target,
 };
 use tonic::{
     Status,
@@ -37,6 +38,8 @@ pub struct Api {
     pub network: NetworkServiceClient<Channel>,
     /// Root filesystems.
     pub rootfs: RootfsServiceClient<Channel>,
+    /// Invitations and certificates.
+    pub pki: PkiServiceClient<Channel>,
     /// Sessions.
     pub sessions: SessionServiceClient<Channel>,
 }
@@ -50,6 +53,11 @@ impl Api {
             // A stream that is not read must not hold up the others of this connection.
             .initial_connection_window_size(256 << 20);
         let channel = endpoint.connect().await.map_err(|e| format!("{e}: {e:?}"))?;
+        Api::over(channel).await
+    }
+
+    /// Takes a connection that is there and asks the agent for its description.
+    pub async fn over(channel: Channel) -> Result<Api, String> {
         let mut api = Api {
             agent: AgentServiceClient::new(channel.clone()),
             containers: ContainerServiceClient::new(channel.clone())
@@ -60,6 +68,7 @@ impl Api {
             processes: ProcessServiceClient::new(channel.clone()),
             network: NetworkServiceClient::new(channel.clone()),
             rootfs: RootfsServiceClient::new(channel.clone()),
+            pki: PkiServiceClient::new(channel.clone()),
             sessions: SessionServiceClient::new(channel)
                 .max_decoding_message_size(16 << 20)
                 .max_encoding_message_size(64 << 20),

@@ -6,6 +6,7 @@
 //! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
 //! - [`api`]: talks to the agent without `contictl`;
+//! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
@@ -27,7 +28,9 @@ pub mod ctl;
 pub mod facts;
 pub mod host;
 pub mod pattern;
+pub mod pki;
 pub mod plain;
+pub mod remote;
 pub mod rootfs;
 pub mod terminal;
 pub mod wait;

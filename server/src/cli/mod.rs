@@ -11,6 +11,8 @@ use std::{env, io, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use conti_shared::endpoint::{self, Endpoint};
 
+use crate::metrics::Address;
+
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
 #[derive(Debug, Parser)]
 #[command(name = "contid", version, max_term_width = 100)]
@@ -28,6 +30,14 @@ pub struct Args {
     /// admins, certificates have the role that their organisational unit names].
     #[arg(long, value_name = "FILE", value_parser = absolute)]
     pub policy: Option<PathBuf>,
+    /// Where to serve metrics for Prometheus: unix:///PATH, or a loopback address as tcp://127.0.0.1:PORT.
+    /// They ask nobody who they are. GET /metrics and /healthz.
+    #[arg(long, value_name = "URL")]
+    pub metrics_listen: Option<Address>,
+    /// Where to send spans for OpenTelemetry, by OTLP over gRPC: http://HOST:PORT.
+    #[cfg(feature = "otel")]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = collector)]
+    pub otel_endpoint: Option<String>,
     /// Directory for what lives as long as the host is up: sessions and their sockets.
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
     pub state_dir: PathBuf,
@@ -106,6 +116,16 @@ fn local(text: &str) -> Result<Endpoint, String> {
     }
 }
 
+/// The address of a collector of spans.
+#[cfg(feature = "otel")]
+fn collector(text: &str) -> Result<String, &'static str> {
+    let uri: http::Uri = text.parse().map_err(|_| "is no URL; write http://HOST:PORT")?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        _ => Err("only http://HOST:PORT can be given: have a collector on this machine pass it on"),
+    }
+}
+
 /// A path that stays the same path whatever the working directory of a later process is.
 fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
@@ -176,6 +196,16 @@ mod tests {
         let of = |path| Args::parse_from(["contid", "--audit-log", path]).audit_log().unwrap();
         assert_eq!(of("none"), None);
         assert!(of("audit.jsonl").unwrap().is_absolute());
+    }
+
+    #[test]
+    fn metrics_are_served_only_where_asked_and_once() {
+        assert_eq!(Args::parse_from(["contid"]).metrics_listen, None);
+        let once = ["contid", "--metrics-listen", "tcp://127.0.0.1:9100"];
+        assert!(Args::parse_from(once).metrics_listen.is_some());
+        let twice = once.iter().chain(&once[1..]);
+        assert!(Args::try_parse_from(twice).is_err());
+        assert!(Args::try_parse_from(["contid", "--metrics-listen", "tcp://0.0.0.0:1"]).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use conti_runtime::{
     sys::socket,
 };
 use rustix::event::{EventfdFlags, eventfd};
+use tracing::{Instrument as _, debug_span};
 
 use super::{
     Engine,
@@ -84,11 +85,13 @@ impl Engine {
                     enforces_devices: engine.cgroups.enforces_devices(),
                 })
             })
+            .instrument(debug_span!("plan"))
             .await
         };
         let mut assembled = match assembled {
             Ok(assembled) => assembled,
             Err(error) => {
+                self.counts.source_failed(&error);
                 drop(monitor);
                 self.release(Arc::new(cgroup), true).await;
                 return Err(error);
@@ -117,6 +120,7 @@ impl Engine {
             streamed: begin.streamed,
         };
         let opened = ready.and_then(|()| {
+            let _handed_over = debug_span!("clone").entered();
             self.open_session(
                 record,
                 monitor,
@@ -144,9 +148,10 @@ impl Engine {
                 return Err(error);
             }
         };
-        let reached =
-            if begin.paused { session.assembled().await } else { session.started().await };
-        match reached {
+        let reached = async {
+            if begin.paused { session.assembled().await } else { session.started().await }
+        };
+        match reached.instrument(debug_span!("ready")).await {
             State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
             _ => {
                 self.refill_spare(container);
@@ -225,6 +230,7 @@ impl Engine {
                 Some(monitor.clone()),
                 Some(to_monitor.try_clone().map_err(&exhausted)?),
                 State::Assembling,
+                self.counts.clone(),
             ));
             known(&session)?;
             let run = RunFds {

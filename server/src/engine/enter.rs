@@ -10,6 +10,7 @@ use std::{
 
 use conti_runtime::plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use tracing::{Instrument as _, debug_span};
 
 use super::{
     Engine, assemble,
@@ -50,7 +51,7 @@ impl Engine {
     ) -> Result<Arc<Session>> {
         let engine = self.clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
+        let start = async move {
             let made =
                 request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
             let start = || async {
@@ -66,7 +67,8 @@ impl Engine {
                 // Its client went away before it had it.
                 drop(session.drive(None));
             }
-        });
+        };
+        tokio::spawn(start.in_current_span());
         answered.await.unwrap_or(Err(Error::Stopping))
     }
 
@@ -76,15 +78,17 @@ impl Engine {
         request_id: Option<String>,
         streamed: bool,
     ) -> Result<Arc<Session>> {
-        let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
+        let prepare = async {
             match &spec.target {
-                SessionTarget::Container(key) => self.in_container(key, &spec).await?,
-                SessionTarget::Process(target) => self.in_process(target, &spec).await?,
-                SessionTarget::Unshare(target) => self.on_host(target, &spec).await?,
-                SessionTarget::Debug(target, tools) => {
-                    self.with_tools(target, tools, &spec).await?
-                }
-            };
+                SessionTarget::Container(key) => self.in_container(key, &spec).await,
+                SessionTarget::Process(target) => self.in_process(target, &spec).await,
+                SessionTarget::Unshare(target) => self.on_host(target, &spec).await,
+                SessionTarget::Debug(target, tools) => self.with_tools(target, tools, &spec).await,
+            }
+        };
+        let prepared = prepare.instrument(debug_span!("plan")).await;
+        let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
+            prepared.inspect_err(|error| self.counts.source_failed(error))?;
         process::complete(&mut process, &spec.io);
         let session_id = id::new();
         let devpts = fds.add(devpts);
@@ -101,7 +105,8 @@ impl Engine {
             request_id,
             streamed,
         };
-        let opened = self.open_session(record, monitor, &plan, fds.into_inner(), |_| Ok(()))?;
+        let opened = debug_span!("clone")
+            .in_scope(|| self.open_session(record, monitor, &plan, fds.into_inner(), |_| Ok(())))?;
         let session = opened.session.clone();
         self.registry.add_session(session.clone());
         let engine = self.clone();
@@ -115,7 +120,7 @@ impl Engine {
         if let Some(container) = &container {
             self.refill_spare(container);
         }
-        match session.started().await {
+        match session.started().instrument(debug_span!("ready")).await {
             State::Ended(_, Some(failure)) => {
                 self.registry.remove_session(&session.id);
                 super::session::store::remove(&session.dir);

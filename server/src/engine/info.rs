@@ -49,6 +49,14 @@ pub enum ContainerState {
 }
 
 impl ContainerState {
+    /// All states.
+    pub const ALL: [ContainerState; 4] = [
+        ContainerState::Created,
+        ContainerState::Running,
+        ContainerState::Stopped,
+        ContainerState::Quarantined,
+    ];
+
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -161,6 +169,36 @@ pub enum EndReason {
     },
     /// What became of it is not known, and why.
     Lost(String),
+}
+
+impl EndReason {
+    /// The names of all reasons.
+    pub const NAMES: [&'static str; 8] = [
+        "exit",
+        "signal",
+        "out_of_memory",
+        "deadline",
+        "killed",
+        "container_gone",
+        "start_failed",
+        "lost",
+    ];
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        let [exit, signal, out_of_memory, deadline, killed, container_gone, start_failed, lost] =
+            EndReason::NAMES;
+        match self {
+            EndReason::Exit(_) => exit,
+            EndReason::Signal { .. } => signal,
+            EndReason::OutOfMemory => out_of_memory,
+            EndReason::Deadline => deadline,
+            EndReason::Killed { .. } => killed,
+            EndReason::ContainerGone => container_gone,
+            EndReason::StartFailed { .. } => start_failed,
+            EndReason::Lost(_) => lost,
+        }
+    }
 }
 
 /// Who had a session killed.

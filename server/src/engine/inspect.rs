@@ -46,7 +46,9 @@ pub struct Inspection {
 impl Engine {
     /// Asks a question, with fds beside it.
     pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
+        let waits = self.counts.question_waits();
         let turn = timeout(PATIENCE, self.inspectors.clone().acquire_owned()).await;
+        drop(waits);
         let turn = turn.map_err(|_| Error::Exhausted {
             what: format!("{AT_ONCE} answers are being given already; read or end them"),
             errno: libc::EBUSY,

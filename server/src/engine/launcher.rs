@@ -4,6 +4,7 @@ use std::{
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
+    sync::Arc,
 };
 
 use conti_runtime::{
@@ -17,7 +18,7 @@ use conti_runtime::{
 use tokio::{io::unix::AsyncFd, sync::Mutex};
 use tracing::{info, warn};
 
-use super::{monitor::Monitor, watched::watched};
+use super::{counts::Counts, monitor::Monitor, watched::watched};
 
 /// The launcher of this agent.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Launcher {
     tag: String,
     /// The one that runs. Held over a request and its reply.
     running: Mutex<Option<Running>>,
+    /// Where it is counted that one had died.
+    counts: Arc<Counts>,
 }
 
 /// A launcher that runs.
@@ -48,10 +51,10 @@ impl Running {
 
 impl Launcher {
     /// Takes the program at `path`. Nothing is started yet.
-    pub fn new(path: &Path, tag: &str) -> io::Result<Launcher> {
+    pub fn new(path: &Path, tag: &str, counts: Arc<Counts>) -> io::Result<Launcher> {
         let mut file = std::fs::File::open(path)?;
         let image = memfd::executable("conti-runtime", &mut file)?;
-        Ok(Launcher { image, tag: tag.to_owned(), running: Mutex::new(None) })
+        Ok(Launcher { image, tag: tag.to_owned(), running: Mutex::new(None), counts })
     }
 
     /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
@@ -91,6 +94,7 @@ impl Launcher {
                     if attempt > 0 {
                         return Err(error);
                     }
+                    self.counts.launcher_restarts.add(1);
                     warn!(%error, "the launcher is gone; starting another");
                 }
             }

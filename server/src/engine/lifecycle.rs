@@ -9,7 +9,7 @@ use std::{
 };
 
 use conti_runtime::protocol::KillCause;
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, warn};
 
 use super::{
     Engine,
@@ -68,7 +68,7 @@ impl Engine {
     ) -> Result<Arc<Container>> {
         let engine = self.clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
-        tokio::spawn(async move {
+        let create = async move {
             let result = engine.create_now(spec, request_id, begin).await;
             if let Err(Ok(container)) = answer.send(result)
                 && begin.streamed
@@ -77,7 +77,8 @@ impl Engine {
                 // Nobody came to drive it: as if the client had gone right after.
                 drop(session.drive(None));
             }
-        });
+        };
+        tokio::spawn(create.in_current_span());
         answered.await.unwrap_or(Err(Error::Stopping))
     }
 
@@ -216,15 +217,15 @@ impl Engine {
     ) -> Result<ContainerInfo> {
         let container = self.registry.container(key)?;
         let engine = self.clone();
-        let task = tokio::spawn(async move {
+        let start = async move {
             let made =
                 request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
             let start =
                 || async { engine.start_now(&container).await.map(|()| container.id.clone()) };
             made.get_or_try_init(start).await.cloned()?;
             Ok(container.info())
-        });
-        task.await.unwrap_or(Err(Error::Stopping))
+        };
+        tokio::spawn(start.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
     async fn start_now(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
@@ -325,7 +326,7 @@ impl Engine {
     pub async fn delete(self: &Arc<Self>, key: &str, force: bool) -> Result<()> {
         let container = self.registry.container(key)?;
         let engine = self.clone();
-        let task = tokio::spawn(async move {
+        let delete = async move {
             let _turn = container.turn.lock().await;
             if container.now().deleted {
                 return Ok(());
@@ -343,8 +344,8 @@ impl Engine {
             engine.forget(&container).await;
             info!(container = %container.id, "deleted");
             Ok(())
-        });
-        task.await.unwrap_or(Err(Error::Stopping))
+        };
+        tokio::spawn(delete.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
     /// Removes what a container has on disk and in memory. Its main process has ended.

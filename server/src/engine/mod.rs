@@ -15,6 +15,7 @@
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
+//! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
 
 pub mod assemble;
@@ -22,6 +23,7 @@ pub mod begin;
 pub mod capability;
 pub mod cgroup;
 pub mod container;
+pub mod counts;
 pub mod enter;
 pub mod error;
 pub mod facts;
@@ -64,6 +66,7 @@ use std::{
 
 use cgroup::Cgroups;
 use container::Container;
+use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
@@ -93,6 +96,7 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Engine {
     facts: Facts,
+    counts: Arc<Counts>,
     registry: Registry,
     launcher: Arc<Launcher>,
     cgroups: Arc<Cgroups>,
@@ -130,7 +134,8 @@ impl Engine {
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
-        let launcher = Launcher::new(&config.runtime, &tag).map_err(|error| {
+        let counts = Arc::new(Counts::default());
+        let launcher = Launcher::new(&config.runtime, &tag, counts.clone()).map_err(|error| {
             let what =
                 format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
             Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
@@ -146,6 +151,7 @@ impl Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
             facts,
+            counts,
             registry: Registry::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
             launcher,
@@ -167,7 +173,7 @@ impl Engine {
 
     /// Lets go of what only a running agent needs. Containers and sessions stay.
     pub async fn shutdown(&self) {
-        self.slots.close().await;
+        self.slots.close();
         for container in self.registry.containers() {
             container.now().spare.take();
         }

@@ -153,7 +153,8 @@ impl Engine {
                 failure: None,
             },
         };
-        let session = Session::new(record, dir.to_owned(), journal, None, None, State::Assembling);
+        let (state, counts) = (State::Assembling, self.counts.clone());
+        let session = Session::new(record, dir.to_owned(), journal, None, None, state, counts);
         Ok(Found::Ended(Arc::new(session), outcome))
     }
 
@@ -180,6 +181,7 @@ impl Engine {
             Some(monitor.clone()),
             Some(to_monitor),
             State::Assembling,
+            self.counts.clone(),
         );
         let session = Arc::new(session);
         // One that is still assembling goes on with that: it tells when it is done.

@@ -9,13 +9,13 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use conti_runtime::protocol::FromMonitor;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::{
@@ -59,13 +59,22 @@ impl Slots {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many are ready.
+    pub fn ready(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Keeps slots ready, until they are closed.
     pub async fn keep_filled(&self) {
         while !self.closed.load(Ordering::Acquire) {
-            while self.ready.lock().await.len() < READY {
+            while self.lock().len() < READY {
                 match self.make().await {
                     Ok(slot) => {
-                        let mut ready = self.ready.lock().await;
+                        let mut ready = self.lock();
                         if self.closed.load(Ordering::Acquire) {
                             drop(ready);
                             return give_back(slot);
@@ -84,7 +93,7 @@ impl Slots {
 
     /// Takes a slot, or makes one where none is ready.
     pub async fn take(&self) -> io::Result<Slot> {
-        let ready = self.ready.lock().await.pop();
+        let ready = self.lock().pop();
         self.taken.notify_one();
         match ready {
             Some(slot) => Ok(slot),
@@ -125,8 +134,8 @@ impl Slots {
     }
 
     /// Gives all slots back. None are made from here on.
-    pub async fn close(&self) {
-        let mut ready = self.ready.lock().await;
+    pub fn close(&self) {
+        let mut ready = self.lock();
         self.closed.store(true, Ordering::Release);
         ready.drain(..).for_each(give_back);
         self.taken.notify_one();

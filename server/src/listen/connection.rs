@@ -16,7 +16,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 
 use super::open::Registered;
-use crate::access::Peer;
+use crate::{access::Peer, metrics::edge::Open};
 
 /// How long a client that has connected may say nothing.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -41,6 +41,8 @@ pub struct Connection {
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Counts it as long as it is open.
     _counted: Counted,
+    /// Counts it for the metrics.
+    _open: Option<Open>,
 }
 
 /// What counts a connection as long as it is open.
@@ -56,16 +58,29 @@ impl Connection {
     /// One that stays as long as its client likes.
     pub fn new(stream: impl Stream + 'static, peer: Arc<Peer>) -> Connection {
         let patience = Some(Box::pin(sleep(FIRST_WORD)));
-        Connection { stream: Box::new(stream), peer, patience, cut: None, _counted: Counted::Not }
+        Connection {
+            stream: Box::new(stream),
+            peer,
+            patience,
+            cut: None,
+            _counted: Counted::Not,
+            _open: None,
+        }
+    }
+
+    /// The same, counted as open.
+    pub fn counted(stream: impl Stream + 'static, peer: Arc<Peer>, open: Open) -> Connection {
+        Connection { _open: Some(open), ..Connection::new(stream, peer) }
     }
 
     /// One that can be cut off.
     pub fn registered(
         stream: impl Stream + 'static,
         peer: Arc<Peer>,
+        open: Open,
         registered: Registered,
     ) -> Connection {
-        let mut connection = Connection::new(stream, peer);
+        let mut connection = Connection::counted(stream, peer, open);
         connection.cut = Some(Box::pin(registered.cut()));
         connection._counted = Counted::Registered(registered);
         connection

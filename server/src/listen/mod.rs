@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 
 pub use connection::{Connection, PeerInfo};
 
-use crate::access::policy::CurrentPolicy;
+use crate::{access::policy::CurrentPolicy, metrics::Connections};
 
 /// How long accepting rests when the host is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
@@ -31,18 +31,25 @@ const REST: Duration = Duration::from_millis(100);
 pub fn all(
     sockets: Vec<unix::Socket>,
     policy: CurrentPolicy,
+    counts: Connections,
     remote: mpsc::Receiver<Connection>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let local = stream::select_all(sockets.into_iter().map(move |socket| {
-        let policy = policy.clone();
-        let state = (socket, policy);
-        stream::unfold(state, |(socket, policy)| async move {
-            let connection = socket.accept(&policy).await;
-            Some((connection, (socket, policy)))
-        })
-        .boxed()
-    }));
+    let local = stream::select_all(
+        sockets.into_iter().map(|socket| local(socket, policy.clone(), counts.clone()).boxed()),
+    );
     stream::select(local.map(Ok), connections(remote))
+}
+
+/// The connections of a socket of this machine, as they come. Never ends.
+pub fn local(
+    socket: unix::Socket,
+    policy: CurrentPolicy,
+    counts: Connections,
+) -> impl Stream<Item = Connection> + Send {
+    stream::unfold((socket, policy, counts), |(socket, policy, counts)| async move {
+        let connection = socket.accept(&policy, &counts).await;
+        Some((connection, (socket, policy, counts)))
+    })
 }
 
 /// Connections that are sent from elsewhere, as they come. Never ends: when serving ends is said otherwise.
@@ -61,7 +68,7 @@ pub fn connections(
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused a step.
-    #[error("cannot {what} the socket {}: {source}; choose another with --listen", path.display())]
+    #[error("cannot {what} the socket {}: {source}; choose another address", path.display())]
     Io {
         /// The step.
         what: &'static str,
@@ -71,7 +78,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An address cannot be listened on.
-    #[error("cannot {what} {place}: {source}; choose another with --listen")]
+    #[error("cannot {what} {place}: {source}; choose another address")]
     Tcp {
         /// The step.
         what: &'static str,
@@ -81,9 +88,9 @@ pub enum Error {
         source: io::Error,
     },
     /// Another agent has it.
-    #[error("somebody answers on the socket {}: is an agent running? Stop it, or choose another with --listen", .0.display())]
+    #[error("somebody answers on the socket {}: is an agent running? Stop it, or choose another address", .0.display())]
     Answered(PathBuf),
     /// Something else is there.
-    #[error("{} is there and is no socket; remove it, or choose another with --listen", .0.display())]
+    #[error("{} is there and is no socket; remove it, or choose another address", .0.display())]
     NoSocket(PathBuf),
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use rustls::pki_types::CertificateDer;
@@ -73,6 +74,15 @@ impl Open {
                 entry.cut.cancel();
             }
         }
+    }
+}
+
+impl Open {
+    /// When the first certificate of those that are connected expires.
+    pub fn first_expiry(&self) -> Option<SystemTime> {
+        let table = self.table();
+        let certificates = table.all.values().filter_map(|e| e.peer.identity.certificate());
+        certificates.map(|certificate| certificate.not_after).min()
     }
 }
 

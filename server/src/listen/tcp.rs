@@ -7,7 +7,12 @@
 //!
 //! Nobody without a certificate gets as far as the API's HTTP/2.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use conti_shared::{endpoint::HostPort, tls::ALPN_JOIN};
 use rustix::net::sockopt;
@@ -22,6 +27,7 @@ use tracing::{debug, info, warn};
 use super::{Error, REST, connection::Connection, lobby::Lobby, open::Open};
 use crate::{
     access::{Certificate, Identity, Peer},
+    metrics::Connections,
     tls::CurrentTls,
 };
 
@@ -31,6 +37,8 @@ const BACKLOG: i32 = 4096;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long what was sent may stay unacknowledged before the connection is given up, tcp(7).
 const UNACKNOWLEDGED_MS: u32 = 40_000;
+/// How near the expiry of a client's certificate is told.
+const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many guests there are at a time.
 const GUESTS: usize = 16;
 /// How long a guest may stay.
@@ -51,6 +59,7 @@ pub struct Door {
     lobby: Lobby,
     open: Open,
     guests: Arc<Semaphore>,
+    counts: Connections,
     /// Where those go who have a certificate.
     api: mpsc::Sender<Connection>,
     /// Where those go who want to join.
@@ -62,11 +71,12 @@ impl Door {
     pub fn new(
         tls: CurrentTls,
         open: Open,
+        counts: Connections,
         api: mpsc::Sender<Connection>,
         join: mpsc::Sender<Connection>,
     ) -> Door {
         let guests = Arc::new(Semaphore::new(GUESTS));
-        Door { tls, lobby: Lobby::default(), open, guests, api, join }
+        Door { tls, lobby: Lobby::default(), open, guests, counts, api, join }
     }
 }
 
@@ -113,6 +123,7 @@ impl Socket {
                         tokio::select! {
                             () = door.receive(stream, address) => {}
                             () = taken.cancelled() => {
+                                door.counts.rejected("tcp", "slow");
                                 debug!(%address, "let go of a client that was slow: others wait");
                             }
                         }
@@ -129,14 +140,30 @@ impl Socket {
     }
 }
 
+/// Says that a client's certificate expires soon: it may not know.
+fn warn_of_expiry(peer: &Peer) {
+    let Some(certificate) = peer.identity.certificate() else { return };
+    let left = certificate.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+    if left < EXPIRES_SOON {
+        let days = left.as_secs() / 86_400;
+        warn!(identity = certificate.name, days, "the certificate of a client expires soon");
+    }
+}
+
 impl Door {
     /// Brings one client through its handshake.
     async fn receive(&self, stream: TcpStream, address: SocketAddr) {
         match timeout(HANDSHAKE, self.handshake(stream, address)).await {
             Ok(Ok((Identity::Guest, stream))) => self.let_guest_in(stream, address).await,
             Ok(Ok((identity, stream))) => self.let_in(identity, stream, address).await,
-            Ok(Err(problem)) => info!(%address, problem, "refused a connection"),
-            Err(_) => debug!(%address, "refused a connection: its handshake takes too long"),
+            Ok(Err(problem)) => {
+                self.counts.rejected("tcp", "handshake");
+                info!(%address, problem, "refused a connection");
+            }
+            Err(_) => {
+                self.counts.rejected("tcp", "slow");
+                debug!(%address, "refused a connection: its handshake takes too long");
+            }
         }
     }
 
@@ -174,17 +201,22 @@ impl Door {
         match self.open.add(&peer, chain) {
             Some(registered) => {
                 debug!(%address, identity = peer.identity.name(), "connected");
+                warn_of_expiry(&peer);
                 // Where nobody takes it, the agent stops.
-                let _ = self.api.send(Connection::registered(stream, peer, registered)).await;
+                let counted = self.counts.opened("tcp");
+                let connection = Connection::registered(stream, peer, counted, registered);
+                let _ = self.api.send(connection).await;
             }
             None => {
-                warn!(%address, identity = peer.identity.name(), "refused a connection: too many")
+                self.counts.rejected("tcp", "too_many");
+                warn!(%address, identity = peer.identity.name(), "refused a connection: too many");
             }
         }
     }
 
     async fn let_guest_in(&self, stream: TlsStream<TcpStream>, address: SocketAddr) {
         let Ok(permit) = self.guests.clone().try_acquire_owned() else {
+            self.counts.rejected("tcp", "too_many");
             return info!(%address, "refused a guest: too many want to join at this moment");
         };
         let peer = Arc::new(Peer { identity: Identity::Guest, address: address.to_string() });

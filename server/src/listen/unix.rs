@@ -25,7 +25,10 @@ use tokio::{net::UnixListener, time::sleep};
 use tracing::warn;
 
 use super::{Error, REST, connection::Connection};
-use crate::access::{Identity, Peer, policy::CurrentPolicy};
+use crate::{
+    access::{Identity, Peer, policy::CurrentPolicy},
+    metrics::Connections,
+};
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -66,7 +69,7 @@ impl Socket {
     }
 
     /// The next connection of a client that may call.
-    pub async fn accept(&self, policy: &CurrentPolicy) -> Connection {
+    pub async fn accept(&self, policy: &CurrentPolicy, counts: &Connections) -> Connection {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
@@ -75,8 +78,9 @@ impl Socket {
                         let identity = Identity::Local { uid, gid, pid };
                         let peer = Arc::new(Peer { identity, address: "unix".to_owned() });
                         if policy.now().caller(&peer).is_some() {
-                            return Connection::new(stream, peer);
+                            return Connection::counted(stream, peer, counts.opened("unix"));
                         }
+                        counts.rejected("unix", "peer");
                         warn!(uid, pid, "refused a connection: this user has no role here");
                     }
                     Err(error) => warn!(%error, "refused a connection: its user is not known"),

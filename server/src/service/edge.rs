@@ -21,7 +21,7 @@ use super::{
     rootfs::Rootfs, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
     wire::SessionsOnWire,
 };
-use crate::{access::policy::CurrentPolicy, audit::Log, engine::Engine};
+use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
 
 /// The largest message that is taken.
 const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -53,6 +53,7 @@ pub type Layers = Stack<AuditLayer, Stack<AccessLayer, Stack<TraceLayer, Identit
 /// Makes the server of guests: who has no certificate yet can join, and nothing else.
 pub fn guests(
     pki: Pki,
+    calls: &Calls,
     audit: AuditLayer,
 ) -> Router<Stack<AuditLayer, Stack<TraceLayer, Identity>>> {
     let join = JoinServiceServer::new(pki).max_decoding_message_size(GUEST_DECODE_MAX);
@@ -63,18 +64,19 @@ pub fn guests(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(PENDING_RESETS_MAX))
-        .layer(TraceLayer)
+        .layer(TraceLayer::new(calls.clone()))
         .layer(audit)
         .add_service(join)
 }
 
-/// Makes the server of an engine.
+/// Makes the server of an engine, which counts with `calls`.
 pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
     policy: CurrentPolicy,
     pki: Pki,
-    log: Log,
+    calls: &Calls,
+    audit: AuditLayer,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -139,9 +141,9 @@ pub async fn router(
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .layer(TraceLayer)
-        .layer(AccessLayer::new(policy.clone(), log.clone()))
-        .layer(AuditLayer::new(policy, log, stopping.clone()))
+        .layer(TraceLayer::new(calls.clone()))
+        .layer(AccessLayer::new(policy, audit.log().clone()))
+        .layer(audit)
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)

@@ -9,7 +9,8 @@
 //!   the services;
 //!   [`page`], [`parts`]: their lists; [`recordings`]: what was recorded;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
-//! - [`edge`]: the server with all of its limits; [`trace`]: what is logged of a call;
+//! - [`edge`]: the server with all of its limits; [`trace`]: what is logged and counted of a call, by its
+//!   [`traceparent`] and until it has [`followed`] the answer;
 //! - [`audit`]: the record of each call;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
@@ -21,6 +22,7 @@ pub mod containers;
 pub mod convert;
 pub mod edge;
 pub mod files;
+pub mod followed;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
@@ -35,4 +37,5 @@ pub mod status;
 pub mod stopping;
 pub mod stream;
 pub mod trace;
+pub mod traceparent;
 pub mod wire;

@@ -1,4 +1,7 @@
-//! What is logged of a call: its method and outcome, nothing of what it carried.
+//! What is logged and counted of a call: its method and outcome, nothing of what it carried.
+//!
+//! A call whose caller tells its trace ([`super::traceparent`]) has a span at info level with the
+//! trace's id, so that every line that is logged for it carries the id.
 //!
 //! This is also where the answer to a message that could not be read gets its proper status: it
 //! never reaches a method.
@@ -12,19 +15,29 @@ use std::{
 use http::{Request, Response};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
-use tracing::{Instrument as _, debug, debug_span, info};
+use tracing::{Instrument as _, Span, debug, info, info_span};
 
-use super::status;
+use super::{followed::Followed, status, traceparent::Traceparent};
+use crate::metrics::Calls;
 
 /// Wraps all services of the agent.
-#[derive(Debug, Clone, Copy)]
-pub struct TraceLayer;
+#[derive(Debug, Clone)]
+pub struct TraceLayer {
+    calls: Calls,
+}
+
+impl TraceLayer {
+    /// A layer that counts with `calls`.
+    pub fn new(calls: Calls) -> TraceLayer {
+        TraceLayer { calls }
+    }
+}
 
 impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner }
+        Trace { inner, calls: self.calls.clone() }
     }
 }
 
@@ -32,6 +45,7 @@ impl<S> Layer<S> for TraceLayer {
 #[derive(Debug, Clone)]
 pub struct Trace<S> {
     inner: S,
+    calls: Calls,
 }
 
 impl<S> Service<Request<Body>> for Trace<S>
@@ -50,8 +64,10 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let begun = Instant::now();
         let method = request.uri().path().to_owned();
-        let span = debug_span!("call", method = %method);
-        let answer = self.inner.call(request);
+        let span = span(&method, &request);
+        let counted = self.calls.begin(&method);
+        let answer = span.in_scope(|| self.inner.call(request));
+        let followed = span.clone();
         let call = async move {
             let mut response = answer.await?;
             let failed = response.extensions().get::<Status>();
@@ -61,12 +77,38 @@ where
             let ms = begun.elapsed().as_secs_f64() * 1000.0;
             match response.extensions().get::<Status>() {
                 Some(status) if status.code() != Code::Ok => {
-                    info!(%method, code = ?status.code(), message = status.message(), ms, "refused");
+                    info!(%method, code = ?status.code(), problem = status.message(), ms, "refused");
                 }
                 _ => debug!(ms, "answered"),
             }
-            Ok(response)
+            Ok(Followed::answer(response, counted, followed))
         };
         Box::pin(call.instrument(span))
     }
+}
+
+/// The span of a call: visible where its caller tells a trace that it is part of.
+fn span(method: &str, request: &Request<Body>) -> Span {
+    let caller = Traceparent::of(request.headers());
+    let span = match &caller {
+        Some(Traceparent { trace_id, span_id, .. }) => {
+            info_span!("call", method, %trace_id, parent_span_id = %span_id)
+        }
+        None => unnamed(method),
+    };
+    #[cfg(feature = "otel")]
+    crate::otel::join(&span, method, caller, request.headers());
+    span
+}
+
+/// The span of a call of no known trace.
+#[cfg(not(feature = "otel"))]
+fn unnamed(method: &str) -> Span {
+    tracing::debug_span!("call", method)
+}
+
+/// The span of a call of no known trace. Where spans are exported, it begins one.
+#[cfg(feature = "otel")]
+fn unnamed(method: &str) -> Span {
+    info_span!("call", method, trace_id = tracing::field::Empty)
 }

@@ -224,7 +224,7 @@ where
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         let Some(status) = this.status.take() else { return Poll::Ready(None) };
-        debug!(method = this.method, code = ?status.code(), message = status.message(), "ended");
+        debug!(method = this.method, code = ?status.code(), problem = status.message(), "ended");
         let mut trailers = HeaderMap::new();
         Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
     }

@@ -48,6 +48,8 @@ pub struct Tls {
     verifier: Arc<dyn ClientCertVerifier>,
     /// When the agent's certificate expires.
     pub not_after: SystemTime,
+    /// When the first of the authorities of clients expires.
+    pub clients_not_after: Option<SystemTime>,
     /// Whom the agent's certificate names.
     pub name: String,
 }
@@ -91,19 +93,21 @@ impl Material {
             move |problem: String| Error::Content { path, problem }
         };
         let leaf = chain.first().ok_or_else(|| at(&self.certificate)("it is empty".to_owned()))?;
-        let about = server_certificate(leaf).map_err(at(&self.certificate))?;
+        let (name, not_after) = about(leaf).map_err(at(&self.certificate))?;
+        let authorities = tls::certificates(&self.client_ca).map_err(Error::File)?;
+        let authorities = authorities.iter().filter_map(|one| about(one).ok());
+        let clients_not_after = authorities.map(|(_, not_after)| not_after).min();
         let verifier =
             verifier(roots, lists).map_err(at(self.crl.as_ref().unwrap_or(&self.client_ca)))?;
         let api = config(ALPN_API, Some(verifier.clone()), chain.clone(), key.clone_key())
             .map_err(at(&self.key))?;
         let join = config(ALPN_JOIN, None, chain, key).map_err(at(&self.key))?;
-        let (name, not_after) = about;
-        Ok(Tls { api, join, verifier, not_after, name })
+        Ok(Tls { api, join, verifier, not_after, clients_not_after, name })
     }
 }
 
-/// Whom a server's certificate names, and when it expires.
-fn server_certificate(leaf: &CertificateDer<'_>) -> Result<(String, SystemTime), String> {
+/// Whom a certificate names, and when it expires.
+fn about(leaf: &CertificateDer<'_>) -> Result<(String, SystemTime), String> {
     let (_, leaf) = x509_parser::parse_x509_certificate(leaf)
         .map_err(|error| format!("the certificate cannot be read: {error}"))?;
     let not_after = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);

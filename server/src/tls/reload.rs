@@ -17,6 +17,7 @@ use super::{CurrentTls, Material};
 use crate::{
     access::{Policy, policy::CurrentPolicy},
     listen::open::Open,
+    metrics::Certificates,
 };
 
 /// How often files are looked at.
@@ -37,6 +38,8 @@ pub struct Reload {
     pub tls: Option<(CurrentTls, Material)>,
     /// The connections whose certificates are checked again.
     pub open: Open,
+    /// Where it is told when the agent's certificate expires.
+    pub certificates: Certificates,
 }
 
 /// What is seen of a file without reading it. An exchanged link is another inode.
@@ -62,6 +65,7 @@ impl Reload {
         };
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.tell_expiry();
         let (mut checked, mut reminded) = (SystemTime::now(), SystemTime::UNIX_EPOCH);
         loop {
             let asked = tokio::select! {
@@ -105,6 +109,7 @@ impl Reload {
         match material.load() {
             Ok(new) => {
                 tls.replace(new);
+                self.tell_expiry();
                 info!("the certificates were read again");
             }
             // Key and certificate may be written one after the other: the next change comes at once.
@@ -117,6 +122,19 @@ impl Reload {
         if let Some((tls, _)) = &self.tls {
             let tls = tls.now();
             self.open.recheck(|chain| tls.passes(chain));
+            if let Some(not_after) = self.open.first_expiry() {
+                self.certificates.first_client(not_after);
+            }
+        }
+    }
+
+    fn tell_expiry(&self) {
+        if let Some((tls, _)) = &self.tls {
+            let tls = tls.now();
+            self.certificates.server(tls.not_after);
+            if let Some(not_after) = tls.clients_not_after {
+                self.certificates.client_ca(not_after);
+            }
         }
     }
 

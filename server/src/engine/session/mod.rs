@@ -31,6 +31,7 @@ use conti_runtime::{
 use tokio::sync::watch;
 
 use super::{
+    counts::Counts,
     error::{Error, Result},
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
@@ -73,6 +74,8 @@ pub struct Session {
     handled: Handled,
     /// What its recorder is told besides the journal.
     recorder: record::Inbox,
+    /// Where its start, its bytes and its end are counted.
+    counts: Arc<Counts>,
 }
 
 /// Where a session stands.
@@ -149,6 +152,7 @@ impl Session {
         monitor: Option<Arc<Monitor>>,
         to_monitor: Option<OwnedFd>,
         state: State,
+        counts: Arc<Counts>,
     ) -> Session {
         let recorded = record.io.policy.record;
         Session {
@@ -167,6 +171,7 @@ impl Session {
             input_end: AtomicU64::new(0),
             end_told: AtomicBool::new(false),
             input: tokio::sync::Mutex::new(()),
+            counts,
         }
     }
 
@@ -301,6 +306,7 @@ impl Session {
             };
             let taken = rest.split_to(pushed);
             if pushed > 0 {
+                self.counts.input_bytes.add(pushed as u64);
                 self.wake_monitor();
                 self.recorder.input(taken).await;
             }

@@ -93,6 +93,7 @@ impl Viewer {
         match read {
             ReadResult::Data { offset, stderr, bytes } => {
                 self.position = offset + bytes.len() as u64;
+                self.session.counts.output_bytes.add(bytes.len() as u64);
                 Some(Event::Output { offset, stderr, data: bytes.into() })
             }
             ReadResult::Gap { offset, length } => {

@@ -77,7 +77,9 @@ pub fn adopt(session: &Arc<Session>, state: MonitorState) -> Option<Outcome> {
 /// Makes the end known, and lets the monitor go.
 pub fn finish(session: &Session, outcome: Outcome) {
     let monitor = session.monitor.lock().unwrap_or_else(|e| e.into_inner()).take();
+    // Of those that ended while no agent was there an earlier one may have told already.
     if let Some(monitor) = monitor {
+        session.counts.session_ended(&outcome.end);
         let _ = monitor.send(&ToMonitor::Release);
     }
     session.close_journal();
@@ -95,6 +97,7 @@ fn apply(session: &Session, packet: FromMonitor) -> Option<Outcome> {
             session.state.send_modify(|state| {
                 if let State::Created(process) = *state {
                     *state = State::Running(process);
+                    session.counts.sessions_started.add(1);
                 }
             });
             None

@@ -24,7 +24,7 @@ use http::{HeaderMap, Request, Response, request::Parts};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{access, status, stopping::Stopping};
+use super::{access, status, stopping::Stopping, traceparent::Traceparent};
 use crate::{
     access::{
         Caller, Role,
@@ -33,6 +33,7 @@ use crate::{
     },
     audit::{Log, Subject, Who},
     listen::PeerInfo,
+    metrics::AuditFailures,
 };
 pub use response::code_name;
 use subject::{Known, Reach};
@@ -47,12 +48,23 @@ pub struct AuditLayer {
     policy: CurrentPolicy,
     log: Log,
     stopping: Stopping,
+    failures: AuditFailures,
 }
 
 impl AuditLayer {
     /// Records in a log what a policy wants to be recorded.
-    pub fn new(policy: CurrentPolicy, log: Log, stopping: Stopping) -> AuditLayer {
-        AuditLayer { policy, log, stopping }
+    pub fn new(
+        policy: CurrentPolicy,
+        log: Log,
+        stopping: Stopping,
+        failures: AuditFailures,
+    ) -> AuditLayer {
+        AuditLayer { policy, log, stopping, failures }
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 }
 
@@ -143,8 +155,13 @@ impl AuditLayer {
         let refuses = reach != Reach::Looks && policy.audit.on_failure == OnAuditFailure::Refuse;
         let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
             Ok(open) => open,
-            Err(failed) if refuses => return Err(status::audit_failed(&failed.to_string())),
-            Err(_) => self.log.unrecorded(who, &path, subject),
+            Err(failed) => {
+                self.failures.count();
+                if refuses {
+                    return Err(status::audit_failed(&failed.to_string()));
+                }
+                self.log.unrecorded(who, &path, subject)
+            }
         };
         let ticket = Ticket::new(open);
         parts.extensions.insert(ticket.clone());
@@ -167,16 +184,9 @@ fn who(parts: &Parts) -> Result<(Who, Option<Role>), Status> {
             (Who::nobody(&peer.ok_or_else(status::unauthenticated)?.0), None)
         }
     };
-    who.0.trace = trace(&parts.headers);
+    let trace = Traceparent::of(&parts.headers);
+    who.0.trace = trace.map(|trace| trace.trace_id.to_string());
     Ok(who)
-}
-
-/// The trace id of a W3C `traceparent`: version, trace, parent and flags in hexadecimal.
-fn trace(headers: &HeaderMap) -> Option<String> {
-    let mut fields = headers.get("traceparent")?.to_str().ok()?.split('-');
-    let (_version, trace) = (fields.next()?, fields.next()?);
-    let sound = trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit());
-    sound.then(|| trace.to_owned())
 }
 
 /// Why the caller says that it calls.
