@@ -146,10 +146,9 @@ pub struct Subject {
 impl Subject {
     /// Cuts what is longer than any name.
     pub fn shorten(&mut self) {
-        for text in [&mut self.target, &mut self.session, &mut self.user, &mut self.detail] {
-            if let Some(text) = text {
-                *text = redact::cut(text, TEXT_MAX);
-            }
+        let texts = [&mut self.target, &mut self.session, &mut self.user, &mut self.detail];
+        for text in texts.into_iter().flatten() {
+            *text = redact::cut(text, TEXT_MAX);
         }
     }
 

@@ -278,10 +278,8 @@ mod tests {
         let of = |path: &str, message: &v1::ListProcessesRequest| {
             of(path, &message.encode_to_vec(), known(path, access::least(path)))
         };
-        let request = |target| v1::ListProcessesRequest {
-            target: Some(v1::Target { target: Some(target) }),
-            ..Default::default()
-        };
+        let request =
+            |target| v1::ListProcessesRequest { target: Some(v1::Target { target: Some(target) }) };
         let path = "/conti.v1.ProcessService/ListProcesses";
         let (subject, reach) = of(path, &request(Target::Container("web".into())));
         assert_eq!((subject.target.as_deref(), reach), (Some("web"), Reach::Looks));
