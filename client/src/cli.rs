@@ -110,6 +110,11 @@ mod tests {
             "debug --tools dir:/srv/tools web -- strace -p 1",
             "debug --tools host --cap-add SYS_PTRACE pid:7 -- sh",
             "sessions",
+            "sessions --state running web",
+            "sessions recordings -q",
+            "sessions replay 0123456789abcdef0123456789abcdef",
+            "sessions replay --speed 2 --max-wait 1s --raw-file out.cast x",
+            "exec --record -it web -- sh",
             "ns ls",
             "ns ls --type mnt web",
             "ns show pid:1",
@@ -197,6 +202,8 @@ mod tests {
             "top -d nan web",
             "du",
             "kill -s FOO a",
+            "sessions replay",
+            "sessions replay --speed -1 x",
             "--host tcp://x:y ps",
         ] {
             let args = std::iter::once("contictl").chain(line.split(' '));

@@ -133,7 +133,7 @@ pub fn is_broken(status: &Status) -> bool {
         return false;
     }
     match status.code() {
-        Code::Unavailable => true,
+        Code::Unavailable => reason(status) != Some(Reason::AuditFailed),
         Code::Unknown | Code::Internal | Code::Cancelled => reason(status).is_none(),
         _ => status.source().is_some(),
     }

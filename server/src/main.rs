@@ -2,7 +2,7 @@
 //!
 //! - [`cli`], [`logging`]: what it is told and what it tells;
 //! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
-//! - [`access`]: who may do what;
+//! - [`access`]: who may do what; [`audit`]: who did what; [`redact`]: without secrets;
 //! - [`serve`]: all of it put together;
 //! - [`service`]: the gRPC edge; [`engine`]: containers and sessions;
 //! - [`metrics`]: numbers of all of them, for Prometheus; `otel`, where it is built in: spans.
@@ -10,6 +10,7 @@
 //! `main` only starts things, and stops them in order.
 
 mod access;
+mod audit;
 mod cli;
 mod engine;
 mod listen;
@@ -18,6 +19,7 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod pki;
+mod redact;
 mod serve;
 mod service;
 mod tls;

@@ -1,6 +1,6 @@
 //! The agent as a whole: from its command line until it is told to stop.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, path::Path, time::Duration};
 
 use conti_shared::endpoint::Endpoint;
 use tokio::{
@@ -11,13 +11,14 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    access::{Policy, policy::CurrentPolicy},
+    access::{Policy, policy::CurrentPolicy, records::Audit},
+    audit::{Limits, Log},
     cli::Args,
     engine::{Config, Engine},
     listen::{self, Connection, open::Open, tcp, unix},
     metrics::{self, Metrics},
     pki::Pki,
-    service::{edge, pki::Pki as PkiService, stopping::Stopping},
+    service::{audit::AuditLayer, edge, pki::Pki as PkiService, stopping::Stopping},
     tls::{CurrentTls, Material, reload::Reload},
 };
 
@@ -43,6 +44,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     // What cannot be served is told before anything is touched.
     let tls = remote(&args, &pki)?;
 
+    let audit_log = args.audit_log()?;
     let config = Config { state_dir: args.state_dir, data_dir: args.data_dir, runtime };
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
@@ -70,7 +72,13 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         }
     }
 
+    let log = match &audit_log {
+        Some(path) => open_log(path, &policy)?,
+        None => Log::none(),
+    };
     let stopping = Stopping::default();
+    let failures = metrics.audit_failures.clone();
+    let audit = AuditLayer::new(policy.clone(), log.clone(), stopping.clone(), failures);
     let pki = PkiService::new(pki);
     let (api, connections) = mpsc::channel::<Connection>(WAITING);
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
@@ -82,7 +90,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
             tokio::spawn(socket.serve(door.clone()));
         }
         let guests = listen::connections(guests);
-        let guests = edge::guests(pki.clone(), &metrics.calls)
+        let guests = edge::guests(pki.clone(), &metrics.calls, audit.clone())
             .serve_with_incoming_shutdown(guests, stopping.wait());
         tokio::spawn(guests);
     }
@@ -94,7 +102,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     };
     tokio::spawn(reload.run());
 
-    let router = edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls).await?;
+    let router =
+        edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls, audit).await?;
     let incoming = listen::all(local, policy, metrics.connections.clone(), connections);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     tokio::pin!(serve);
@@ -121,8 +130,18 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     if timeout(LET_GO, engine.shutdown()).await.is_err() {
         warn!("the engine did not let go in time; the next agent will clean up");
     }
+    log.close();
     info!("stopped");
     Ok(())
+}
+
+/// Opens the audit log.
+fn open_log(path: &Path, policy: &CurrentPolicy) -> Result<Log, Box<dyn Error>> {
+    let Audit { max_bytes, keep, .. } = policy.now().audit;
+    Log::open(path, Limits { max_bytes, keep }).map_err(|problem| {
+        let path = path.display();
+        format!("cannot open the audit log {path}: {problem}; choose another with --audit-log, or `none`").into()
+    })
 }
 
 /// TLS, where something listens to other machines.

@@ -24,6 +24,9 @@ pub struct PolicyFlags {
     /// How long output is read on after the command has ended while others still hold it
     #[arg(long, value_name = "TIME", value_parser = duration)]
     drain: Option<Duration>,
+    /// Have the agent record it; `contictl sessions replay` shows it again
+    #[arg(long)]
+    record: bool,
 }
 
 fn disconnect(text: &str) -> Result<(DisconnectPolicy, Option<Duration>), String> {
@@ -49,6 +52,7 @@ impl PolicyFlags {
             disconnect_timeout: keep.map(duration_message),
             drain_timeout: self.drain.map(duration_message),
             deadline: self.deadline.map(duration_message),
+            record: self.record,
         };
         (policy != SessionPolicy::default()).then_some(policy)
     }

@@ -55,6 +55,7 @@ pub fn session(session: &Session) -> Value {
         "retained_offset": session.retained_offset,
         "input_offset": session.input_offset,
         "attached": session.attached,
+        "recorded": session.recorded,
     })
 }
 
@@ -310,6 +311,7 @@ fn policy(policy: &SessionPolicy) -> Value {
         "disconnect_timeout": policy.disconnect_timeout.as_ref().map(seconds),
         "drain_timeout": policy.drain_timeout.as_ref().map(seconds),
         "deadline": policy.deadline.as_ref().map(seconds),
+        "record": policy.record,
     })
 }
 

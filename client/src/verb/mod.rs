@@ -23,6 +23,7 @@ pub mod pki;
 pub mod procs;
 pub mod proxy;
 pub mod ps;
+pub mod replay;
 pub mod rm;
 pub mod rootfs;
 pub mod run;

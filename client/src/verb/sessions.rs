@@ -1,6 +1,6 @@
 //! `contictl sessions`
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use conti_proto::v1::{ListSessionsRequest, Session, SessionState};
 use serde_json::Value;
 
@@ -8,12 +8,18 @@ use crate::{
     connect::PAGE_SIZE,
     error::Result,
     output::{self, Format, text},
-    verb::Context,
+    verb::{
+        Context,
+        replay::{Recordings, Replay},
+    },
 };
 
 /// List sessions: every command that was started, with its streams
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Sessions {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Only those in a state: created, running or ended
     #[arg(long, value_name = "STATE", value_parser = state)]
     state: Vec<SessionState>,
@@ -24,6 +30,12 @@ pub struct Sessions {
     container: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Replay(Replay),
+    Recordings(Recordings),
+}
+
 fn state(text: &str) -> Result<SessionState, String> {
     let name = format!("SESSION_STATE_{}", text.to_ascii_uppercase());
     SessionState::from_str_name(&name)
@@ -32,8 +44,13 @@ fn state(text: &str) -> Result<SessionState, String> {
 }
 
 impl Sessions {
-    /// Lists them.
+    /// Lists them, or does what was asked with what was recorded of them.
     pub async fn run(self, context: &Context) -> Result<u8> {
+        match self.verb {
+            Some(Verb::Replay(replay)) => return replay.run(context).await,
+            Some(Verb::Recordings(recordings)) => return recordings.run(context).await,
+            None => {}
+        }
         let mut client = context.connect().await?.sessions();
         let mut sessions = Vec::new();
         let mut page_token = String::new();

@@ -2,11 +2,13 @@
 //!
 //! - [`identity`]: who is at the other end of a connection;
 //! - [`policy`]: what the machine's owner grants to whom, from a file;
+//! - [`records`]: what of it all is recorded;
 //! - [`rules`]: what a container must be like so that an operator may have it;
 //! - [`Caller`]: one who calls, with what the policy says of it at this moment.
 
 pub mod identity;
 pub mod policy;
+pub mod records;
 pub mod rules;
 
 use std::sync::Arc;
@@ -56,6 +58,8 @@ pub struct Caller {
     pub scope: Scope,
     /// What it may have of the host.
     pub grants: Arc<Grants>,
+    /// Which of the sessions that it starts are recorded.
+    pub recording: records::Recording,
 }
 
 impl Caller {

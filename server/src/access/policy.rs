@@ -19,6 +19,19 @@
 //!
 //! [certificates]
 //! roles = false                     # the organisational unit of a certificate gives no role
+//!
+//! [audit]
+//! calls = "all"                     # every call; else what changes something or looks at the host
+//! on_failure = "allow"              # what cannot be recorded is carried out all the same
+//! max_bytes = 67108864              # of one file
+//! keep = 10                         # full files
+//!
+//! [reason]
+//! required_for = ["operator"]       # who has to give a reason (`contictl --reason`) to do more than look
+//!
+//! [recording]
+//! sessions = "terminal"             # or "all", or "none": only those whose client asks for it
+//! input = true                      # what is typed too, passwords and all
 //! ```
 //!
 //! Root and the agent's own user are admins whatever stands in it: they could change it.
@@ -33,7 +46,10 @@ use std::{
 use conti_shared::name;
 use serde::Deserialize;
 
-use super::{Caller, Identity, Peer, Role};
+use super::{
+    Caller, Identity, Peer, Role,
+    records::{Audit, Reasons, Recording},
+};
 use crate::engine::{
     capability,
     scope::{Bounds, Scope},
@@ -54,6 +70,14 @@ pub struct Policy {
     callers: Vec<Entry>,
     #[serde(default)]
     certificates: Certificates,
+    /// What stands in the audit log.
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    reason: Reasons,
+    /// Which sessions are recorded.
+    #[serde(default)]
+    pub recording: Recording,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -154,7 +178,13 @@ impl Policy {
         for (index, entry) in policy.callers.iter().enumerate() {
             entry.check().map_err(|problem| format!("[[caller]] {}: {problem}", index + 1))?;
         }
+        policy.audit.check().map_err(|problem| format!("[audit]: {problem}"))?;
         Ok(policy)
+    }
+
+    /// Whether a caller of this role has to say why it does more than look.
+    pub fn requires_reason(&self, role: Role) -> bool {
+        self.reason.required_for.contains(&role)
     }
 
     /// Whether local users but root and the agent's own may connect.
@@ -173,6 +203,7 @@ impl Policy {
                     role: Role::Admin,
                     scope: Scope::default(),
                     grants: Arc::default(),
+                    recording: self.recording,
                 });
             }
             Identity::Local { .. } => entry?.role?,
@@ -182,7 +213,8 @@ impl Policy {
             Identity::Guest => return None,
         };
         let scope = entry.map(|entry| Scope(entry.labels.clone())).unwrap_or_default();
-        Some(Caller { peer: peer.clone(), role, scope, grants: Arc::new(self.grants(entry)) })
+        let grants = Arc::new(self.grants(entry));
+        Some(Caller { peer: peer.clone(), role, scope, grants, recording: self.recording })
     }
 
     fn grants(&self, entry: Option<&Entry>) -> Grants {
@@ -276,7 +308,10 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::access::Certificate;
+    use crate::access::{
+        Certificate,
+        records::{AuditedCalls, OnAuditFailure},
+    };
 
     fn local(uid: u32, gid: u32) -> Arc<Peer> {
         let identity = Identity::Local { uid, gid, pid: None };
@@ -340,8 +375,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_and_asked_for_can_be_chosen() {
+        let policy = Policy::parse(
+            r#"
+            [audit]
+            calls = "all"
+            on_failure = "allow"
+            keep = 3
+            [reason]
+            required_for = ["operator", "admin"]
+            [recording]
+            sessions = "terminal"
+            "#,
+        )
+        .unwrap();
+        let wanted = Audit {
+            calls: AuditedCalls::All,
+            on_failure: OnAuditFailure::Allow,
+            keep: 3,
+            ..Audit::default()
+        };
+        assert_eq!(policy.audit, wanted);
+        assert!(policy.requires_reason(Role::Admin) && !policy.requires_reason(Role::Viewer));
+        assert!(policy.recording.wants(true) && !policy.recording.wants(false));
+        let default = Policy::default();
+        assert_eq!(default.audit.on_failure, OnAuditFailure::Refuse);
+        assert!(!default.requires_reason(Role::Operator) && !default.recording.wants(true));
+    }
+
+    #[test]
     fn a_policy_that_may_mean_something_else_is_refused() {
         for text in [
+            "[audit]\nmax_bytes = 10",
+            "[audit]\nkeep = 0",
+            "[audit]\ncalls = \"some\"",
+            "[reason]\nrequired_for = [\"root\"]",
+            "[recording]\nsession = \"all\"",
             "[operators]",
             "[operator]\nmounts = [\"/\"]",
             "[operator]\nmounts = [\"srv\"]",

@@ -47,6 +47,9 @@ pub struct Args {
     /// The program conti-runtime [default: beside contid].
     #[arg(long, value_name = "PATH")]
     pub runtime: Option<PathBuf>,
+    /// Where it is recorded who did what, or `none` [default: audit/audit.jsonl in the data directory].
+    #[arg(long, value_name = "PATH|none")]
+    audit_log: Option<PathBuf>,
     /// How the log is written to stderr. `auto`: for humans on a terminal, else as JSON.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
@@ -83,6 +86,15 @@ impl Args {
         match &self.runtime {
             Some(path) => Ok(path.clone()),
             None => Ok(env::current_exe()?.with_file_name("conti-runtime")),
+        }
+    }
+
+    /// The audit log; `None`: there is to be none.
+    pub fn audit_log(&self) -> io::Result<Option<PathBuf>> {
+        match &self.audit_log {
+            Some(path) if path.as_os_str() == "none" => Ok(None),
+            Some(path) => std::path::absolute(path).map(Some),
+            None => Ok(Some(self.data_dir.join("audit/audit.jsonl"))),
         }
     }
 }
@@ -138,6 +150,8 @@ mod tests {
         assert_eq!(args.data_dir, Path::new("/var/lib/conti"));
         assert_eq!(args.log_format, LogFormat::Auto);
         assert!(args.runtime().unwrap().ends_with("conti-runtime"));
+        let audit_log = args.audit_log().unwrap().unwrap();
+        assert_eq!(audit_log, Path::new("/var/lib/conti/audit/audit.jsonl"));
     }
 
     #[test]
@@ -175,6 +189,13 @@ mod tests {
         }
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn there_need_not_be_an_audit_log() {
+        let of = |path| Args::parse_from(["contid", "--audit-log", path]).audit_log().unwrap();
+        assert_eq!(of("none"), None);
+        assert!(of("audit.jsonl").unwrap().is_absolute());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{
     id, io_error,
     lifecycle::blocking,
     monitor::{Monitor, RunFds},
+    recording::{About, tape::Tape},
     session::{
         self, Session, State,
         store::{self, Record},
@@ -193,7 +194,7 @@ impl Engine {
         known: impl FnOnce(&Arc<Session>) -> Result<()>,
     ) -> Result<Opened> {
         let exhausted = io_error("cannot make the streams of a session");
-        let streamed = record.streamed;
+        let (id, streamed, wanted) = (record.id.clone(), record.streamed, record.io.policy.record);
         let dir = store::create(&self.sessions_dir, &record)
             .map_err(io_error("cannot make a session's directory"))?;
         let result = (|| {
@@ -208,7 +209,19 @@ impl Engine {
                 socket::listen(&directory, store::SOCKET.as_ref()).map_err(&exhausted)?;
             let reader = journal::Reader::map(memory.try_clone().map_err(&exhausted)?)
                 .map_err(&exhausted)?;
-            reader.set_mode(if streamed { Mode::Wait } else { Mode::Drop });
+            reader.set_mode(match (streamed, wanted) {
+                (true, _) => Mode::Wait,
+                (false, Some(_)) => Mode::Record,
+                (false, None) => Mode::Drop,
+            });
+            let tape = match wanted {
+                Some(wanted) => {
+                    let about = About::new(&record);
+                    let tape = Tape::create(&self.recordings, about, wanted, &dir);
+                    Some(tape.map_err(io_error("cannot begin the recording of a session"))?)
+                }
+                None => None,
+            };
             let monitor = Arc::new(monitor);
             let session = Arc::new(Session::new(
                 record,
@@ -230,10 +243,16 @@ impl Engine {
             monitor
                 .run(plan, &run, &fds)
                 .map_err(io_error("cannot hand the plan to the monitor"))?;
+            if let Some(tape) = tape {
+                session.record_on(tape);
+            }
             Ok(Opened { session, monitor, to_agent })
         })();
         if result.is_err() {
             store::remove(&dir);
+            if wanted.is_some() {
+                self.recordings.remove(&id);
+            }
         }
         result
     }

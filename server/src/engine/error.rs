@@ -22,6 +22,11 @@ pub enum Error {
     /// There is no such session.
     #[error("there is no session {0:?}; `contictl sessions` lists those that are there")]
     NoSuchSession(String),
+    /// There is no recording of the session.
+    #[error(
+        "there is no recording of session {0:?}; `contictl sessions recordings` lists those that are there"
+    )]
+    NoSuchRecording(String),
     /// The name is taken.
     #[error("{}", taken_sentence(.name, .id.as_deref()))]
     NameTaken {
@@ -125,6 +130,7 @@ impl Error {
             Error::AmbiguousContainer(_) => Reason::ContainerAmbiguous,
             Error::NoSuchSession(_) => Reason::SessionNotFound,
             Error::NoSuchMount(_) => Reason::MountNotFound,
+            Error::NoSuchRecording(_) => Reason::RecordingNotFound,
             Error::NameTaken { .. } => Reason::NameTaken,
             Error::WrongState { .. } => Reason::ContainerWrongState,
             Error::WrongSessionState { .. } => Reason::SessionWrongState,

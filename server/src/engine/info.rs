@@ -99,6 +99,8 @@ pub struct SessionInfo {
     pub input_offset: u64,
     /// Whether a client drives it.
     pub attached: bool,
+    /// Whether it is recorded.
+    pub recorded: bool,
 }
 
 /// Where a session is in its life.

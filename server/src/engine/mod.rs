@@ -7,6 +7,7 @@
 //! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
 //! - [`enter`]: sessions in containers and in processes of the host;
 //! - [`session`]: streams, ends, and the task that follows a monitor;
+//! - [`recording`]: sessions on disk;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
 //! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
@@ -39,6 +40,7 @@ pub mod namespaces;
 pub mod network;
 pub mod process;
 pub mod processes;
+pub mod recording;
 pub mod recover;
 pub mod registry;
 pub mod rootfs;
@@ -70,6 +72,7 @@ pub use facts::Facts;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
 use mounts::live::MadeMounts;
+use recording::Recordings;
 use registry::Registry;
 use scope::Scope;
 use session::Session;
@@ -107,6 +110,8 @@ pub struct Engine {
     containers_dir: PathBuf,
     /// `STATE/sessions`
     sessions_dir: PathBuf,
+    /// `DATA/recordings`
+    recordings: Recordings,
     /// The agent's own mount namespace: the host's.
     host_mount_ns: OwnedFd,
     /// The agent's own devpts, for terminals in processes of the host.
@@ -125,6 +130,7 @@ impl Engine {
         let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
         let containers_dir = sub_dir(&config.data_dir, "containers")?;
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
+        let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
@@ -153,6 +159,7 @@ impl Engine {
             view,
             containers_dir,
             sessions_dir,
+            recordings,
             host_mount_ns: open("/proc/self/ns/mnt")?,
             host_devpts: open("/dev/pts")?,
             background: TaskTracker::new(),
@@ -227,6 +234,11 @@ impl Engine {
         let container = self.registry.container(container)?;
         let session = container.now().session.clone();
         session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
+    }
+
+    /// The recordings of sessions.
+    pub fn recordings(&self) -> &Recordings {
+        &self.recordings
     }
 
     /// Describes those sessions, of a container or of all, that are wanted, the oldest first.

@@ -21,6 +21,7 @@ use super::{
     container::Container,
     info::EndReason,
     monitor::Monitor,
+    recording::tape::Tape,
     session::{
         Journal, Session, State,
         store::{self, Record},
@@ -196,6 +197,7 @@ impl Engine {
             self.registry.remember_request(id, session.id.clone());
         }
         self.registry.add_session(session.clone());
+        self.resume_recording(&session);
         match (found, container) {
             (found, Some(container)) if session.record.main => {
                 {
@@ -247,6 +249,7 @@ impl Engine {
             (Found::Ended(session, outcome), None)
                 if session.record.main && matches!(outcome.end.reason, EndReason::Lost(_)) =>
             {
+                supervise::finish(&session, outcome);
                 self.registry.remove_session(&session.id);
                 store::remove(&session.dir);
             }
@@ -263,6 +266,19 @@ impl Engine {
             self.forget(container).await;
         } else if let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "its failure could not be recorded");
+        }
+    }
+
+    /// Goes on with what the agent before recorded.
+    fn resume_recording(&self, session: &Arc<Session>) {
+        let Some(wanted) = session.record.io.policy.record else { return };
+        match Tape::resume(&self.recordings, &session.id, wanted, &session.dir) {
+            Ok(Some(tape)) => session.record_on(tape),
+            Ok(None) => session.give_up_recording(),
+            Err(error) => {
+                warn!(session = session.id, %error, "its recording cannot be gone on with");
+                session.give_up_recording();
+            }
         }
     }
 

@@ -7,7 +7,7 @@ pub use conti_runtime::plan::Propagation;
 use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
 use serde::{Deserialize, Serialize};
 
-use super::scope::Bounds;
+use super::{recording, scope::Bounds};
 
 /// A container that is to be made. Also the part of its record that never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +72,7 @@ impl ContainerSpec {
                     on_disconnect: OnDisconnect::Detach,
                     drain: Duration::ZERO,
                     deadline: None,
+                    record: None,
                 },
             },
             hostname: String::new(),
@@ -252,6 +253,9 @@ pub struct Policy {
     pub drain: Duration,
     /// How long the session may take.
     pub deadline: Option<Duration>,
+    /// Whether and how it is recorded.
+    #[serde(default)]
+    pub record: Option<recording::Wanted>,
 }
 
 /// What happens when the client that drives a session is gone.

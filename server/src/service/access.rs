@@ -15,9 +15,10 @@ use http::{Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::status;
+use super::{audit::code_name, status};
 use crate::{
     access::{Caller, Peer, Role, policy::CurrentPolicy},
+    audit::{Log, Subject, Who},
     listen::PeerInfo,
 };
 
@@ -49,12 +50,13 @@ fn role_of(role: v1::Role) -> Option<Role> {
 #[derive(Debug, Clone)]
 pub struct AccessLayer {
     policy: CurrentPolicy,
+    log: Log,
 }
 
 impl AccessLayer {
-    /// Decides by a policy, as it is at the moment of each call.
-    pub fn new(policy: CurrentPolicy) -> AccessLayer {
-        AccessLayer { policy }
+    /// Decides by a policy, as it is at the moment of each call, and records whom it refuses.
+    pub fn new(policy: CurrentPolicy, log: Log) -> AccessLayer {
+        AccessLayer { policy, log }
     }
 }
 
@@ -62,7 +64,7 @@ impl<S> Layer<S> for AccessLayer {
     type Service = Access<S>;
 
     fn layer(&self, inner: S) -> Access<S> {
-        Access { inner, policy: self.policy.clone() }
+        Access { inner, policy: self.policy.clone(), log: self.log.clone() }
     }
 }
 
@@ -71,6 +73,7 @@ impl<S> Layer<S> for AccessLayer {
 pub struct Access<S> {
     inner: S,
     policy: CurrentPolicy,
+    log: Log,
 }
 
 impl<S> Access<S> {
@@ -84,6 +87,22 @@ impl<S> Access<S> {
         }
         Ok(caller)
     }
+
+    fn refused(&self, path: &str, peer: Option<&Arc<Peer>>, status: &Status) {
+        let caller = peer.and_then(|peer| self.policy.now().caller(peer));
+        let who = match (&caller, peer) {
+            (Some(caller), _) => Who::of(caller),
+            (None, Some(peer)) => Who::nobody(peer),
+            (None, None) => Who::default(),
+        };
+        let code = code_name(status.code());
+        self.log.denied(who, path, Subject::default(), code, status.message());
+    }
+}
+
+/// The least role for a method; `None`: there is no such method, or it is for guests.
+pub fn least(path: &str) -> Option<Role> {
+    LEAST.get(path).copied()
 }
 
 impl<S> Service<Request<Body>> for Access<S>
@@ -107,7 +126,10 @@ where
                 request.extensions_mut().insert(caller);
                 Box::pin(self.inner.call(request))
             }
-            Err(status) => Box::pin(std::future::ready(Ok(status.into_http()))),
+            Err(status) => {
+                self.refused(request.uri().path(), peer.as_ref(), &status);
+                Box::pin(std::future::ready(Ok(status.into_http())))
+            }
         }
     }
 }
@@ -122,7 +144,7 @@ mod tests {
         let policy = CurrentPolicy::new(Policy::parse(policy).unwrap());
         let identity = Identity::Local { uid, gid: uid, pid: None };
         let peer = Arc::new(Peer { identity, address: "unix".into() });
-        let access = AccessLayer::new(policy).layer(());
+        let access = AccessLayer::new(policy, Log::none()).layer(());
         access.admit(path, Some(&peer)).map(|caller| caller.role).map_err(|status| status.code())
     }
 
@@ -170,7 +192,7 @@ mod tests {
 
     #[test]
     fn nobody_known_is_let_in() {
-        let access = AccessLayer::new(CurrentPolicy::new(Policy::default())).layer(());
+        let access = AccessLayer::new(CurrentPolicy::new(Policy::default()), Log::none()).layer(());
         let refused = access.admit("/conti.v1.AgentService/GetAgent", None).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
         let guest = Peer { identity: Identity::Guest, address: "10.0.0.1:1".into() };

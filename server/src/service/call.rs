@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Status};
 
-use super::status;
+use super::{audit::Ticket, status};
 use crate::{
     access::{
         Caller, Role,
@@ -18,9 +18,11 @@ use crate::{
         container::Container,
         error::Error,
         mounts::live::Which,
+        recording::{About, Wanted},
         session::Session,
         spec::{
-            ContainerSpec, Mount, MountSource, Namespace, SessionSpec, SessionTarget, Target, Tools,
+            ContainerSpec, Mount, MountSource, Namespace, SessionIo, SessionSpec, SessionTarget,
+            Target, Tools,
         },
     },
 };
@@ -33,13 +35,16 @@ const JOINED_MAX: usize = 8;
 pub struct Call {
     /// Who makes it.
     pub caller: Caller,
+    /// Its record, where it is recorded.
+    record: Option<Ticket>,
 }
 
 impl Call {
     /// The call of a request. One that nobody has let in is refused.
     pub fn of<T>(request: &Request<T>) -> Result<Call, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        Ok(Call { caller: caller.ok_or_else(status::unauthenticated)? })
+        let record = request.extensions().get::<Ticket>().cloned();
+        Ok(Call { caller: caller.ok_or_else(status::unauthenticated)?, record })
     }
 
     fn is_admin(&self) -> bool {
@@ -48,7 +53,38 @@ impl Call {
 
     /// Finds a container to look at its description, or to stop it.
     pub fn see(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
-        engine.find(&self.caller.scope, key).map_err(status::of)
+        let container = engine.find(&self.caller.scope, key).map_err(status::of)?;
+        if let Some(record) = &self.record {
+            record.container(&container);
+        }
+        Ok(container)
+    }
+
+    /// Notes which session the call has started.
+    pub fn started(&self, session: &Arc<Session>) {
+        if let Some(record) = &self.record {
+            record.started(session);
+        }
+    }
+
+    /// Has what is started recorded where the policy wants that, and as it wants it.
+    fn recorded(&self, io: &mut SessionIo) {
+        let recording = self.caller.recording;
+        if recording.wants(io.terminal.is_some()) {
+            io.policy.record.get_or_insert(Wanted::DEFAULT);
+        }
+        if let Some(wanted) = &mut io.policy.record {
+            wanted.input = recording.input;
+        }
+    }
+
+    /// Whether the recording of a session is one that the caller may read: it might drive the session.
+    pub fn may_read(&self, engine: &Engine, about: &About) -> bool {
+        let Some(container) = &about.container else { return self.is_admin() };
+        let known = engine.find(&self.caller.scope, &container.id);
+        self.is_admin()
+            || self.caller.scope.sees(&about.labels)
+                && known.map_or(true, |found| self.check_inside(engine, &found).is_ok())
     }
 
     /// Finds a container to act in it or look into it. One that its caller may not have made is a way to
@@ -137,7 +173,12 @@ impl Call {
     pub fn session(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
         let session = engine.session(id).map_err(status::of)?;
         match self.sees(&session) {
-            true => Ok(session),
+            true => {
+                if let Some(record) = &self.record {
+                    record.session(&session);
+                }
+                Ok(session)
+            }
             false => Err(status::of(Error::NoSuchSession(id.to_owned()))),
         }
     }
@@ -168,6 +209,7 @@ impl Call {
         mut spec: ContainerSpec,
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
+        self.recorded(&mut spec.io);
         if self.is_admin() {
             return Ok(spec);
         }
@@ -217,6 +259,7 @@ impl Call {
         mut spec: SessionSpec,
     ) -> Result<SessionSpec, Status> {
         self.at_least(Role::Operator, at, "it starts a session")?;
+        self.recorded(&mut spec.io);
         if self.is_admin() {
             return Ok(spec);
         }

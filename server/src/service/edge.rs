@@ -16,9 +16,10 @@ use tonic::transport::server::{Router, Server};
 use tower::layer::util::{Identity, Stack};
 
 use super::{
-    access::AccessLayer, agent::Agent, containers::Containers, files::Files, mounts::Mounts,
-    namespaces::Namespaces, network::Network, pki::Pki, processes::Processes, rootfs::Rootfs,
-    sessions::Sessions, stopping::Stopping, trace::TraceLayer, wire::SessionsOnWire,
+    access::AccessLayer, agent::Agent, audit::AuditLayer, containers::Containers, files::Files,
+    mounts::Mounts, namespaces::Namespaces, network::Network, pki::Pki, processes::Processes,
+    rootfs::Rootfs, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
+    wire::SessionsOnWire,
 };
 use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
 
@@ -47,10 +48,14 @@ const GUEST_DECODE_MAX: usize = 64 * 1024;
 const GUEST_STREAMS: u32 = 4;
 
 /// What each call goes through before it reaches its method.
-pub type Layers = Stack<AccessLayer, Stack<TraceLayer, Identity>>;
+pub type Layers = Stack<AuditLayer, Stack<AccessLayer, Stack<TraceLayer, Identity>>>;
 
 /// Makes the server of guests: who has no certificate yet can join, and nothing else.
-pub fn guests(pki: Pki, calls: &Calls) -> Router<Stack<TraceLayer, Identity>> {
+pub fn guests(
+    pki: Pki,
+    calls: &Calls,
+    audit: AuditLayer,
+) -> Router<Stack<AuditLayer, Stack<TraceLayer, Identity>>> {
     let join = JoinServiceServer::new(pki).max_decoding_message_size(GUEST_DECODE_MAX);
     Server::builder()
         .max_concurrent_streams(GUEST_STREAMS)
@@ -60,6 +65,7 @@ pub fn guests(pki: Pki, calls: &Calls) -> Router<Stack<TraceLayer, Identity>> {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(PENDING_RESETS_MAX))
         .layer(TraceLayer::new(calls.clone()))
+        .layer(audit)
         .add_service(join)
 }
 
@@ -70,6 +76,7 @@ pub async fn router(
     policy: CurrentPolicy,
     pki: Pki,
     calls: &Calls,
+    audit: AuditLayer,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -135,7 +142,8 @@ pub async fn router(
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .layer(TraceLayer::new(calls.clone()))
-        .layer(AccessLayer::new(policy))
+        .layer(AccessLayer::new(policy, audit.log().clone()))
+        .layer(audit)
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)

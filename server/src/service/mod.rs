@@ -7,14 +7,16 @@
 //! - [`status`]: the one place where errors become statuses;
 //! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`], [`pki`]:
 //!   the services;
-//!   [`page`], [`parts`]: their lists;
+//!   [`page`], [`parts`]: their lists; [`recordings`]: what was recorded;
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged and counted of a call, by its
 //!   [`traceparent`] and until it has [`followed`] the answer;
+//! - [`audit`]: the record of each call;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
 pub mod access;
 pub mod agent;
+pub mod audit;
 pub mod call;
 pub mod containers;
 pub mod convert;
@@ -28,6 +30,7 @@ pub mod page;
 pub mod parts;
 pub mod pki;
 pub mod processes;
+pub mod recordings;
 pub mod rootfs;
 pub mod sessions;
 pub mod status;

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc};
 
 use conti_proto::v1::{
     self, CloseSessionInputRequest, CloseSessionInputResponse, GetSessionRequest,
-    GetSessionResponse, ListSessionsRequest, ListSessionsResponse, ReadSessionRequest,
+    GetSessionResponse, ListRecordingsRequest, ListRecordingsResponse, ListSessionsRequest,
+    ListSessionsResponse, ReadRecordingRequest, ReadRecordingResponse, ReadSessionRequest,
     ReadSessionResponse, ResizeSessionRequest, ResizeSessionResponse, SignalSessionRequest,
     SignalSessionResponse, StartSessionRequest, StartSessionResponse, StreamRequest,
     StreamResponse, WaitSessionRequest, WaitSessionResponse, WriteSessionRequest,
@@ -17,11 +18,12 @@ use super::{
     call::Call,
     convert::{Field, info, process, session, text},
     page::{Page, Place},
+    recordings,
     status::{self, valid},
     stopping::Stopping,
     stream::{self, Context, MESSAGE_BYTES_MAX},
 };
-use crate::engine::{Engine, info::SessionInfo, session::Session};
+use crate::engine::{Engine, error::Error, info::SessionInfo, recording::Found, session::Session};
 
 /// Serves `conti.v1.SessionService`.
 #[derive(Debug)]
@@ -55,6 +57,7 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl SessionService for Sessions {
     type StreamStream = Responses<StreamResponse>;
     type ReadSessionStream = Responses<ReadSessionResponse>;
+    type ReadRecordingStream = Responses<ReadRecordingResponse>;
 
     async fn stream(
         &self,
@@ -81,7 +84,9 @@ impl SessionService for Sessions {
         let spec = call.start(&self.engine, "spec", spec)?;
         let request_id = call.caller.request_id(request_id);
         let started = self.engine.start_session(spec, request_id, false).await;
-        let session = Some(info::session(started.map_err(status::of)?.info()));
+        let started = started.map_err(status::of)?;
+        call.started(&started);
+        let session = Some(info::session(started.info()));
         Ok(Response::new(StartSessionResponse { session }))
     }
 
@@ -205,5 +210,33 @@ impl SessionService for Sessions {
         let (sessions, next_page_token) =
             page.cut(all.into_iter().filter(wanted), place, info::session);
         Ok(Response::new(ListSessionsResponse { sessions, next_page_token }))
+    }
+
+    async fn list_recordings(
+        &self,
+        request: Request<ListRecordingsRequest>,
+    ) -> Result<Response<ListRecordingsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let ListRecordingsRequest { page_size, page_token } = request.into_inner();
+        let page = valid(|v| Page::parse(v, page_size, &page_token))?;
+        let all = self.engine.recordings().list();
+        let all = all.into_iter().filter(|found| call.may_read(&self.engine, &found.about));
+        let place = |found: &Found| Place::new(found.about.start_time, &found.about.session);
+        let (recordings, next_page_token) = page.cut(all, place, recordings::message);
+        Ok(Response::new(ListRecordingsResponse { recordings, next_page_token }))
+    }
+
+    async fn read_recording(
+        &self,
+        request: Request<ReadRecordingRequest>,
+    ) -> Result<Response<Self::ReadRecordingStream>, Status> {
+        let call = Call::of(&request)?;
+        let id = request.into_inner().session_id;
+        valid(|v| text::session_key(v, Field::root("session_id"), &id))?;
+        let found = recordings::find(&self.engine, &id).await?;
+        if !call.may_read(&self.engine, &found.about) {
+            return Err(status::of(Error::NoSuchRecording(id)));
+        }
+        Ok(Response::new(Box::pin(recordings::read(&self.engine, found)?)))
     }
 }

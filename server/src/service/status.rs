@@ -47,6 +47,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             (Code::FailedPrecondition, vec![("container", key)])
         }
         Error::NoSuchMount(key) => (Code::NotFound, vec![("mount", key)]),
+        Error::NoSuchRecording(key) => (Code::NotFound, vec![("session", key)]),
         Error::NoSuchSession(key) => (Code::NotFound, vec![("session", key)]),
         Error::NameTaken { name, id } => {
             let id = id.map(|id| ("container_id", id));
@@ -171,6 +172,34 @@ pub fn no_role(peer: &Peer) -> Status {
 pub fn unauthenticated() -> Status {
     let message = "the agent does not know who calls".to_owned();
     build(Code::Unauthenticated, message, Reason::Unauthenticated, Vec::new(), ErrorDetails::new())
+}
+
+/// The status of a call whose caller has to say why it makes it.
+pub fn reason_required(identity: &str) -> Status {
+    let message =
+        "this agent wants to know why: give a reason with `contictl --reason TEXT` (in the API: \
+                   metadata `conti-reason-bin`)"
+            .to_owned();
+    let metadata =
+        vec![("identity", identity.to_owned()), ("metadata", "conti-reason-bin".to_owned())];
+    let details = ErrorDetails::with_precondition_failure_violation(
+        "REASON",
+        "conti-reason-bin",
+        "no reason was given",
+    );
+    build(Code::FailedPrecondition, message, Reason::ReasonRequired, metadata, details)
+}
+
+/// The status of a call whose reason cannot be taken.
+pub fn bad_reason(problem: &str) -> Status {
+    invalid(&Violations::one("conti-reason-bin", problem))
+}
+
+/// The status of a call that could not be recorded, and was not carried out for that.
+pub fn audit_failed(problem: &str) -> Status {
+    let message = format!("the call could not be recorded, so it was not carried out: {problem}");
+    let metadata = vec![("problem", problem.to_owned())];
+    build(Code::Unavailable, message, Reason::AuditFailed, metadata, ErrorDetails::new())
 }
 
 /// The status of a call of a method that is not there.

@@ -319,6 +319,8 @@ impl SessionService for Service {
     type StreamStream = Pin<Box<dyn Stream<Item = Result<StreamResponse, Status>> + Send>>;
     type ReadSessionStream =
         Pin<Box<dyn Stream<Item = Result<ReadSessionResponse, Status>> + Send>>;
+    type ReadRecordingStream =
+        Pin<Box<dyn Stream<Item = Result<ReadRecordingResponse, Status>> + Send>>;
 
     async fn stream(
         &self,
@@ -412,6 +414,20 @@ impl SessionService for Service {
         &self,
         _: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_recordings(
+        &self,
+        _: Request<ListRecordingsRequest>,
+    ) -> Result<Response<ListRecordingsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn read_recording(
+        &self,
+        _: Request<ReadRecordingRequest>,
+    ) -> Result<Response<Self::ReadRecordingStream>, Status> {
         Err(Status::unimplemented(""))
     }
 }

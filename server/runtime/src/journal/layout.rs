@@ -225,6 +225,7 @@ pub fn mode_number(mode: Mode) -> u64 {
     match mode {
         Mode::Wait => 0,
         Mode::Drop => 1,
+        Mode::Record => 2,
     }
 }
 

@@ -76,6 +76,8 @@ pub enum Mode {
     Wait,
     /// It overwrites the oldest bytes.
     Drop,
+    /// It waits as in [`Mode::Wait`], for a recorder: no client is waited for.
+    Record,
 }
 
 /// How much went through a journal.

@@ -235,6 +235,23 @@ impl Reader {
         self.journal.store(MODE, mode_number(mode));
     }
 
+    /// What the monitor was told to do when the journal is full.
+    pub fn mode(&self) -> Mode {
+        let number = self.journal.load(MODE);
+        let known =
+            [Mode::Drop, Mode::Record].into_iter().find(|mode| mode_number(*mode) == number);
+        known.unwrap_or(Mode::Wait)
+    }
+
+    /// How much of the output can be left unacknowledged at `handled`, so that it stays readable, and
+    /// the writer still has room for half a journal.
+    pub fn spare(&self, handled: u64) -> u64 {
+        let segments = self.journal.load(SEG_HEAD).wrapping_sub(self.journal.load(SEG_TAIL));
+        // Where stdout and stderr change often, these are full before the ring is.
+        let crowded = segments > self.journal.segments / 2;
+        if crowded { 0 } else { handled.min(self.journal.output.size / 2) }
+    }
+
     /// The end of the input so far.
     pub fn input_head(&self) -> u64 {
         self.input().head

@@ -95,7 +95,7 @@ impl Writer {
     fn space(&self, stream: Stream) -> Space {
         let Journal { output, output_max, .. } = self.journal;
         let (size, floor) = match self.mode() {
-            Mode::Wait => {
+            Mode::Wait | Mode::Record => {
                 let wanted = self.journal.load(OUT_WANTED).min(output_max.size);
                 (self.extent.size().max(output.grown(wanted)), self.acked().max(self.tail))
             }

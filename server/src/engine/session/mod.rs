@@ -2,9 +2,13 @@
 //!
 //! - [`Session`]: what is known of one, and what can be asked of its process;
 //! - [`stream`]: those who read the journal: one driver, any number of viewers;
+//! - [`handled`]: what both a driver and a recorder have done with, whose room alone is free;
+//! - [`record`]: the task that records one;
 //! - [`supervise`]: the task that follows one monitor until the end;
 //! - [`store`]: its directory, from which an agent that was started again finds it.
 
+mod handled;
+pub mod record;
 pub mod store;
 pub mod stream;
 pub mod supervise;
@@ -20,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use conti_runtime::{
-    journal::{Mode, ReadResult, Reader, Saved, Totals},
+    journal::{ReadResult, Reader, Saved, Totals},
     plan::SetupFailure,
     protocol::{self, ProcessId, ToMonitor},
 };
@@ -34,6 +38,7 @@ use super::{
     spec::{OnDisconnect, SessionIo, TerminalSize},
 };
 
+use handled::Handled;
 pub use stream::{Driver, Event, Hold, Viewer};
 
 /// One process that Conti started, with all that belongs to it.
@@ -65,6 +70,10 @@ pub struct Session {
     end_told: AtomicBool,
     /// Held while input is written, so that two writers do not mix.
     input: tokio::sync::Mutex<()>,
+    /// Up to where output was handled.
+    handled: Handled,
+    /// What its recorder is told besides the journal.
+    recorder: record::Inbox,
     /// Where its start, its bytes and its end are counted.
     counts: Arc<Counts>,
 }
@@ -145,7 +154,10 @@ impl Session {
         state: State,
         counts: Arc<Counts>,
     ) -> Session {
+        let recorded = record.io.policy.record;
         Session {
+            handled: Handled::new(&journal, recorded.is_some()),
+            recorder: record::Inbox::new(recorded),
             id: record.id.clone(),
             record,
             dir,
@@ -201,6 +213,7 @@ impl Session {
             retained_offset: self.journal().tail(),
             input_offset: self.input_taken(),
             attached: self.driver.load(Ordering::Acquire) != 0,
+            recorded: self.io().policy.record.is_some(),
         }
     }
 
@@ -291,10 +304,11 @@ impl Session {
                 }
                 self.with_input(|reader| reader.push_input(&rest))?
             };
-            rest = rest.slice(pushed..);
+            let taken = rest.split_to(pushed);
             if pushed > 0 {
                 self.counts.input_bytes.add(pushed as u64);
                 self.wake_monitor();
+                self.recorder.input(taken).await;
             }
             if rest.is_empty() {
                 return self.with_input(Reader::input_head);
@@ -346,7 +360,9 @@ impl Session {
         if self.io().terminal.is_none() {
             return Err(self.wrong_state("it has no terminal"));
         }
-        self.tell(&ToMonitor::Resize { columns: size.columns, rows: size.rows })
+        self.tell(&ToMonitor::Resize { columns: size.columns, rows: size.rows })?;
+        self.recorder.resize(size);
+        Ok(())
     }
 
     /// Sends a signal to the process on a client's behalf.
@@ -387,14 +403,6 @@ impl Session {
                 "session {}: its monitor cannot be reached: {error}",
                 self.id
             ))),
-        }
-    }
-
-    /// Says that nobody will drive it: what it writes is kept as far as the journal goes.
-    pub fn let_run(&self) {
-        if let Some(reader) = self.journal().live() {
-            reader.set_mode(Mode::Drop);
-            self.wake_monitor();
         }
     }
 

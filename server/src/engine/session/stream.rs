@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use conti_runtime::{
-    journal::{Mode, ReadResult, Reader},
+    journal::{ReadResult, Reader},
     protocol::KillCause,
 };
 use tokio::{sync::watch, time::Instant};
@@ -179,14 +179,9 @@ impl Driver {
         let viewer = Viewer::new(session, from);
         let (waits_since, leaving) = (None, Leaving::Gone);
         let driver = Driver { viewer, drivers, number, waits_since, leaving };
-        if let Some(reader) = driver.session().journal().live() {
-            // What lies before the start of this stream was handled, by this client or another.
-            reader.set_acked(driver.viewer.position);
-            reader.set_mode(Mode::Wait);
-            // How far away this client is shows later.
-            reader.let_stay();
-        }
-        driver.session().wake_monitor();
+        // How far away this client is shows later.
+        driver.session().journal().live().map(Reader::let_stay);
+        driver.session().drive_from(driver.viewer.position);
         driver
     }
 
@@ -228,14 +223,11 @@ impl Driver {
         // Nobody can have handled what was not sent.
         let offset = offset.min(self.viewer.position);
         let waited = self.waits_since.take();
-        if self.is_current()
-            && let Some(reader) = self.session().journal().live()
-        {
+        if self.is_current() {
             if waited.is_some_and(|since| since.elapsed() >= FAR) {
-                reader.let_grow();
+                self.session().journal().live().map(Reader::let_grow);
             }
-            reader.set_acked(offset);
-            self.session().wake_monitor();
+            self.session().driver_handled(offset);
         }
     }
 

@@ -166,12 +166,15 @@ pub fn process() -> impl Strategy<Value = v1::ProcessSpec> {
 
 fn policy() -> impl Strategy<Value = v1::SessionPolicy> {
     let time = || option::of(duration());
-    (number(), time(), time(), time()).prop_map(
-        |(disconnect_policy, disconnect_timeout, drain_timeout, deadline)| v1::SessionPolicy {
-            disconnect_policy,
-            disconnect_timeout,
-            drain_timeout,
-            deadline,
+    (number(), time(), time(), time(), any::<bool>()).prop_map(
+        |(disconnect_policy, disconnect_timeout, drain_timeout, deadline, record)| {
+            v1::SessionPolicy {
+                disconnect_policy,
+                disconnect_timeout,
+                drain_timeout,
+                deadline,
+                record,
+            }
         },
     )
 }

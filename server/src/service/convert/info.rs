@@ -64,6 +64,7 @@ pub fn session(info: SessionInfo) -> v1::Session {
         retained_offset: info.retained_offset,
         input_offset: info.input_offset,
         attached: info.attached,
+        recorded: info.recorded,
     }
 }
 

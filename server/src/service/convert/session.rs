@@ -12,8 +12,9 @@ use super::{
     target::{self, pid},
     text,
 };
-use crate::engine::spec::{
-    OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, Tools, UnshareTarget,
+use crate::engine::{
+    recording,
+    spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, Tools, UnshareTarget},
 };
 
 /// How long a session is kept without a client, where nothing was said.
@@ -66,7 +67,8 @@ pub fn policy(
     if keep.is_some() && on_disconnect != kept {
         v.add(at.name("disconnect_timeout"), "needs disconnect_policy KEEP");
     }
-    Policy { on_disconnect, drain, deadline }
+    let record = message.record.then_some(recording::Wanted::DEFAULT);
+    Policy { on_disconnect, drain, deadline, record }
 }
 
 /// A policy as a message.
@@ -86,6 +88,7 @@ pub fn policy_back(policy: &Policy) -> v1::SessionPolicy {
         disconnect_timeout: keep,
         drain_timeout: Some(info::duration(policy.drain)),
         deadline: policy.deadline.map(info::duration),
+        record: policy.record.is_some(),
     }
 }
 

@@ -118,6 +118,7 @@ pub async fn open(
             let ran = engine.run(spec, request_id).await;
             (session, warnings) =
                 ran.map_err(|error| within("open.run")(call.hide(engine, error)))?;
+            call.started(&session);
             (drive(&session, None), session)
         }
         What::Start(spec) => {
@@ -125,6 +126,7 @@ pub async fn open(
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let started = engine.start_session(spec, request_id, true).await;
             let session = started.map_err(within("open.start"))?;
+            call.started(&session);
             (drive(&session, None), session)
         }
         What::Attach(attach) => {

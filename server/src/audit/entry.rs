@@ -1,0 +1,331 @@
+//! One line of the log.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    access::{Caller, Identity, Peer, Role},
+    engine::info::{EndReason, KillCause, SessionEnd},
+    redact,
+};
+
+/// The longest text of a field, in bytes; arguments have limits of their own.
+const TEXT_MAX: usize = 1024;
+
+/// What a line tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    /// A call is about to be carried out.
+    Begin,
+    /// It has been carried out, or its session has ended.
+    End,
+    /// It was refused.
+    Denied,
+    /// Records before this one could not be written.
+    Lost,
+}
+
+/// One line of the log: one JSON object. What does not apply is left out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When: RFC 3339 in UTC, with nanoseconds.
+    pub time: String,
+    /// What it tells.
+    pub event: Event,
+    /// Joins the begin of a call with its end.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub call: String,
+    /// Who.
+    #[serde(flatten)]
+    pub who: Who,
+    /// The method's path, e.g. `/conti.v1.SessionService/Stream`.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub method: String,
+    /// On what.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// Why it was refused.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub denied: Option<String>,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// With [`Event::Lost`]: how many records could not be written, or may not be on disk.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lost: Option<u64>,
+}
+
+/// Who calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// The name of the identity.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub identity: String,
+    /// Its role.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub role: Option<String>,
+    /// Where it is: an address and port, or `unix`.
+    #[serde(skip_serializing_if = "String::is_empty", default)]
+    pub address: String,
+    /// The pid of a local process.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<i32>,
+    /// The serial number of its certificate.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub certificate: Option<String>,
+    /// Its trace id, where it sent one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<String>,
+    /// Whether it may rewrite the log anyway.
+    #[serde(skip, default)]
+    pub owns_host: bool,
+}
+
+impl Who {
+    /// One that may call.
+    pub fn of(caller: &Caller) -> Who {
+        let mut who = Who::nobody(&caller.peer);
+        who.role = Some(caller.role.as_str().to_owned());
+        who.owns_host =
+            matches!(caller.peer.identity, Identity::Local { .. }) && caller.role == Role::Admin;
+        who
+    }
+
+    /// One whom the policy grants nothing.
+    pub fn nobody(peer: &Peer) -> Who {
+        let pid = match &peer.identity {
+            Identity::Local { pid, .. } => *pid,
+            _ => None,
+        };
+        Who {
+            identity: peer.identity.name(),
+            role: None,
+            address: peer.address.clone(),
+            pid,
+            certificate: peer.identity.certificate().map(|leaf| leaf.serial.clone()),
+            trace: None,
+            owns_host: false,
+        }
+    }
+}
+
+/// What a call is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subject {
+    /// As `contictl` takes it: the name or id of a container, `pid:N` or `host`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target: Option<String>,
+    /// The id of the container.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub container: Option<String>,
+    /// The id of the session.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    /// The command with its arguments, redacted.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub argv: Vec<String>,
+    /// The names of the variables that it was given.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub env: Vec<String>,
+    /// Whom it runs as, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user: Option<String>,
+    /// Whether it has a terminal.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub terminal: Option<bool>,
+    /// What else tells one call from another, e.g. a path, a signal or a role.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// Why the caller says that it does it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+impl Subject {
+    /// Cuts what is longer than any name.
+    pub fn shorten(&mut self) {
+        let texts = [&mut self.target, &mut self.session, &mut self.user, &mut self.detail];
+        for text in texts.into_iter().flatten() {
+            *text = redact::cut(text, TEXT_MAX);
+        }
+    }
+
+    /// Sets what is run; `env`: `NAME=value`, of which only the names are kept.
+    pub fn command(&mut self, argv: &[String], env: &[String], terminal: bool) {
+        self.argv = redact::argv(argv);
+        self.env = redact::env_names(env);
+        self.terminal = Some(terminal);
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The name of the gRPC code, e.g. `OK` or `NOT_FOUND`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub code: Option<String>,
+    /// What went wrong, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error: Option<String>,
+    /// How its session ended, where the call saw it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub end: Option<End>,
+    /// Bytes that came from the caller.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_in: Option<u64>,
+    /// Bytes that went to the caller.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_out: Option<u64>,
+    /// How long it took, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub seconds: Option<f64>,
+}
+
+/// How a session ended: exactly one of the fields of the reason, and how much it wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Why.
+    #[serde(flatten)]
+    pub reason: Reason,
+    /// Bytes of stdout, or of the terminal.
+    pub stdout_bytes: u64,
+    /// Bytes of stderr.
+    pub stderr_bytes: u64,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Its exit code.
+    Exit(i32),
+    /// The signal that ended it.
+    Signal(i32),
+    /// The out-of-memory killer ended it.
+    OutOfMemory(bool),
+    /// Its deadline had passed.
+    Deadline(bool),
+    /// It was killed: by a `client`, or after a `disconnect`.
+    Killed(String),
+    /// Its container ended under it.
+    ContainerGone(bool),
+    /// Its command was never run, and why.
+    StartFailed(String),
+    /// What became of it is not known, and why.
+    Lost(String),
+}
+
+impl From<&SessionEnd> for End {
+    fn from(end: &SessionEnd) -> End {
+        let reason = match &end.reason {
+            EndReason::Exit(code) => Reason::Exit(*code),
+            EndReason::Signal { number, .. } => Reason::Signal(*number),
+            EndReason::OutOfMemory => Reason::OutOfMemory(true),
+            EndReason::Deadline => Reason::Deadline(true),
+            EndReason::Killed { cause: KillCause::Client, .. } => Reason::Killed("client".into()),
+            EndReason::Killed { cause: KillCause::Disconnect, .. } => {
+                Reason::Killed("disconnect".into())
+            }
+            EndReason::ContainerGone => Reason::ContainerGone(true),
+            EndReason::StartFailed { message, .. } => Reason::StartFailed(short(message)),
+            EndReason::Lost(why) => Reason::Lost(short(why)),
+        };
+        End { reason, stdout_bytes: end.stdout_bytes, stderr_bytes: end.stderr_bytes }
+    }
+}
+
+impl Entry {
+    /// A line about this moment.
+    pub fn new(event: Event, who: Who, method: &str, subject: Subject) -> Entry {
+        Entry {
+            time: now(),
+            event,
+            call: String::new(),
+            who,
+            method: redact::cut(method, TEXT_MAX),
+            subject,
+            denied: None,
+            outcome: Outcome::default(),
+            lost: None,
+        }
+    }
+
+    /// The line, with its end.
+    pub(super) fn line(&self) -> Vec<u8> {
+        // It holds text and numbers only, which all have a form in JSON.
+        let mut line = serde_json::to_vec(self).unwrap_or_default();
+        line.push(b'\n');
+        line
+    }
+}
+
+impl Outcome {
+    /// What a code and a message say. `message`: empty where all went well.
+    pub fn of(code: &str, message: &str) -> Outcome {
+        let error = (!message.is_empty()).then(|| short(message));
+        Outcome { code: Some(code.to_owned()), error, ..Outcome::default() }
+    }
+
+    /// Sets how long it took.
+    pub(super) fn took(&mut self, time: Duration) {
+        // Microseconds say enough.
+        self.seconds = Some((time.as_secs_f64() * 1e6).round() / 1e6);
+    }
+}
+
+/// A sentence as it may stand in the log: it may quote what a caller sent.
+pub(super) fn short(text: &str) -> String {
+    redact::cut(&redact::text(text), TEXT_MAX)
+}
+
+pub(super) fn now() -> String {
+    humantime::format_rfc3339_nanos(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_one_line_whatever_stands_in_it() {
+        let mut subject = Subject { reason: Some("a\nb\u{1b}[0m".into()), ..Subject::default() };
+        subject.command(&["sh\n".into(), "\u{2028}\r".into()], &["A=secret".into()], true);
+        let mut entry = Entry::new(Event::Begin, Who::default(), "/x", subject);
+        entry.call = "c".into();
+        let line = entry.line();
+        assert_eq!(line.iter().filter(|byte| **byte < 0x20).count(), 1);
+        assert!(line.ends_with(b"}\n"));
+        let text = String::from_utf8(line).unwrap();
+        assert!(!text.contains("secret") && text.contains(r#""env":["A"]"#));
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn every_end_of_a_session_has_a_word_of_its_own() {
+        let end = |reason| {
+            let end = SessionEnd {
+                reason,
+                time: SystemTime::UNIX_EPOCH,
+                stdout_bytes: 3,
+                stderr_bytes: 0,
+                dropped_bytes: 0,
+                drain_timed_out: false,
+            };
+            serde_json::to_string(&End::from(&end)).unwrap()
+        };
+        let killed = EndReason::Killed { signal: 9, cause: KillCause::Client };
+        for (reason, word) in [
+            (EndReason::Exit(7), r#""exit":7"#),
+            (EndReason::Signal { number: 15, core_dumped: false }, r#""signal":15"#),
+            (EndReason::OutOfMemory, r#""out_of_memory":true"#),
+            (EndReason::Deadline, r#""deadline":true"#),
+            (killed, r#""killed":"client""#),
+            (EndReason::ContainerGone, r#""container_gone":true"#),
+            (EndReason::Lost("x".into()), r#""lost":"x""#),
+        ] {
+            assert_eq!(end(reason), format!("{{{word},\"stdout_bytes\":3,\"stderr_bytes\":0}}"));
+        }
+    }
+}

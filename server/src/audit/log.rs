@@ -1,0 +1,303 @@
+//! The log as calls see it.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    Entry, Event, Limits, Outcome, Subject, Who,
+    entry::{End, short},
+    writer::{Durability, Line, Writer},
+};
+use crate::engine::{id, info::SessionEnd};
+
+/// Lines that wait for the writer. More than there are calls at a time, unless the disk stands still.
+const QUEUE: usize = 8192;
+/// How long a call waits for its record. A disk that takes longer counts as broken.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a call could not be recorded, in one sentence.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct Failed(String);
+
+/// The log. Clones are the same log.
+#[derive(Debug, Clone)]
+pub struct Log(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    /// `None` once the log is closed.
+    lines: Mutex<Option<SyncSender<Line>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// Opens a log, and makes it where it is not there.
+    pub fn open(path: &Path, limits: Limits) -> io::Result<Log> {
+        let lost = Arc::new(AtomicU64::new(0));
+        let writer = Writer::open(PathBuf::from(path), limits, lost.clone())?;
+        let (lines, waiting) = sync_channel(QUEUE);
+        let thread =
+            thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&waiting))?;
+        let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
+        Ok(Log(Some(Arc::new(Shared { lines, thread, lost }))))
+    }
+
+    /// No log at all.
+    pub fn none() -> Log {
+        Log(None)
+    }
+
+    /// Records that a call is about to be carried out. When it returns the record is where it must be:
+    /// see the [module](super).
+    pub async fn begin(&self, who: Who, method: &str, subject: Subject) -> Result<Open, Failed> {
+        let mut entry = Entry::new(Event::Begin, who, method, subject);
+        entry.call = id::new();
+        let open =
+            |entry: Entry| Open { log: self.clone(), entry: Some(entry), begun: Instant::now() };
+        let Some(shared) = &self.0 else { return Ok(open(entry)) };
+        let durability =
+            if entry.who.owns_host { Durability::Written } else { Durability::Flushed };
+        let (written, answer) = oneshot::channel();
+        let line = Line { bytes: entry.line(), durability, written: Some(written) };
+        shared.send(line)?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(()))) => Ok(open(entry)),
+            Ok(Ok(Err(problem))) => Err(Failed(problem)),
+            Ok(Err(_)) => Err(Failed("the audit log is closed".to_owned())),
+            Err(_) => Err(Failed(format!(
+                "the audit log was not written in {} seconds",
+                PATIENCE.as_secs()
+            ))),
+        }
+    }
+
+    /// Goes on with a call that nobody was told of in time: its end is written all the same.
+    pub fn unrecorded(&self, who: Who, method: &str, subject: Subject) -> Open {
+        let mut entry = Entry::new(Event::Begin, who, method, subject);
+        entry.call = id::new();
+        Open { log: self.clone(), entry: Some(entry), begun: Instant::now() }
+    }
+
+    /// Records that a call was refused, and why.
+    pub fn denied(&self, who: Who, method: &str, subject: Subject, code: &str, why: &str) {
+        let mut entry = Entry::new(Event::Denied, who, method, subject);
+        entry.call = id::new();
+        entry.denied = Some(short(why));
+        entry.outcome.code = Some(code.to_owned());
+        self.add(&entry);
+    }
+
+    /// Writes what is there, and closes the file. Records that come later are lost.
+    pub fn close(&self) {
+        let Some(shared) = &self.0 else { return };
+        drop(shared.lines.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = shared.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It told what went wrong itself.
+            let _ = thread.join();
+        }
+    }
+
+    fn add(&self, entry: &Entry) {
+        if let Some(shared) = &self.0 {
+            let line = Line { bytes: entry.line(), durability: Durability::Written, written: None };
+            // It is counted, and told in the log once that can be written.
+            let _ = shared.send(line);
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self, line: Line) -> Result<(), Failed> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent = match &*lines {
+            Some(lines) => lines.try_send(line).is_ok(),
+            None => false,
+        };
+        if sent {
+            return Ok(());
+        }
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        Err(Failed("more calls wait for the audit log than it can take".to_owned()))
+    }
+}
+
+/// A call that was begun. Dropped without an end, it was given up: its caller is gone.
+#[derive(Debug)]
+pub struct Open {
+    log: Log,
+    entry: Option<Entry>,
+    begun: Instant,
+}
+
+impl Open {
+    /// Adds what has become known of what the call is about.
+    pub fn subject(&mut self, change: impl FnOnce(&mut Subject)) {
+        if let Some(entry) = &mut self.entry {
+            change(&mut entry.subject);
+        }
+    }
+
+    /// Records what came of it.
+    pub fn end(mut self, outcome: Outcome) {
+        self.write(outcome);
+    }
+
+    /// As `end`, of a call that saw its session end.
+    pub fn end_with(mut self, mut outcome: Outcome, end: &SessionEnd) {
+        outcome.end = Some(End::from(end));
+        self.write(outcome);
+    }
+
+    /// Records that the call was refused after all, and why.
+    pub fn denied(mut self, code: &str, why: &str) {
+        if let Some(begun) = self.entry.take() {
+            let mut entry = Entry { event: Event::Denied, ..begun };
+            entry.time = super::entry::now();
+            entry.denied = Some(short(why));
+            entry.outcome.code = Some(code.to_owned());
+            self.log.add(&entry);
+        }
+    }
+
+    /// The same call, for an end that comes later.
+    pub fn again(&self) -> Open {
+        Open { log: self.log.clone(), entry: self.entry.clone(), begun: self.begun }
+    }
+
+    fn write(&mut self, mut outcome: Outcome) {
+        let Some(begun) = self.entry.take() else { return };
+        outcome.took(self.begun.elapsed());
+        let Subject { target, container, session, .. } = begun.subject;
+        // What stands in the begin is not said twice but for what one looks for.
+        let subject = Subject { target, container, session, ..Subject::default() };
+        let mut entry = Entry::new(Event::End, begun.who, &begun.method, subject);
+        entry.call = begun.call;
+        entry.outcome = outcome;
+        self.log.add(&entry);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.write(Outcome::of("CANCELLED", ""));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn entries(path: &Path) -> Vec<Entry> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn limits(max_bytes: u64) -> Limits {
+        Limits { max_bytes, keep: 1000 }
+    }
+
+    fn remote() -> Who {
+        Who { identity: "alice".into(), ..Who::default() }
+    }
+
+    #[tokio::test]
+    async fn begin_and_end_of_a_call_have_its_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(1 << 20)).unwrap();
+        let mut open = log.begin(remote(), "/a/B", Subject::default()).await.unwrap();
+        assert_eq!(entries(&path).len(), 1, "it is there before the call is carried out");
+        open.subject(|subject| subject.session = Some("s".into()));
+        open.end(Outcome::of("OK", ""));
+        drop(log.begin(remote(), "/a/C", Subject::default()).await.unwrap());
+        log.denied(remote(), "/a/D", Subject::default(), "PERMISSION_DENIED", "role too low");
+        log.close();
+        let all = entries(&path);
+        let told: Vec<_> = all.iter().map(|e| (e.event, e.method.as_str())).collect();
+        let wanted = [
+            (Event::Begin, "/a/B"),
+            (Event::End, "/a/B"),
+            (Event::Begin, "/a/C"),
+            (Event::End, "/a/C"),
+            (Event::Denied, "/a/D"),
+        ];
+        assert_eq!(told, wanted);
+        assert_eq!(all[0].call, all[1].call);
+        assert_ne!(all[0].call, all[2].call);
+        assert_eq!(all[1].subject.session.as_deref(), Some("s"));
+        assert_eq!(all[3].outcome.code.as_deref(), Some("CANCELLED"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_at_the_same_time_lose_no_line_where_files_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(5000)).unwrap();
+        let calls: Vec<_> = (0..16)
+            .map(|_| {
+                let log = log.clone();
+                tokio::spawn(async move {
+                    for _ in 0..20 {
+                        let who = remote();
+                        log.begin(who, "/a/B", Subject::default())
+                            .await
+                            .unwrap()
+                            .end(Outcome::default());
+                    }
+                })
+            })
+            .collect();
+        for call in calls {
+            call.await.unwrap();
+        }
+        log.close();
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|f| f.unwrap().path()).collect();
+        assert!(files.len() > 10);
+        let all: Vec<Entry> = files.iter().flat_map(|file| entries(file)).collect();
+        let begun = all.iter().filter(|entry| entry.event == Event::Begin).count();
+        assert_eq!((begun, all.len()), (320, 640));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_written_is_refused_and_counted_until_it_can() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(1 << 20)).unwrap();
+        let begin = || log.begin(remote(), "/a/B", Subject::default());
+        let first = begin().await.unwrap();
+        fs::rename(&path, dir.path().join("old")).unwrap();
+        fs::create_dir(&path).unwrap();
+        for _ in 0..2 {
+            let problem = begin().await.unwrap_err().to_string();
+            assert!(problem.contains("cannot be written"), "{problem}");
+        }
+        log.denied(remote(), "/a/C", Subject::default(), "PERMISSION_DENIED", "");
+        assert!(begin().await.is_err());
+        fs::remove_dir(&path).unwrap();
+        drop(begin().await.unwrap());
+        drop(first);
+        log.close();
+        // What was written before the file was moved away is whole, in the file that was moved.
+        assert_eq!(entries(&dir.path().join("old")).len(), 1);
+        let all = entries(&path);
+        assert_eq!((all[0].event, all[0].lost), (Event::Lost, Some(4)));
+        let told: Vec<_> = all[1..].iter().map(|entry| entry.event).collect();
+        assert_eq!(told, [Event::Begin, Event::End, Event::End]);
+    }
+}

@@ -1,0 +1,21 @@
+//! Who did what, and what came of it: a file of JSON lines. Knows nothing of gRPC.
+//!
+//! - [`entry`]: one line of the log, and what it tells of whom; [`crate::redact`]: what of a command's
+//!   arguments may stand in it;
+//! - [`log`]: the log as calls see it: a record before they are carried out, and one after;
+//! - `writer`: the thread that owns the file; `file`: the file, its rotation, and what a crash left of it.
+//!
+//! A `begin` is written before the engine is asked, an `end` after it has answered, and the same `call`
+//! stands in both. The record of a call from another machine is on disk before the call is carried out
+//! (calls at the same time share one flush). That of a local admin, who could rewrite the file anyway,
+//! is written, so that it outlives the agent, and flushed within a second: a flush costs more than
+//! many a call. Ends are flushed within a second.
+
+pub mod entry;
+mod file;
+pub mod log;
+mod writer;
+
+pub use entry::{Entry, Event, Outcome, Subject, Who};
+pub use file::Limits;
+pub use log::{Log, Open};

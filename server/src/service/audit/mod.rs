@@ -1,0 +1,204 @@
+//! The layer that has each call recorded: before its method is asked, and when its last byte has gone.
+//!
+//! It reads the first message of a request itself ([`mod@first`]), so that no method can be reached without its record
+//! ([`subject`] says what stands in it), and gives the method a [`Ticket`] to add what it finds out:
+//! which container was meant, which session was started. Denials at the door are recorded by
+//! [`super::access`].
+//!
+//! A call whose session outlives it has two ends: its own, and later that of the session, with the same
+//! `call`.
+
+mod first;
+mod response;
+mod subject;
+mod ticket;
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use base64::Engine as _;
+use http::{HeaderMap, Request, Response, request::Parts};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{access, status, stopping::Stopping, traceparent::Traceparent};
+use crate::{
+    access::{
+        Caller, Role,
+        policy::CurrentPolicy,
+        records::{AuditedCalls, OnAuditFailure, check_reason},
+    },
+    audit::{Log, Subject, Who},
+    listen::PeerInfo,
+    metrics::AuditFailures,
+};
+pub use response::code_name;
+use subject::{Known, Reach};
+pub use ticket::Ticket;
+
+/// The metadata in which a caller says why it calls: bytes of UTF-8.
+const REASON: &str = "conti-reason-bin";
+
+/// Wraps all services of the agent.
+#[derive(Debug, Clone)]
+pub struct AuditLayer {
+    policy: CurrentPolicy,
+    log: Log,
+    stopping: Stopping,
+    failures: AuditFailures,
+}
+
+impl AuditLayer {
+    /// Records in a log what a policy wants to be recorded.
+    pub fn new(
+        policy: CurrentPolicy,
+        log: Log,
+        stopping: Stopping,
+        failures: AuditFailures,
+    ) -> AuditLayer {
+        AuditLayer { policy, log, stopping, failures }
+    }
+
+    /// The log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+}
+
+impl<S> Layer<S> for AuditLayer {
+    type Service = Audit<S>;
+
+    fn layer(&self, inner: S) -> Audit<S> {
+        Audit { inner, layer: self.clone() }
+    }
+}
+
+/// See [`AuditLayer`].
+#[derive(Debug, Clone)]
+pub struct Audit<S> {
+    inner: S,
+    layer: AuditLayer,
+}
+
+impl<S> Service<Request<Body>> for Audit<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send,
+    S: 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let least = access::least(path);
+        let known = subject::known(path, least);
+        let policy = self.layer.policy.now();
+        let all = policy.audit.calls == AuditedCalls::All && !path.starts_with("/grpc.health.");
+        if known == Known::Looks && !all {
+            return Box::pin(self.inner.call(request));
+        }
+        // The one that is ready is used, and a fresh one stays.
+        let fresh = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let layer = self.layer.clone();
+        Box::pin(async move {
+            match layer.begin(request, known, all).await {
+                Ok((request, None)) => inner.call(request).await,
+                Ok((request, Some((ticket, came)))) => {
+                    let response = inner.call(request).await?;
+                    Ok(response::watched(response, ticket, came))
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+/// What a call that is recorded goes on with.
+type Begun = Option<(Ticket, first::Came)>;
+
+impl AuditLayer {
+    /// Has a call recorded, where it is one that must be.
+    async fn begin(
+        &self,
+        request: Request<Body>,
+        known: Known,
+        all: bool,
+    ) -> Result<(Request<Body>, Begun), Status> {
+        let (mut parts, body) = request.into_parts();
+        let (message, body, came) = self.stopping.or(first::read(body)).await?;
+        let path = parts.uri.path().to_owned();
+        let (mut subject, reach) = subject::of(&path, &message, known);
+        if reach == Reach::Looks && !all {
+            return Ok((Request::from_parts(parts, body), None));
+        }
+        let (who, role) = who(&parts)?;
+        let policy = self.policy.now();
+        match reason(&parts.headers) {
+            Ok(reason) => subject.reason = reason,
+            Err(status) => return Err(self.denied(who, &path, subject, status)),
+        }
+        let missing = subject.reason.is_none() && role.is_some_and(|r| policy.requires_reason(r));
+        if missing && reach == Reach::Changes {
+            let status = status::reason_required(&who.identity);
+            return Err(self.denied(who, &path, subject, status));
+        }
+        let refuses = reach != Reach::Looks && policy.audit.on_failure == OnAuditFailure::Refuse;
+        let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
+            Ok(open) => open,
+            Err(failed) => {
+                self.failures.count();
+                if refuses {
+                    return Err(status::audit_failed(&failed.to_string()));
+                }
+                self.log.unrecorded(who, &path, subject)
+            }
+        };
+        let ticket = Ticket::new(open);
+        parts.extensions.insert(ticket.clone());
+        Ok((Request::from_parts(parts, body), Some((ticket, came))))
+    }
+
+    fn denied(&self, who: Who, path: &str, subject: Subject, status: Status) -> Status {
+        let code = response::code_name(status.code());
+        self.log.denied(who, path, subject, code, status.message());
+        status
+    }
+}
+
+/// Who calls, and in which role; guests have none.
+fn who(parts: &Parts) -> Result<(Who, Option<Role>), Status> {
+    let mut who = match parts.extensions.get::<Caller>() {
+        Some(caller) => (Who::of(caller), Some(caller.role)),
+        None => {
+            let peer = parts.extensions.get::<PeerInfo>();
+            (Who::nobody(&peer.ok_or_else(status::unauthenticated)?.0), None)
+        }
+    };
+    let trace = Traceparent::of(&parts.headers);
+    who.0.trace = trace.map(|trace| trace.trace_id.to_string());
+    Ok(who)
+}
+
+/// Why the caller says that it calls.
+fn reason(headers: &HeaderMap) -> Result<Option<String>, Status> {
+    let Some(value) = headers.get(REASON) else { return Ok(None) };
+    let engine = base64::engine::GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        base64::engine::general_purpose::NO_PAD
+            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+    );
+    let text = engine.decode(value).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = text.ok_or_else(|| status::bad_reason("is not UTF-8"))?;
+    check_reason(&text).map_err(status::bad_reason)?;
+    Ok(Some(text))
+}

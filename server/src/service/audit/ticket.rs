@@ -1,0 +1,98 @@
+//! What a method adds to the record of its call.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    audit::{Open, Outcome, Subject},
+    engine::{container::Container, session::Session},
+};
+
+/// The record of a call that is under way. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Ticket(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// `None`: the end was written.
+    open: Option<Open>,
+    session: Option<Arc<Session>>,
+    /// Whether the call has started that session.
+    started: bool,
+}
+
+impl Ticket {
+    /// Of a call that was begun.
+    pub(super) fn new(open: Open) -> Ticket {
+        Ticket(Arc::new(Mutex::new(State { open: Some(open), session: None, started: false })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The container that was meant.
+    pub fn container(&self, container: &Container) {
+        if let Some(open) = &mut self.state().open {
+            open.subject(|subject| name(subject, &container.id, &container.spec.name));
+        }
+    }
+
+    /// The session that was meant.
+    pub fn session(&self, session: &Arc<Session>) {
+        self.of(session, false);
+    }
+
+    /// The session that the call has started.
+    pub fn started(&self, session: &Arc<Session>) {
+        self.of(session, true);
+    }
+
+    fn of(&self, session: &Arc<Session>, started: bool) {
+        let mut state = self.state();
+        if let Some(open) = &mut state.open {
+            open.subject(|subject| {
+                subject.session = Some(session.id.clone());
+                if let Some(container) = &session.record.container {
+                    name(subject, &container.id, &container.name);
+                }
+            });
+        }
+        state.session = Some(session.clone());
+        state.started |= started;
+    }
+
+    /// The call is over. Its session may not be: then that has an end of its own.
+    pub(super) fn end(&self, outcome: Outcome) {
+        let (open, session, started) = {
+            let mut state = self.state();
+            (state.open.take(), state.session.take(), state.started)
+        };
+        let Some(open) = open else { return };
+        let Some(session) = session else { return open.end(outcome) };
+        match session.info().end {
+            Some(end) => open.end_with(outcome, &end),
+            None if started => {
+                let later = open.again();
+                open.end(outcome);
+                tokio::spawn(async move {
+                    let end = session.wait().await;
+                    later.end_with(Outcome::default(), &end);
+                });
+            }
+            None => open.end(outcome),
+        }
+    }
+
+    /// The call was refused.
+    pub(super) fn denied(&self, code: &str, why: &str) {
+        let open = self.state().open.take();
+        if let Some(open) = open {
+            open.denied(code, why);
+        }
+    }
+}
+
+fn name(subject: &mut Subject, id: &str, name: &str) {
+    subject.target = Some(name.to_owned());
+    subject.container = Some(id.to_owned());
+}

@@ -1,0 +1,338 @@
+//! The audit log: who did what, and nothing carried out that is not in it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use conti_proto::v1::{
+    CreateContainerRequest, DeleteContainerRequest, ListProcessesRequest, StartSessionRequest,
+    WaitSessionRequest,
+};
+use conti_tests::{
+    Agent,
+    api::{self, process, session, shell, sleeper},
+    wait,
+};
+use serde_json::Value;
+use tonic::{Request, metadata::MetadataValue};
+
+const STREAM: &str = "/conti.v1.SessionService/Stream";
+
+/// All files of the log, the oldest first.
+fn files(agent: &Agent) -> Vec<PathBuf> {
+    let entries = fs::read_dir(agent.path("data/audit")).expect("a directory");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.sort();
+    // Those with a number are older than the one without.
+    files.rotate_left(1);
+    files
+}
+
+/// All that stands in the log. Each line is whole.
+fn entries(agent: &Agent) -> Vec<Value> {
+    let text: String =
+        files(agent).iter().map(|file| fs::read_to_string(file).expect("text")).collect();
+    text.lines().map(|line| serde_json::from_str(line).expect("a line is one object")).collect()
+}
+
+/// The begin and the end of the last call of a method. The end is awaited.
+fn last(agent: &Agent, method: &str) -> (Value, Value) {
+    wait::until("the end of the call is in the log", || {
+        let all = entries(agent);
+        let begin = all.iter().rfind(|e| e["event"] == "begin" && e["method"] == method)?;
+        let end = all.iter().find(|e| e["event"] != "begin" && e["call"] == begin["call"])?;
+        Some((begin.clone(), end.clone()))
+    })
+}
+
+/// An agent with a policy.
+fn with_policy(policy: &str) -> Agent {
+    behind("true", policy)
+}
+
+/// An agent with a policy, after a script in a mount namespace of its own.
+fn behind(script: &str, policy: &str) -> Agent {
+    Agent::start_behind(|dir: &Path| {
+        fs::write(dir.join("policy.toml"), policy).expect("a policy can be written");
+        let script =
+            format!("set -e; dir=$1; shift; {script}; exec \"$@\" --policy $dir/policy.toml");
+        let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
+        words.iter().map(OsString::from).chain([dir.into()]).collect()
+    })
+}
+
+#[test]
+fn what_was_run_stands_there_with_its_end() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "web", "--", "sleep", "100000"]);
+    let exec = ["exec", "-e", "MODE=x", "-u", "0", "web", "--", "sh", "-c", "echo out; exit 7"];
+    agent.ctl(exec).run().exits(7);
+    let (begin, end) = last(&agent, STREAM);
+    assert_eq!(begin["identity"], "uid:0");
+    assert_eq!(begin["role"], "admin");
+    assert_eq!(begin["address"], "unix");
+    assert!(begin["pid"].as_i64().is_some_and(|pid| pid > 0));
+    assert_eq!(begin["target"], "web");
+    assert_eq!(begin["argv"], serde_json::json!(["sh", "-c", "echo out; exit 7"]));
+    assert_eq!(begin["env"], serde_json::json!(["MODE"]));
+    assert_eq!((&begin["user"], &begin["terminal"]), (&"0".into(), &false.into()));
+    let container = agent.api(async |mut api| api.get("web").await.expect("there").id);
+    assert_eq!((&end["event"], &end["code"]), (&"end".into(), &"OK".into()));
+    assert_eq!((&end["target"], &end["container"]), (&"web".into(), &container.into()));
+    assert_eq!((&end["end"]["exit"], &end["end"]["stdout_bytes"]), (&7.into(), &4.into()));
+    assert!(end["bytes_out"].as_u64() > Some(4) && end["bytes_in"].as_u64() > Some(10));
+    assert!(end["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    assert_eq!(end["session"].as_str().map(str::len), Some(32));
+
+    let pid = std::process::id().to_string();
+    agent.ctl(["enter", "--target", &pid, "--", "sh", "-c", "kill -TERM $$"]).run().exits(143);
+    let (begin, end) = last(&agent, STREAM);
+    assert_eq!(begin["target"], format!("pid:{pid}"));
+    assert_eq!(end["end"]["signal"], 15);
+
+    agent.ok(["run", "--rm", "--name", "once", "--", "true"]);
+    let (begin, end) = last(&agent, STREAM);
+    assert_eq!((&begin["target"], &end["end"]["exit"]), (&"once".into(), &0.into()));
+
+    agent.ctl(["exec", "web", "--", "nonesuch"]).run().exits(127);
+    let (_, end) = last(&agent, STREAM);
+    assert_eq!(end["code"], "FAILED_PRECONDITION");
+    assert!(end["error"].as_str().is_some_and(|error| error.contains("nonesuch")));
+
+    agent.ok(["kill", "-s", "KILL", "web"]);
+    let (begin, _) = last(&agent, "/conti.v1.ContainerService/KillContainer");
+    assert_eq!((&begin["target"], &begin["detail"]), (&"web".into(), &"KILL".into()));
+    // To look at a container leaves nothing there, to look at the host does.
+    agent.ok(["ps"]);
+    agent.ok(["procs", "host"]);
+    let (begin, _) = last(&agent, "/conti.v1.ProcessService/ListProcesses");
+    assert_eq!(begin["target"], "host");
+    let listed =
+        entries(&agent).iter().any(|e| e["method"] == "/conti.v1.ContainerService/ListContainers");
+    assert!(!listed);
+
+    let file = agent.path("data/audit/audit.jsonl");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!((mode(&file), mode(file.parent().expect("a directory"))), (0o600, 0o700));
+    agent.finish();
+}
+
+#[test]
+fn no_secret_is_in_the_log() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let secret = "hunter2-zQzQ";
+    for words in [
+        vec!["-e".to_owned(), format!("PLAIN={secret}"), "c".into(), "--".into(), "true".into()],
+        vec!["c".into(), "--".into(), "true".into(), format!("--password={secret}")],
+        vec!["c".into(), "--".into(), "true".into(), "--token".into(), secret.into()],
+        vec!["c".into(), "--".into(), "env".into(), format!("API_KEY={secret}"), "true".into()],
+        vec!["c".into(), "--".into(), "true".into(), format!("https://joe:{secret}@host/")],
+        vec!["c".into(), "--".into(), "true".into(), format!("Authorization: Bearer {secret}")],
+        vec![
+            "c".into(),
+            "--".into(),
+            "sh".into(),
+            "-c".into(),
+            format!("true -u a --passwd '{secret}'"),
+        ],
+    ] {
+        agent.ok(["exec".to_owned()].into_iter().chain(words));
+    }
+    // Nor what an error quotes.
+    agent.ctl(["exec", "c", "--", &format!("/x?token={secret}")]).run();
+    last(&agent, STREAM);
+    let text: String =
+        files(&agent).iter().map(|file| fs::read_to_string(file).expect("text")).collect();
+    assert!(!text.contains("zQzQ"), "{text}");
+    assert!(text.contains("[redacted]") && text.contains("PLAIN") && text.contains("--password"));
+    agent.finish();
+}
+
+#[test]
+fn a_session_that_outlives_its_call_has_an_end_of_its_own() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let spec = Some(session("c", shell("sleep 0.5; exit 9")));
+        let request = StartSessionRequest { spec, ..Default::default() };
+        let started = api.sessions.start_session(request).await.expect("started").into_inner();
+        let session_id = started.session.expect("a session").id;
+        api.sessions.wait_session(WaitSessionRequest { session_id }).await.expect("waited");
+    });
+    let ends = wait::until("both ends are in the log", || {
+        let (begin, _) = last(&agent, "/conti.v1.SessionService/StartSession");
+        let all = entries(&agent).into_iter();
+        let ends: Vec<Value> =
+            all.filter(|e| e["event"] == "end" && e["call"] == begin["call"]).collect();
+        (ends.len() == 2).then_some(ends)
+    });
+    assert_eq!((&ends[0]["code"], &ends[0]["end"]), (&"OK".into(), &Value::Null));
+    assert_eq!(ends[1]["end"]["exit"], 9);
+    assert_eq!(ends[0]["session"], ends[1]["session"]);
+    agent.finish();
+}
+
+#[test]
+fn whoever_has_to_give_a_reason_is_refused_without_one_and_quoted_with_one() {
+    let agent = with_policy("[reason]\nrequired_for = [\"admin\"]");
+    agent.api(async |mut api| {
+        let spec = Some(sleeper("c"));
+        let request = CreateContainerRequest { spec, ..Default::default() };
+        let refused = api.containers.create_container(request.clone()).await.expect_err("refused");
+        assert_eq!(api::reason(&refused), "REASON_REQUIRED");
+        assert!(refused.message().contains("--reason"), "{}", refused.message());
+        let because = |reason: &str| {
+            let mut request = Request::new(request.clone());
+            let value = MetadataValue::from_bytes(reason.as_bytes());
+            request.metadata_mut().insert_bin("conti-reason-bin", value);
+            request
+        };
+        for bad in ["", "a\nb", &"x".repeat(513)] {
+            let refused = api.containers.create_container(because(bad)).await.expect_err("refused");
+            assert_eq!(api::reason(&refused), "INVALID_FIELD", "{bad:?}");
+        }
+        api.containers.create_container(because("INC-7: caf\u{e9}")).await.expect("created");
+        // To look needs none.
+        assert_eq!(api.list().await.len(), 1);
+        let mut request =
+            Request::new(DeleteContainerRequest { container: "c".into(), ..Default::default() });
+        request.metadata_mut().insert_bin("conti-reason-bin", MetadataValue::from_bytes(b"done"));
+        api.containers.delete_container(request).await.expect("deleted");
+    });
+    let method = "/conti.v1.ContainerService/CreateContainer";
+    let (begin, end) = last(&agent, method);
+    assert_eq!((&begin["reason"], &end["code"]), (&"INC-7: caf\u{e9}".into(), &"OK".into()));
+    let all = entries(&agent);
+    let denied: Vec<&Value> = all.iter().filter(|e| e["event"] == "denied").collect();
+    assert_eq!(denied.len(), 4);
+    assert!(denied.iter().all(|e| e["method"] == method && e["target"] == "c"));
+    agent.finish();
+}
+
+#[test]
+fn files_change_under_load_without_a_lost_or_torn_line() {
+    let agent = with_policy("[audit]\nmax_bytes = 1048576\nkeep = 1000");
+    const CALLS: usize = 1000;
+    agent.api(async |api| {
+        let tasks: Vec<_> = (0..4)
+            .map(|_| {
+                let mut api = api.clone();
+                tokio::spawn(async move {
+                    for _ in 0..CALLS {
+                        // What is not there: it costs the agent nothing but its record.
+                        let argv = vec!["x".repeat(1000); 2];
+                        let spec = Some(session("nonesuch", process(argv)));
+                        let request = StartSessionRequest { spec, ..Default::default() };
+                        api.sessions.start_session(request).await.expect_err("there is none");
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("all calls were made");
+        }
+    });
+    let calls = wait::until("all ends are in the log", || {
+        let mut calls: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for entry in entries(&agent) {
+            let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            calls.entry(text("call")).or_default().push(text("event"));
+        }
+        calls.values().all(|events| events.len() == 2).then_some(calls)
+    });
+    assert_eq!(calls.len(), 4 * CALLS);
+    assert!(calls.values().all(|events| *events == ["begin", "end"]));
+    assert!(files(&agent).len() >= 4, "{:?}", files(&agent));
+    agent.finish();
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_carried_out_until_there_is_room() {
+    let script = "mkdir -p $dir/data/audit; mount -t tmpfs -o size=64k none $dir/data/audit";
+    let agent = behind(script, "");
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let inside = PathBuf::from(format!("/proc/{}/root", agent.pid()))
+        .join(agent.path("data/audit").strip_prefix("/").expect("absolute"));
+    let filler = inside.join("filler");
+    let fill = || {
+        let mut file = fs::File::create(&filler).expect("a file");
+        let zeros = [0; 4096];
+        while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
+    };
+    fill();
+    // What was there before may have left some room in its last page.
+    let refused = wait::until("a call is refused", || {
+        let run = agent.ctl(["exec", "c", "--", "sh", "-c", "echo >> /tmp/ran"]).run();
+        (run.code != 0).then_some(run)
+    });
+    assert_eq!(refused.code, 125, "{refused:?}");
+    assert!(refused.errors().contains("could not be recorded"), "{refused:?}");
+    agent.api(async |mut api| {
+        let spec = Some(session("c", shell("echo >> /tmp/ran")));
+        let request = StartSessionRequest { spec, ..Default::default() };
+        let refused = api.sessions.start_session(request).await.expect_err("refused");
+        assert_eq!(api::reason(&refused), "AUDIT_FAILED");
+        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        // Those of containers go on.
+        assert_eq!(api.list().await.len(), 1);
+        let target = conti_proto::v1::target::Target::Container("c".into());
+        let target = Some(conti_proto::v1::Target { target: Some(target) });
+        let request = ListProcessesRequest { target, ..Default::default() };
+        api.processes.list_processes(request).await.expect("a look");
+    });
+    fs::remove_file(&filler).expect("removed");
+    agent.ok(["exec", "c", "--", "true"]);
+    let text = fs::read_to_string(inside.join("audit.jsonl")).expect("text");
+    let all: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("whole lines")).collect();
+    let lost = all.iter().find(|e| e["event"] == "lost").expect("that some are missing is told");
+    assert!(lost["lost"].as_u64() >= Some(2), "{lost}");
+    // Each that was carried out is there.
+    let ran = agent.ok(["exec", "c", "--", "sh", "-c", "cat /tmp/ran 2> /dev/null | wc -l"]);
+    let begun = all.iter().filter(|e| e["event"] == "begin" && e["argv"][2] == "echo >> /tmp/ran");
+    assert_eq!(ran, begun.count().to_string());
+    agent.finish();
+}
+
+#[test]
+fn every_call_that_was_carried_out_is_there_when_the_agent_is_killed() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    // Without its end: the agent is killed in the middle of it.
+    let script = "echo $0 >> /tmp/ran; sleep 1000";
+    let mut running = Vec::new();
+    for n in 0..8 {
+        let exec = ["exec", "c", "--", "sh", "-c", script, &n.to_string()];
+        running.push(agent.ctl(exec).spawn());
+    }
+    wait::until_true("some of them run", || {
+        agent.ctl(["exec", "c", "--", "cat", "/tmp/ran"]).run().stdout.len() > 4
+    });
+    agent.kill();
+    agent.restart();
+    let ran = agent.ok(["exec", "c", "--", "cat", "/tmp/ran"]);
+    let all = entries(&agent);
+    for n in ran.lines() {
+        let found = all.iter().any(|e| e["event"] == "begin" && e["argv"][3] == n);
+        assert!(found, "{n} was carried out and is not in the log");
+    }
+    drop(running);
+    agent.finish();
+}
+
+#[test]
+fn sessions_are_recorded_where_the_policy_says_so() {
+    let agent = with_policy("[recording]\nsessions = \"all\"");
+    agent.ok(["run", "-d", "--name", "c", "--", "sh", "-c", "echo main; sleep 100000"]);
+    agent.ok(["exec", "c", "--", "echo", "seen"]);
+    let all = agent.ok(["sessions", "recordings", "-q"]);
+    let ids: Vec<&str> = all.lines().collect();
+    assert_eq!(ids.len(), 2);
+    assert_eq!(agent.ok(["sessions", "replay", "--no-wait", ids[1]]), "seen");
+    agent.finish();
+}
