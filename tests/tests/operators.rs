@@ -173,6 +173,10 @@ async fn tell_all(
     );
     let opened = wire::Wire::open(api, wire::attach(&id(), None)).await;
     all.insert("Stream", opened.map(|_| ()));
+    stream!(
+        "ReadRecording",
+        sessions.read_recording(v1::ReadRecordingRequest { session_id: id() })
+    );
     // What is there is not there any more after these.
     tell!(
         "StopContainer",
