@@ -18,7 +18,7 @@ use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, debug, info, info_span};
 
 use super::{followed::Followed, status, traceparent::Traceparent};
-use crate::metrics::Calls;
+use crate::{metrics::Calls, redact};
 
 /// Wraps all services of the agent.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ where
             let ms = begun.elapsed().as_secs_f64() * 1000.0;
             match response.extensions().get::<Status>() {
                 Some(status) if status.code() != Code::Ok => {
-                    info!(%method, code = ?status.code(), problem = status.message(), ms, "refused");
+                    info!(%method, code = ?status.code(), problem = %redact::text(status.message()), ms, "refused");
                 }
                 _ => debug!(ms, "answered"),
             }
