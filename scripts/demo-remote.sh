@@ -77,7 +77,8 @@ section "An agent that listens to other machines, with an authority of its own"
 web contid pki init
 claim "the agent's certificate names its address" -n "$(grep -F "$web_address" "$dir/shown" || true)"
 echo 'web# contid --listen unix:///run/conti/contid.sock --listen tcp://0.0.0.0:7443'
-on "$web" "$contid" --listen "unix://$dir/contid.sock" --listen tcp://0.0.0.0:7443 \
+# Not through a function, so that the pid is the agent's.
+nsenter --net="/proc/$web/ns/net" -- "$contid" --listen "unix://$dir/contid.sock" --listen tcp://0.0.0.0:7443 \
     --state-dir "$dir/state" --data-dir "$dir/data" >"$dir/contid.log" 2>&1 </dev/null &
 agent_pid=$!
 CONTI_HOST=unix://$dir/contid.sock

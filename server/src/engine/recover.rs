@@ -6,6 +6,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use tracing::{info, warn};
 
 use super::{
     Engine,
+    cgroup::Cgroup,
     container::Container,
     info::EndReason,
     monitor::Monitor,
@@ -83,7 +85,7 @@ impl Engine {
             let cgroup = self.cgroups.open(&name);
             cgroup.kill();
             if !cgroup.remove() {
-                warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
+                self.background.spawn_blocking(move || insist(&cgroup, &name));
             }
         }
     }
@@ -343,6 +345,18 @@ async fn follow(alive: &mut Alive) -> Outcome {
         }
     };
     supervise::follow(&alive.session, &alive.monitor, to_agent).await
+}
+
+/// Removes a cgroup whose processes take their time to die: on a busy host that may be seconds.
+fn insist(cgroup: &Cgroup, name: &str) {
+    for _ in 0..50 {
+        thread::sleep(Duration::from_millis(100));
+        cgroup.kill();
+        if cgroup.remove() {
+            return;
+        }
+    }
+    warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
 }
 
 fn directories(dir: &Path) -> Vec<PathBuf> {
