@@ -39,6 +39,11 @@ pub struct World {
 impl World {
     /// Starts one with a policy.
     pub fn start(policy: &str) -> World {
+        World::start_with(policy, |_| Vec::new())
+    }
+
+    /// Starts one with a policy and further arguments, made for its directory.
+    pub fn start_with(policy: &str, more: impl FnOnce(&Path) -> Vec<OsString>) -> World {
         let (server, clients) = (Authority::make("servers"), Authority::make("clients"));
         let mut files = None;
         let agent = Agent::start_with(|dir: &Path| {
@@ -47,6 +52,7 @@ impl World {
             let mut flags: Vec<OsString> = vec!["--listen".into(), "tcp://127.0.0.1:0".into()];
             flags.extend(written.flags());
             flags.extend(["--policy".into(), written.path("policy.toml").into_os_string()]);
+            flags.extend(more(dir));
             files = Some(written);
             flags
         });

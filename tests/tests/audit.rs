@@ -8,17 +8,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conti_proto::v1::{
-    CreateContainerRequest, DeleteContainerRequest, ListProcessesRequest, StartSessionRequest,
-    WaitSessionRequest,
+use conti_proto::{
+    METHODS,
+    v1::{
+        CreateContainerRequest, DeleteContainerRequest, GetCallerRequest, ListProcessesRequest,
+        Role, StartSessionRequest, WaitSessionRequest,
+    },
 };
 use conti_tests::{
     Agent,
     api::{self, process, session, shell, sleeper},
+    remote::{World, knock},
     wait,
 };
 use serde_json::Value;
-use tonic::{Request, metadata::MetadataValue};
+use tonic::{Code, Request, metadata::MetadataValue};
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 
@@ -335,4 +339,40 @@ fn sessions_are_recorded_where_the_policy_says_so() {
     assert_eq!(ids.len(), 2);
     assert_eq!(agent.ok(["sessions", "replay", "--no-wait", ids[1]]), "seen");
     agent.finish();
+}
+
+#[test]
+fn every_method_above_a_viewers_leaves_a_begin_and_an_end_and_what_is_denied_a_line_of_its_own() {
+    let world = World::start("");
+    let above = || METHODS.iter().filter(|(_, role)| *role as i32 > Role::Viewer as i32);
+    let serial = world.agent.block_on(async {
+        let mut api = world.as_role("root", "admin").api().await.expect("it may look");
+        let caller = api.agent.get_caller(GetCallerRequest {}).await.expect("an answer");
+        let admin = world.as_role("root", "admin").channel().await.expect("it may connect");
+        let viewer = world.as_role("vera", "viewer").channel().await.expect("it may connect");
+        for (path, _) in above() {
+            knock(admin.clone(), path).await.unwrap_or_else(|| panic!("{path} broke off"));
+            let denied = knock(viewer.clone(), path).await.expect("an answer");
+            assert_eq!(denied.code(), Code::PermissionDenied, "{path}");
+        }
+        caller.into_inner().caller.expect("a caller").certificate_serial
+    });
+    assert!(!serial.is_empty());
+    for (path, _) in above() {
+        let (begin, end) = last(&world.agent, path);
+        assert_eq!(
+            (&begin["identity"], &begin["role"]),
+            (&"root".into(), &"admin".into()),
+            "{path}"
+        );
+        let address = begin["address"].as_str().expect("an address");
+        assert!(address.starts_with("127.0.0.1:"), "{path}: {address}");
+        assert!(begin["certificate"].is_string(), "{path}: {begin}");
+        assert_eq!(end["event"], "end", "{path}: {end}");
+        let all = entries(&world.agent);
+        let denied = all.iter().find(|e| e["event"] == "denied" && e["method"] == *path);
+        let denied = denied.unwrap_or_else(|| panic!("nothing tells that {path} was denied"));
+        assert_eq!(denied["identity"], "vera", "{path}");
+    }
+    world.agent.finish();
 }

@@ -157,6 +157,41 @@ fn files_that_do_not_go_together_change_nothing_and_are_told() {
     world.agent.finish();
 }
 
+#[test]
+fn an_expiry_that_is_near_is_told_and_exported() {
+    let world = World::start_with("", |dir| {
+        vec!["--metrics-listen".into(), format!("unix://{}/metrics.sock", dir.display()).into()]
+    });
+    let log = || world.agent.log();
+    // All certificates of these tests hold for an hour.
+    wait::until_true("that of the agent", || {
+        log().contains("the agent's certificate expires soon")
+    });
+    world.agent.block_on(async {
+        world.as_role("alice", "viewer").api().await.expect("it may connect");
+    });
+    wait::until_true("that of a client", || {
+        log().contains("the certificate of a client expires soon")
+    });
+    use std::io::{Read as _, Write as _};
+    let socket = world.agent.path("metrics.sock");
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).expect("metrics");
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\n\r\n").expect("a request");
+    let mut shown = String::new();
+    stream.read_to_string(&mut shown).expect("an answer");
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    for certificate in ["server", "client_ca"] {
+        let name =
+            format!("conti_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}} ");
+        let value = shown.lines().find_map(|line| line.strip_prefix(&name));
+        let value: u64 =
+            value.unwrap_or_else(|| panic!("{name} in {shown}")).parse().expect("seconds");
+        assert!(value > now.as_secs(), "{certificate}: {value}");
+    }
+    world.agent.finish();
+}
+
 fn stdin(process: conti_proto::v1::ProcessSpec) -> conti_proto::v1::ProcessSpec {
     conti_proto::v1::ProcessSpec { stdin: true, ..process }
 }

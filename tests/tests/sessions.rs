@@ -331,3 +331,34 @@ fn exec_d_leaves_the_command_running_and_its_output_readable() {
     });
     agent.finish();
 }
+
+#[test]
+fn a_deadline_of_the_caller_holds_for_what_it_started_and_not_only_for_the_first_answer() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("a")).await.expect("a container");
+        let opened = async |api: &mut Api, value: &'static str| {
+            let (requests, receiver) = tokio::sync::mpsc::channel(4);
+            let open = wire::opening(wire::start(session("a", process(["sleep", "99"]))));
+            requests.send(open).await.expect("room");
+            let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+            let mut request = tonic::Request::new(stream);
+            request.metadata_mut().insert("grpc-timeout", value.parse().expect("metadata"));
+            api.sessions.stream(request).await.map(|answer| (requests, answer.into_inner()))
+        };
+        let (_requests, mut answers) = opened(&mut api, "1S").await.expect("a stream");
+        let mut end = None;
+        while let Ok(Some(answer)) = answers.message().await {
+            if let Some(Receive::End(ended)) = answer.message {
+                end = ended.reason;
+            }
+        }
+        assert!(matches!(end, Some(conti_proto::v1::session_end::Reason::Deadline(_))), "{end:?}");
+        for wrong in ["", "S", "1", "1X", "-1S", "999999999S", "1 S"] {
+            let refused = opened(&mut api, wrong).await.err();
+            let refused = refused.unwrap_or_else(|| panic!("{wrong:?} was taken"));
+            assert_eq!(refused.code(), Code::InvalidArgument, "{wrong:?}: {refused:?}");
+        }
+    });
+    agent.finish();
+}
