@@ -91,7 +91,9 @@ impl Certificate {
             _ => None,
         };
         let name = match spiffe_ids(&certificate)?.as_slice() {
-            [] => common_name.ok_or("the certificate has neither a SPIFFE id nor a common name")?,
+            [] => common_name
+                .filter(|name| !is_spiffe(name))
+                .ok_or("the certificate has neither a SPIFFE id nor a common name")?,
             [id] => id.clone(),
             _ => return Err("the certificate has more than one SPIFFE id".to_owned()),
         };
@@ -123,13 +125,18 @@ pub fn serial(bytes: &[u8]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Schemes are written in either case (RFC 3986).
+fn is_spiffe(text: &str) -> bool {
+    text.get(..9).is_some_and(|start| start.eq_ignore_ascii_case("spiffe://"))
+}
+
 fn spiffe_ids(certificate: &X509Certificate<'_>) -> Result<Vec<String>, String> {
     let names = certificate
         .subject_alternative_name()
         .map_err(|error| format!("the certificate's alternative names cannot be read: {error}"))?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
     let uris = names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) if uri.starts_with("spiffe://") => Some(uri.to_string()),
+        GeneralName::URI(uri) if is_spiffe(uri) => Some(uri.to_string()),
         _ => None,
     });
     Ok(uris.collect())
@@ -179,6 +186,8 @@ mod tests {
         assert!(read(Some(""), &["admin"], &[]).is_err());
         assert!(read(Some("uid:0"), &["admin"], &[]).is_err());
         assert!(read(Some("a\nb"), &[], &[]).is_err());
+        assert!(read(Some("spiffe://corp/ci"), &[], &[]).is_err());
+        assert!(read(Some("SPIFFE://corp/ci"), &[], &[]).is_err());
         assert!(read(Some("a"), &[], &["spiffe://a/b", "spiffe://a/c"]).is_err());
         assert!(Certificate::read(&CertificateDer::from(vec![1, 2, 3])).is_err());
     }

@@ -296,6 +296,14 @@ fn check(
                 path.display()
             ));
         }
+        // Devices are opened by their names; /dev is the host's own.
+        if let Ok(real) = fs::canonicalize(path)
+            && real != *path
+            && !path.starts_with("/dev")
+        {
+            let (path, real) = (path.display(), real.display());
+            return Err(format!("{path} leads through a link to {real}: name that"));
+        }
     }
     match capabilities.iter().flatten().find(|name| capability::parse(name).is_none()) {
         Some(name) => Err(format!("{name:?} is no capability")),

@@ -60,8 +60,43 @@ pub fn container(spec: &ContainerSpec, grants: &Grants) -> Result {
     process("process", &spec.process, grants)
 }
 
+/// Where a container sees and tells the kernel what to do. Parts of it are hidden by mounts, which must not
+/// be got round.
+const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Whether a specification names paths of the host that somebody else may have been granted.
+pub fn uses_host_paths(spec: &ContainerSpec) -> bool {
+    let of_host = |mount: &Mount| !matches!(mount.source, MountSource::Tmpfs { .. });
+    matches!(spec.rootfs, Rootfs::Dir { .. }) || spec.mounts.iter().any(of_host)
+}
+
+/// Checks where something is mounted.
+pub fn target(field: &str, path: &str) -> Result {
+    let path = Path::new(path);
+    match KERNELS.iter().find(|of| path.starts_with(of) || path == Path::new("/")) {
+        Some(_) => beyond(
+            field,
+            format!("is {}, which belongs to the container's confinement", path.display()),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Checks how a mount is passed on.
+pub fn propagation(field: &str, mount: &Mount) -> Result {
+    match mount.source {
+        MountSource::Bind { propagation: Propagation::Shared, .. } => {
+            let problem = "passes what is mounted inside on to the host";
+            beyond(format!("{field}.bind.propagation"), problem)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks a mount.
 pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
+    target(&format!("{field}.target"), &mount.target)?;
+    propagation(field, mount)?;
     let dirs = &grants.bounds.mounts;
     let verb = "mounts";
     match &mount.source {
@@ -71,11 +106,7 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
             let problem = format!("mounts the device or image {} of the host", source.display());
             beyond(format!("{field}.device.source"), problem)
         }
-        MountSource::Bind { source, propagation, .. } => {
-            if *propagation == Propagation::Shared {
-                let problem = "passes what is mounted inside on to the host";
-                beyond(format!("{field}.bind.propagation"), problem)?;
-            }
+        MountSource::Bind { source, .. } => {
             host_path(&format!("{field}.bind.source"), verb, source, dirs)
         }
         MountSource::Overlay { lowers, upper } => {
@@ -91,7 +122,17 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
 
 /// Checks a command.
 pub fn process(field: &str, process: &Process, grants: &Grants) -> Result {
-    let Confinement { capabilities, seccomp, privileged, no_new_privs: _ } = process.confinement;
+    confinement(field, process.confinement, process.oom_score_adj, grants)
+}
+
+/// Checks how a command is confined.
+pub fn confinement(
+    field: &str,
+    confinement: Confinement,
+    oom_score_adj: Option<i32>,
+    grants: &Grants,
+) -> Result {
+    let Confinement { capabilities, seccomp, privileged, no_new_privs: _ } = confinement;
     let at = |name: &str| format!("{field}.confinement.{name}");
     if privileged {
         beyond(at("privileged"), "lifts all confinement")?;
@@ -104,7 +145,7 @@ pub fn process(field: &str, process: &Process, grants: &Grants) -> Result {
         let problem = format!("adds {}", capability::names(more).join(", "));
         beyond(at("cap_add"), problem)?;
     }
-    if process.oom_score_adj.is_some_and(|adj| adj < 0) {
+    if oom_score_adj.is_some_and(|adj| adj < 0) {
         beyond(
             format!("{field}.oom_score_adj"),
             "protects it at the cost of the host's processes",
@@ -193,6 +234,12 @@ mod tests {
                 let upper = Some((upper.into(), "/srv/w".into()));
                 let source = MountSource::Overlay { lowers: vec![lower.into()], upper };
                 s.mounts.push(Mount { target: "/m".into(), source, read_only: false });
+            });
+        }
+        for target in ["/", "/proc", "/proc/sys", "/sys/fs/cgroup", "/dev/shm"] {
+            of("mounts[0].target", &|s| {
+                let mount = bind("/srv", Propagation::Private);
+                s.mounts.push(Mount { target: target.into(), ..mount });
             });
         }
         of("devices[0].path", &|s| {

@@ -84,6 +84,14 @@ pub struct Who {
 }
 
 impl Who {
+    /// Who it counts as where its lines are counted: one who is not known, by the address alone.
+    pub fn pace_key(&self) -> String {
+        match (self.identity.as_str(), self.address.rsplit_once(':')) {
+            ("guest", Some((address, _))) => format!("guest at {address}"),
+            (identity, _) => identity.to_owned(),
+        }
+    }
+
     /// One that may call.
     pub fn of(caller: &Caller) -> Who {
         let mut who = Who::nobody(&caller.peer);

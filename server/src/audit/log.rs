@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     Entry, Event, Limits, Outcome, Subject, Who,
     entry::{End, short},
+    pace::Pace,
     writer::{Durability, Line, Writer},
 };
 use crate::engine::{id, info::SessionEnd};
@@ -41,6 +42,8 @@ struct Shared {
     lines: Mutex<Option<SyncSender<Line>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     lost: Arc<AtomicU64>,
+    /// For what costs its caller nothing.
+    pace: Pace,
 }
 
 impl Log {
@@ -52,7 +55,7 @@ impl Log {
         let thread =
             thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&waiting))?;
         let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
-        Ok(Log(Some(Arc::new(Shared { lines, thread, lost }))))
+        Ok(Log(Some(Arc::new(Shared { lines, thread, lost, pace: Pace::default() }))))
     }
 
     /// No log at all.
@@ -91,8 +94,19 @@ impl Log {
         Open { log: self.clone(), entry: Some(entry), begun: Instant::now() }
     }
 
-    /// Records that a call was refused, and why.
+    /// Whether a caller that is not known yet may be recorded once more.
+    pub fn has_room_for(&self, who: &Who) -> bool {
+        self.0.as_ref().is_none_or(|shared| shared.pace.allows(&who.pace_key()))
+    }
+
+    /// Records that a call was refused, and why. What is too much of one caller is only counted.
     pub fn denied(&self, who: Who, method: &str, subject: Subject, code: &str, why: &str) {
+        if !self.has_room_for(&who) {
+            if let Some(shared) = &self.0 {
+                shared.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
         let mut entry = Entry::new(Event::Denied, who, method, subject);
         entry.call = id::new();
         entry.denied = Some(short(why));

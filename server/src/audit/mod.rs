@@ -14,6 +14,7 @@
 pub mod entry;
 mod file;
 pub mod log;
+mod pace;
 mod writer;
 
 pub use entry::{Entry, Event, Outcome, Subject, Who};

@@ -113,6 +113,10 @@ impl Engine {
             container: Some(container.reference()),
             labels: container.spec.labels.clone(),
             main: true,
+            confinement: Some((
+                container.spec.process.confinement,
+                container.spec.process.oom_score_adj,
+            )),
             argv: container.spec.process.argv.clone(),
             io: container.spec.io.clone(),
             start_time: SystemTime::now(),

@@ -99,6 +99,7 @@ impl Engine {
             container: container.as_ref().map(|container| container.reference()),
             labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
             main: false,
+            confinement: Some((spec.process.confinement, spec.process.oom_score_adj)),
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),
             start_time: SystemTime::now(),

@@ -196,9 +196,15 @@ impl Door {
 
     async fn let_in(&self, identity: Identity, stream: TlsStream<TcpStream>, address: SocketAddr) {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let shown = chain.clone();
         let peer = Arc::new(Peer { identity, address: address.to_string() });
-        match self.open.add(&peer, chain) {
+        let registered = self.open.add(&peer, chain);
+        // What was revoked while it shook hands is not seen by those that look at open connections.
+        if let Err(problem) = self.tls.now().passes(&shown) {
+            return info!(%address, problem, "refused a connection: its certificate holds no more");
+        }
+        match registered {
             Some(registered) => {
                 debug!(%address, identity = peer.identity.name(), "connected");
                 warn_of_expiry(&peer);

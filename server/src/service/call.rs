@@ -82,8 +82,12 @@ impl Call {
     pub fn may_read(&self, engine: &Engine, about: &About) -> bool {
         let Some(container) = &about.container else { return self.is_admin() };
         let known = engine.find(&self.caller.scope, &container.id);
+        let confined = about.confinement.is_some_and(|(confinement, oom_score_adj)| {
+            rules::confinement("", confinement, oom_score_adj, &self.caller.grants).is_ok()
+        });
         self.is_admin()
-            || self.caller.scope.sees(&about.labels)
+            || confined
+                && self.caller.scope.sees(&about.labels)
                 && known.map_or(true, |found| self.check_inside(engine, &found).is_ok())
     }
 
@@ -98,6 +102,10 @@ impl Call {
     fn check_inside(&self, engine: &Engine, container: &Container) -> Result<(), Status> {
         if self.is_admin() {
             return Ok(());
+        }
+        if container.now().quarantined.is_some() {
+            let what = "nothing is known of how the container is confined";
+            return Err(status::denied(&self.caller, Role::Admin, "container", what));
         }
         self.confined(engine, &container.spec, JOINED_MAX).map_err(|beyond| {
             let Beyond { field, problem } = beyond;
@@ -193,12 +201,37 @@ impl Call {
     /// Whether the caller may write to a session that it sees.
     pub fn check_driver(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
         self.at_least(Role::Operator, "session", "it drives a session")?;
+        if self.is_admin() {
+            return Ok(());
+        }
+        // Somebody else may have started it, with more rights than this caller could have given it.
+        let Some((confinement, oom_score_adj)) = session.record.confinement else {
+            let what = "nothing is known of how the session is confined";
+            return Err(status::denied(&self.caller, Role::Admin, "session", what));
+        };
+        let grants = &self.caller.grants;
+        rules::confinement("process", confinement, oom_score_adj, grants).map_err(|beyond| {
+            let what = format!("the session is not confined: {} {}", beyond.field, beyond.problem);
+            status::denied(&self.caller, Role::Admin, "session", &what)
+        })?;
         // Where the container is gone, nothing of it can be reached any more.
         let container = session.record.container.as_ref();
         match container.and_then(|c| engine.find(&self.caller.scope, &c.id).ok()) {
             Some(container) => self.check_inside(engine, &container),
             None => Ok(()),
         }
+    }
+
+    /// Finds a container to start it again. Its paths of the host are those of who made it: one who was
+    /// granted others, or could change what lies there, must not have them looked up anew.
+    pub fn restart(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+        let container = self.enter(engine, key)?;
+        let own = container.spec.bounds.as_ref() == Some(&self.caller.grants.bounds);
+        if !self.is_admin() && !own && rules::uses_host_paths(&container.spec) {
+            let what = "the container uses paths of the host by the rights of who made it";
+            return Err(status::denied(&self.caller, Role::Admin, "container", what));
+        }
+        Ok(container)
     }
 
     /// Checks a container that is to be made. `at`: the path of its specification in the request.
@@ -211,6 +244,12 @@ impl Call {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
         if self.is_admin() {
+            // Another container may have the name one day. One that is not there is the engine's to tell.
+            for key in joined(&mut spec) {
+                if let Ok(found) = self.see(engine, key) {
+                    key.clone_from(&found.id);
+                }
+            }
             return Ok(spec);
         }
         rules::container(&spec, &self.caller.grants).map_err(|beyond| self.beyond(at, beyond))?;
@@ -221,20 +260,8 @@ impl Call {
                 format!("it may only make containers with the label {name}={value}; give it");
             return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
         }
-        let namespaces = &mut spec.namespaces;
-        for namespace in [
-            &mut namespaces.pid,
-            &mut namespaces.uts,
-            &mut namespaces.ipc,
-            &mut namespaces.net,
-            &mut namespaces.cgroup,
-            &mut namespaces.user,
-            &mut namespaces.time,
-        ] {
-            if let Namespace::Container(key) = namespace {
-                // Another container may have the name when this one is started again.
-                *key = self.enter(engine, key)?.id.clone();
-            }
+        for key in joined(&mut spec) {
+            *key = self.enter(engine, key)?.id.clone();
         }
         spec.bounds = Some(self.caller.grants.bounds.clone());
         Ok(spec)
@@ -290,6 +317,12 @@ impl Call {
         if self.is_admin() {
             return Ok(None);
         }
+        let checked = rules::target("mount.target", &mount.target)
+            .and_then(|()| rules::propagation("mount", mount));
+        checked.map_err(|beyond| {
+            let what = format!("{} {}", beyond.field, beyond.problem);
+            status::denied(&self.caller, Role::Admin, &beyond.field, &what)
+        })?;
         // A path of a container that the caller may enter is none of the host.
         let inside = in_container && matches!(mount.source, MountSource::Bind { .. });
         if !inside {
@@ -308,7 +341,18 @@ impl Call {
             return Ok(which);
         }
         match which {
-            Which::Point(target, point) => Ok(Which::Point(self.target(engine, target)?, point)),
+            // Others are part of the container, some of them of its confinement.
+            Which::Point(target, point) => {
+                let made = match self.target(engine, target)? {
+                    Target::Container(id) => engine.mount_made_at(&id, &point),
+                    Target::Process { .. } | Target::Host => None,
+                };
+                let made = made.ok_or_else(|| {
+                    let what = "only what was mounted into a living container is unmounted there";
+                    status::denied(&self.caller, Role::Admin, "point", what)
+                })?;
+                Ok(Which::Id(made.id.clone()))
+            }
             Which::Id(id) => {
                 let absent = || status::of(Error::NoSuchMount(id.clone()));
                 let made = engine.made_mount(&id).map_err(status::of)?;
@@ -325,4 +369,22 @@ impl Call {
         let what = format!("{field} {}", beyond.problem);
         status::denied(&self.caller, Role::Admin, &field, &what)
     }
+}
+
+/// The containers whose namespaces a specification joins.
+fn joined(spec: &mut ContainerSpec) -> impl Iterator<Item = &mut String> {
+    let namespaces = &mut spec.namespaces;
+    let all = [
+        &mut namespaces.pid,
+        &mut namespaces.uts,
+        &mut namespaces.ipc,
+        &mut namespaces.net,
+        &mut namespaces.cgroup,
+        &mut namespaces.user,
+        &mut namespaces.time,
+    ];
+    all.into_iter().filter_map(|namespace| match namespace {
+        Namespace::Container(key) => Some(key),
+        Namespace::Private | Namespace::Host => None,
+    })
 }

@@ -59,6 +59,8 @@ impl ContainerService for Containers {
         let request_id = call.caller.request_id(request_id);
         let made = self.engine.create(spec, request_id, start).await;
         let made = made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
+        // A request that is repeated returns what the first one made, when its caller may have had more.
+        call.enter(&self.engine, &made.id)?;
         let container = Some(info::container(made));
         Ok(Response::new(CreateContainerResponse { container }))
     }
@@ -73,7 +75,7 @@ impl ContainerService for Containers {
             text::container_key(v, Field::root("container"), &container);
             text::request_id(v, Field::root("request_id"), request_id)
         })?;
-        let id = call.enter(&self.engine, &container)?.id.clone();
+        let id = call.restart(&self.engine, &container)?.id.clone();
         let request_id = call.caller.request_id(request_id);
         let started = self.engine.start_container(&id, request_id).await;
         let container = Some(info::container(started.map_err(status::of)?));

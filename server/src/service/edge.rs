@@ -24,7 +24,7 @@ use super::{
 use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
 
 /// The largest message that is taken.
-const DECODE_MAX: usize = 4 * 1024 * 1024;
+pub const DECODE_MAX: usize = 4 * 1024 * 1024;
 /// The largest message that is sent: a container's description is little more than the request
 /// that made it, and a page of a list at most one description more than its own limit.
 const ENCODE_MAX: usize = 8 * 1024 * 1024;
@@ -44,7 +44,7 @@ const PENDING_RESETS_MAX: usize = 32;
 const LOCAL_RESETS_MAX: usize = 1024;
 
 /// The largest message that a guest may send, and how many calls it may have under way.
-const GUEST_DECODE_MAX: usize = 64 * 1024;
+pub const GUEST_DECODE_MAX: usize = 64 * 1024;
 const GUEST_STREAMS: u32 = 4;
 
 /// What each call goes through before it reaches its method.

@@ -18,8 +18,7 @@ const PIECE: usize = 256 << 10;
 
 /// A recording as a message.
 pub fn message(found: Found) -> v1::Recording {
-    let About { session, container, labels: _, argv, terminal: _, start_time, format } =
-        found.about;
+    let About { session, container, argv, start_time, format, .. } = found.about;
     let (container_id, container_name) = container.map(|of| (of.id, of.name)).unwrap_or_default();
     v1::Recording {
         session_id: session,

@@ -202,6 +202,13 @@ pub fn audit_failed(problem: &str) -> Status {
     build(Code::Unavailable, message, Reason::AuditFailed, metadata, ErrorDetails::new())
 }
 
+/// The status of a guest whose address has tried too often.
+pub fn too_many_guests() -> Status {
+    let message = "too many have tried to join from there; try again in a minute".to_owned();
+    let what = vec![("what", "attempts to join".to_owned())];
+    build(Code::ResourceExhausted, message, Reason::ResourceExhausted, what, ErrorDetails::new())
+}
+
 /// The status of a call of a method that is not there.
 pub fn unknown_method(path: &str) -> Status {
     let message = "this agent has no such method; is it older than its client?".to_owned();

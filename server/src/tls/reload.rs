@@ -65,7 +65,9 @@ impl Reload {
         };
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.tell_expiry();
+        // What has changed between its first reading and this look would not be seen as a change.
+        self.read_policy(true);
+        self.read_tls(true);
         let (mut checked, mut reminded) = (SystemTime::now(), SystemTime::UNIX_EPOCH);
         loop {
             let asked = tokio::select! {
@@ -75,11 +77,11 @@ impl Reload {
             let now = (look(&policy_file), look(&tls_files));
             if asked || now.0 != policy_seen {
                 policy_seen = now.0;
-                self.read_policy();
+                self.read_policy(false);
             }
             if asked || now.1 != tls_seen {
                 tls_seen = now.1;
-                self.read_tls();
+                self.read_tls(false);
                 checked = SystemTime::now();
             }
             if since(checked) >= RECHECK {
@@ -93,24 +95,30 @@ impl Reload {
         }
     }
 
-    fn read_policy(&self) {
+    /// `first`: that it was read is no news.
+    fn read_policy(&self, first: bool) {
         let Some((policy, path)) = &self.policy else { return };
         match Policy::load(path) {
             Ok(new) => {
                 policy.replace(new);
+                if first {
+                    return;
+                }
                 info!(path = %path.display(), "the policy was read again");
             }
             Err(problem) => error!(%problem, "the policy before goes on holding"),
         }
     }
 
-    fn read_tls(&self) {
+    fn read_tls(&self, first: bool) {
         let Some((tls, material)) = &self.tls else { return };
         match material.load() {
             Ok(new) => {
                 tls.replace(new);
                 self.tell_expiry();
-                info!("the certificates were read again");
+                if !first {
+                    info!("the certificates were read again");
+                }
             }
             // Key and certificate may be written one after the other: the next change comes at once.
             Err(problem) => error!(%problem, "the certificates before go on holding"),

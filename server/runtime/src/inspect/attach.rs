@@ -5,7 +5,7 @@
 //! namespace is joined, as the kernel lets nobody change another one, but nothing in it is executed, and
 //! no path of it is looked up but the one that was asked for.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{
@@ -124,13 +124,19 @@ pub fn detach(
 pub fn tree(
     of: ProcessId,
     path: &[u8],
-    recursive: bool,
+    (recursive, plain): (bool, bool),
     answers: &mut Answers<'_>,
 ) -> Result<(), Failure> {
     let root = enter(of)?;
     let refused = |tried, errno| Failure::refused(tried, path, errno);
     let found = root.below(path).map_err(|errno| refused("cannot open", errno))?;
     let stat = fstat(&found).map_err(|errno| refused("cannot look at", errno))?;
+    if plain && is_of_the_kernel(&found).map_err(|errno| refused("cannot look at", errno))? {
+        return Err(Failure::unfit(
+            "what the kernel shows of itself is not bound elsewhere:",
+            path,
+        ));
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -138,6 +144,23 @@ pub fn tree(
     let tree = open_tree(&found, "", flags).map_err(|errno| refused("cannot bind", errno))?;
     let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     answers.add_with_fd(&Answer::Tree { dir }, tree.as_fd())
+}
+
+/// Whether a file is of a filesystem through which the kernel is told what to do. In a container parts of
+/// these are hidden by mounts of their own, which a copy would not have.
+fn is_of_the_kernel(file: impl AsFd) -> Result<bool, Errno> {
+    // statfs(2), linux/magic.h: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf.
+    const MAGIC: [u64; 8] = [
+        0x9fa0,
+        0x6265_6572,
+        0x0027_e0eb,
+        0x6367_7270,
+        0x6462_6720,
+        0x7472_6163,
+        0x7363_6673,
+        0xcafe_4a11,
+    ];
+    Ok(MAGIC.contains(&(rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff)))
 }
 
 /// Joins the mount namespace of a process, and returns its root.

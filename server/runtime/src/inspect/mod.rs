@@ -105,7 +105,9 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
         Question::Detach { from, point, only, lazy, dry_run } => {
             attach::detach(from, &point, only, (lazy, dry_run))
         }
-        Question::Tree { of, path, recursive } => attach::tree(of, &path, recursive, answers),
+        Question::Tree { of, path, recursive, plain } => {
+            attach::tree(of, &path, (recursive, plain), answers)
+        }
         Question::Namespaces { of } => namespaces::answer(of, answers),
         Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }

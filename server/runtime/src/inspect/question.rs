@@ -90,6 +90,8 @@ pub enum Question {
         path: Vec<u8>,
         /// Whether the mounts below come along.
         recursive: bool,
+        /// Whether it must be no filesystem that the kernel shows of itself, as proc.
+        plain: bool,
     },
 }
 

@@ -147,12 +147,15 @@ impl Engine {
     /// Makes what is to be mounted, attached nowhere yet.
     async fn prepare(&self, wanted: &Wanted) -> Result<Bind> {
         let Mount { source, read_only, .. } = wanted.mount.clone();
+        // As with the mounts that a container is made with.
+        let container = matches!(wanted.target, Target::Container(_));
+        let nodev = container && !self.cgroups.enforces_devices();
         match (&wanted.source_container, &source) {
             (None, _) => {
                 // Filesystems are made by reading devices, which takes its time.
                 let within = wanted.within.clone();
                 let make =
-                    move || requested::make(&source, read_only, (0, 0), false, within.as_deref());
+                    move || requested::make(&source, read_only, (0, 0), nodev, within.as_deref());
                 tokio::task::spawn_blocking(make)
                     .await
                     .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
@@ -165,10 +168,11 @@ impl Engine {
                     recursive: *recursive,
                     read_only,
                     recursive_read_only: *recursive_read_only,
-                    nodev: false,
+                    nodev,
                     propagation: *propagation,
                 };
-                self.clone_of_container(container, source.clone(), options).await
+                let plain = wanted.within.is_some();
+                self.clone_of_container(container, source.clone(), options, plain).await
             }
             (Some(_), _) => Err(Error::Invalid {
                 field: "source_container".to_owned(),
@@ -182,10 +186,12 @@ impl Engine {
         container: &str,
         path: PathBuf,
         options: bind::Options,
+        plain: bool,
     ) -> Result<Bind> {
         let of = self.registry.container(container)?.running_process("bind from")?;
         let path = path.into_os_string().into_encoded_bytes();
-        let question = Question::Tree { of, path: path.clone(), recursive: options.recursive };
+        let question =
+            Question::Tree { of, path: path.clone(), recursive: options.recursive, plain };
         let mut inspection = self.inspect(&question, &[]).await?;
         let mut found = None;
         while let Some(answers) = inspection.next().await? {
@@ -208,6 +214,11 @@ impl Engine {
     /// A mount that was made here.
     pub fn made_mount(&self, id: &str) -> Result<Arc<Made>> {
         self.made_mounts.get(id)
+    }
+
+    /// The last mount that was made here in a container at a path.
+    pub fn mount_made_at(&self, container: &str, point: &[u8]) -> Option<Arc<Made>> {
+        self.made_mounts.at(container, point)
     }
 
     /// Takes a mount away.
@@ -299,6 +310,14 @@ impl MadeMounts {
         *all = there;
         drop(all);
         gone.iter().for_each(|made| self.forget(&made.id));
+    }
+
+    /// The last one that was made in a container at a path.
+    fn at(&self, container: &str, point: &[u8]) -> Option<Arc<Made>> {
+        let of = |made: &&Arc<Made>| {
+            made.container_id.as_deref() == Some(container) && made.mount.target.as_bytes() == point
+        };
+        self.lock().iter().rfind(of).cloned()
     }
 
     fn get(&self, id: &str) -> Result<Arc<Made>> {

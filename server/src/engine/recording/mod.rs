@@ -31,6 +31,7 @@ use std::{
     time::SystemTime,
 };
 
+use conti_runtime::plan::Confinement;
 use conti_shared::name;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -87,6 +88,9 @@ pub struct About {
     pub container: Option<ContainerRef>,
     /// The labels of that container.
     pub labels: BTreeMap<String, String>,
+    /// How the session was confined, as in its record.
+    #[serde(default)]
+    pub confinement: Option<(Confinement, Option<i32>)>,
     /// The command and its arguments, without what looks like a secret.
     pub argv: Vec<String>,
     /// The terminal's size at the start.
@@ -103,6 +107,7 @@ impl About {
         let terminal = record.io.terminal;
         About {
             session: record.id.clone(),
+            confinement: record.confinement,
             container: record.container.clone(),
             labels: record.labels.clone(),
             argv: redact::argv(&record.argv),

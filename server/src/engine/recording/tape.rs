@@ -241,6 +241,7 @@ mod tests {
                 session: "0123456789abcdef0123456789abcdef".into(),
                 container: None,
                 labels: BTreeMap::new(),
+                confinement: None,
                 argv: vec!["x".into()],
                 terminal: Some(TerminalSize { columns: 8, rows: 2 }),
                 start_time: SystemTime::now(),

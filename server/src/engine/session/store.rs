@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::{journal::Saved, protocol::End};
+use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{spec::SessionIo, store};
@@ -34,6 +34,9 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Whether it is the main process of that container.
     pub main: bool,
+    /// How its command is confined, and what the kernel adds to its badness. `None`: it is not known.
+    #[serde(default)]
+    pub confinement: Option<(Confinement, Option<i32>)>,
     /// The command and its arguments.
     pub argv: Vec<String>,
     /// How it is talked to.

@@ -86,7 +86,8 @@ pub fn open<'a>(
     let opened = match within.map(|directories| scope::within(directories, path)) {
         None => resolve(CWD, path, ResolveFlags::NO_MAGICLINKS),
         Some(None) => Err(Errno::XDEV),
-        Some(Some((directory, rest))) => resolve(CWD, directory, ResolveFlags::NO_MAGICLINKS)
+        // Who was granted what lies around a directory could put a link in its place.
+        Some(Some((directory, rest))) => resolve(CWD, directory, ResolveFlags::NO_SYMLINKS)
             .and_then(|directory| {
                 let rest = if rest.as_os_str().is_empty() { Path::new(".") } else { rest };
                 let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

@@ -10,15 +10,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use http_body::{Body as _, Frame, SizeHint};
 use tonic::{Status, body::Body};
 
 /// A flag and a length stand before each message, see gRPC over HTTP/2.
 const HEAD: usize = 5;
-/// Messages up to this size are read. Larger ones are refused by their method.
-const MESSAGE_MAX: usize = 4 << 20;
-
 /// How many bytes of messages have come so far.
 #[derive(Debug, Clone, Default)]
 pub struct Came(Arc<AtomicU64>);
@@ -30,39 +27,38 @@ impl Came {
     }
 }
 
-/// Waits for the first message, and gives it with a body that still holds it. Empty: there is none
-/// that can be read; its method will say why.
-pub async fn read(mut body: Body) -> (Bytes, Body, Came) {
-    let mut seen: VecDeque<Frame<Bytes>> = VecDeque::new();
-    let mut message = Bytes::new();
-    let mut failed = None;
+/// Waits for the first message, of at most `max` bytes, and gives it with a body that still holds it. Empty:
+/// there is none that can be read; its method will say why.
+pub async fn read(mut body: Body, max: usize) -> (Bytes, Body, Came) {
+    let (mut whole, mut last, mut failed) = (BytesMut::new(), None, None);
     loop {
         match std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
-            Some(Ok(frame)) => {
-                let data = frame.data_ref().cloned();
-                seen.push_back(frame);
-                let Some(data) = data else { break };
-                message = match message.is_empty() {
-                    true => data,
-                    false => [message, data].concat().into(),
-                };
-            }
+            Some(Ok(frame)) => match frame.into_data() {
+                // It may come byte by byte: nothing is kept of each.
+                Ok(data) => whole.extend_from_slice(&data),
+                Err(frame) => {
+                    last = Some(frame);
+                    break;
+                }
+            },
             Some(Err(status)) => {
                 failed = Some(status);
                 break;
             }
             None => break,
         }
-        if message.len() >= HEAD {
-            let length = u32::from_be_bytes([message[1], message[2], message[3], message[4]]);
-            if length as usize > MESSAGE_MAX || message.len() >= HEAD + length as usize {
+        if let [_, a, b, c, d, ..] = whole[..] {
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > max || whole.len() >= HEAD + length {
                 break;
             }
         }
     }
-    let came = Came::default();
+    let (came, whole) = (Came::default(), whole.freeze());
+    let data = (!whole.is_empty()).then(|| Frame::data(whole.clone()));
+    let seen = data.into_iter().chain(last).collect();
     let rest = Rest { seen, failed, body, came: came.clone() };
-    (content(message), Body::new(rest), came)
+    (content(whole), Body::new(rest), came)
 }
 
 fn content(mut bytes: Bytes) -> Bytes {

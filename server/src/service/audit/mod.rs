@@ -24,7 +24,13 @@ use http::{HeaderMap, Request, Response, request::Parts};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{access, status, stopping::Stopping, traceparent::Traceparent};
+use super::{
+    access,
+    edge::{DECODE_MAX, GUEST_DECODE_MAX},
+    status,
+    stopping::Stopping,
+    traceparent::Traceparent,
+};
 use crate::{
     access::{
         Caller, Role,
@@ -41,6 +47,9 @@ pub use ticket::Ticket;
 
 /// The metadata in which a caller says why it calls: bytes of UTF-8.
 const REASON: &str = "conti-reason-bin";
+
+/// The one method of guests.
+const JOIN: &str = "/conti.v1.JoinService/Join";
 
 /// Wraps all services of the agent.
 #[derive(Debug, Clone)]
@@ -135,13 +144,22 @@ impl AuditLayer {
         all: bool,
     ) -> Result<(Request<Body>, Begun), Status> {
         let (mut parts, body) = request.into_parts();
-        let (message, body, came) = self.stopping.or(first::read(body)).await?;
         let path = parts.uri.path().to_owned();
+        let guest = parts.extensions.get::<Caller>().is_none();
+        if guest && path != JOIN {
+            return Err(status::unknown_method(&path));
+        }
+        // Larger ones are refused by their method.
+        let max = if guest { GUEST_DECODE_MAX } else { DECODE_MAX };
+        let (message, body, came) = self.stopping.or(first::read(body, max)).await?;
         let (mut subject, reach) = subject::of(&path, &message, known);
         if reach == Reach::Looks && !all {
             return Ok((Request::from_parts(parts, body), None));
         }
         let (who, role) = who(&parts)?;
+        if guest && !self.log.has_room_for(&who) {
+            return Err(status::too_many_guests());
+        }
         let policy = self.policy.now();
         match reason(&parts.headers) {
             Ok(reason) => subject.reason = reason,

@@ -1,0 +1,109 @@
+//! How many lines somebody may cause who is not let in: what is refused costs its caller nothing, and must
+//! not push out of the log what others did.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Lines of one caller at once, and how long until there is room for another.
+const OWN: Allowance = Allowance { burst: 64, each: Duration::from_secs(1) };
+/// The same for all callers together.
+const ALL: Allowance = Allowance { burst: 1024, each: Duration::from_millis(100) };
+/// How many callers are told apart. Beyond that the one who has waited longest is forgotten.
+const CALLERS: usize = 1024;
+
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    burst: u32,
+    each: Duration,
+}
+
+/// The paces of all who were refused lately.
+#[derive(Debug)]
+pub struct Pace(Mutex<Buckets>);
+
+#[derive(Debug)]
+struct Buckets {
+    all: Bucket,
+    own: HashMap<String, Bucket>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    left: u32,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn full(allowance: Allowance, now: Instant) -> Bucket {
+        Bucket { left: allowance.burst, filled: now }
+    }
+
+    fn take(&mut self, allowance: Allowance, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled);
+        let more = passed.as_nanos() / allowance.each.as_nanos();
+        if more >= u128::from(allowance.burst - self.left) {
+            *self = Bucket::full(allowance, now);
+        } else {
+            // Less than a burst.
+            let more = more as u32;
+            self.left += more;
+            self.filled += allowance.each * more;
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        let all = Bucket::full(ALL, Instant::now());
+        Pace(Mutex::new(Buckets { all, own: HashMap::new() }))
+    }
+}
+
+impl Pace {
+    /// Whether a caller may cause one more line.
+    pub fn allows(&self, caller: &str) -> bool {
+        self.allows_at(caller, Instant::now())
+    }
+
+    fn allows_at(&self, caller: &str, now: Instant) -> bool {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !buckets.own.contains_key(caller) && buckets.own.len() >= CALLERS {
+            let oldest = buckets.own.iter().min_by_key(|(_, bucket)| bucket.filled);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                buckets.own.remove(&oldest);
+            }
+        }
+        let fresh = || Bucket::full(OWN, now);
+        let own = buckets.own.entry(caller.to_owned()).or_insert_with(fresh).take(OWN, now);
+        own && buckets.all.take(ALL, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_caller_takes_its_burst_and_then_one_line_a_second_and_leaves_others_theirs() {
+        let (pace, now) = (Pace::default(), Instant::now());
+        let taken = |caller: &str, at| (0..1000).filter(|_| pace.allows_at(caller, at)).count();
+        assert_eq!(taken("mallory", now), 64);
+        assert_eq!(taken("mallory", now + Duration::from_secs(3)), 3);
+        assert_eq!(taken("alice", now), 64);
+        assert_eq!(taken("mallory", now + Duration::from_secs(3600)), 64);
+    }
+
+    #[test]
+    fn many_callers_together_take_no_more_than_all_may() {
+        let (pace, now) = (Pace::default(), Instant::now());
+        let taken = (0..5000).filter(|n| pace.allows_at(&format!("{n}"), now)).count();
+        assert_eq!(taken, 1024);
+        assert!(pace.0.lock().unwrap().own.len() <= CALLERS);
+    }
+}
