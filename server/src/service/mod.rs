@@ -11,6 +11,7 @@
 //! - [`stream`]: the bidirectional stream of a session; [`wire`]: its messages as bytes;
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged and counted of a call, by its
 //!   [`traceparent`] and until it has [`followed`] the answer;
+//! - [`share`]: what one caller may have under way; [`intake`]: what it sends, in time;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
 pub mod access;
@@ -21,6 +22,7 @@ pub mod convert;
 pub mod edge;
 pub mod files;
 pub mod followed;
+pub mod intake;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
@@ -30,6 +32,7 @@ pub mod pki;
 pub mod processes;
 pub mod rootfs;
 pub mod sessions;
+pub mod share;
 pub mod status;
 pub mod stopping;
 pub mod stream;
