@@ -6,7 +6,8 @@
 //! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
 //! - [`api`]: talks to the agent without `contictl`;
-//! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine;
+//! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine; [`world`]: an agent
+//!   for it, [`siege`]: one under attack; [`frames`]: HTTP/2 as an attacker writes it;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
@@ -26,14 +27,17 @@ pub mod api;
 pub mod console;
 pub mod ctl;
 pub mod facts;
+pub mod frames;
 pub mod host;
 pub mod pattern;
 pub mod pki;
 pub mod plain;
 pub mod remote;
 pub mod rootfs;
+pub mod siege;
 pub mod terminal;
 pub mod wait;
 pub mod wire;
+pub mod world;
 
 pub use agent::Agent;

@@ -1,52 +1,18 @@
 //! Who may call what, from another machine and from this one.
 
-use std::{ffi::OsString, path::Path};
-
 use conti_proto::{
     METHODS,
     v1::{GetCallerRequest, Role},
 };
 use conti_tests::{
-    Agent, api,
+    api,
     api::reason,
-    pki::{Authority, Files, Identity, Leaf},
+    pki::{Authority, Leaf},
     remote::{Remote, knock},
     wait,
+    world::World,
 };
 use tonic::Code;
-
-/// An agent that listens on TCP, with a PKI that is not its own.
-struct World {
-    agent: Agent,
-    clients: Authority,
-    server: Authority,
-    files: Files,
-}
-
-impl World {
-    fn start(policy: &str) -> World {
-        let (server, clients) = (Authority::make("servers"), Authority::make("clients"));
-        let mut files = None;
-        let agent = Agent::start_with(|dir: &Path| {
-            let written = Files::write(&dir.join("pki"), &server, &clients);
-            written.put("policy.toml", policy);
-            let mut flags: Vec<OsString> = vec!["--listen".into(), "tcp://127.0.0.1:0".into()];
-            flags.extend(written.flags());
-            flags.extend(["--policy".into(), written.path("policy.toml").into_os_string()]);
-            files = Some(written);
-            flags
-        });
-        World { agent, clients, server, files: files.expect("the files were written") }
-    }
-
-    fn remote(&self, identity: Option<&Identity>) -> Remote {
-        Remote::new(self.agent.port(), &self.server.pem, identity)
-    }
-
-    fn as_role(&self, name: &str, role: &str) -> Remote {
-        self.remote(Some(&self.clients.client(name, role)))
-    }
-}
 
 /// Methods of other contracts that are served as well.
 const FOREIGN: [(&str, Role); 3] = [
