@@ -3,6 +3,7 @@
 use std::{error::Error, path::Path, time::Duration};
 
 use conti_shared::endpoint::Endpoint;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -15,7 +16,7 @@ use crate::{
     audit::{Limits, Log},
     cli::Args,
     engine::{Config, Engine},
-    listen::{self, Connection, open::Open, tcp, unix},
+    listen::{self, Connection, lobby::Lobby, open::Open, tcp, unix},
     metrics::{self, Metrics},
     pki::Pki,
     service::{audit::AuditLayer, edge, pki::Pki as PkiService, stopping::Stopping},
@@ -45,7 +46,9 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let tls = remote(&args, &pki)?;
 
     let audit_log = args.audit_log()?;
-    let config = Config { state_dir: args.state_dir, data_dir: args.data_dir, runtime };
+    let (open_files, files) = raise_open_files();
+    let (state_dir, data_dir) = (args.state_dir, args.data_dir);
+    let config = Config { state_dir, data_dir, runtime, open_files };
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 
@@ -82,10 +85,10 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let pki = PkiService::new(pki);
     let (api, connections) = mpsc::channel::<Connection>(WAITING);
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
-    let open = Open::default();
+    let open = Open::new(files);
     if let Some((tls, _)) = &tls {
         let counts = metrics.connections.clone();
-        let door = tcp::Door::new(tls.clone(), open.clone(), counts, api, join);
+        let door = tcp::Door::new(tls.clone(), Lobby::new(files), open.clone(), counts, api, join);
         for socket in far {
             tokio::spawn(socket.serve(door.clone()));
         }
@@ -104,7 +107,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
 
     let router =
         edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls, audit).await?;
-    let incoming = listen::all(local, policy, metrics.connections.clone(), connections);
+    let counts = metrics.connections.clone();
+    let incoming = listen::all(local, policy, Open::new(files), counts, connections);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     tokio::pin!(serve);
 
@@ -142,6 +146,21 @@ fn open_log(path: &Path, policy: &CurrentPolicy) -> Result<Log, Box<dyn Error>> 
         let path = path.display();
         format!("cannot open the audit log {path}: {problem}; choose another with --audit-log, or `none`").into()
     })
+}
+
+/// Lets the agent have as many files open as it may. Returns the limit that was there, for what it starts, and how
+/// many that is now.
+fn raise_open_files() -> (Rlimit, usize) {
+    let found = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: found.maximum, maximum: found.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => raised.current,
+        Err(error) => {
+            warn!(%error, "cannot raise the limit of open files");
+            found.current
+        }
+    };
+    (found, limit.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX))
 }
 
 /// TLS, where something listens to other machines.

@@ -168,11 +168,12 @@ impl Agent {
     /// The TCP port that the agent listens on for `--listen tcp://…:0`, as it has logged it last.
     pub fn port(&self) -> u16 {
         let log = self.log();
-        let ports = log.lines().filter(|line| line.contains("\"listening\"")).filter_map(|line| {
-            let endpoint = line.split_once("\"endpoint\":\"tcp://")?.1.split('"').next()?;
-            endpoint.rsplit_once(':')?.1.parse().ok()
-        });
-        ports.last().unwrap_or_else(|| panic!("the agent does not listen on TCP:\n{log}"))
+        let mut ports =
+            log.lines().filter(|line| line.contains("\"listening\"")).filter_map(|line| {
+                let endpoint = line.split_once("\"endpoint\":\"tcp://")?.1.split('"').next()?;
+                endpoint.rsplit_once(':')?.1.parse().ok()
+            });
+        ports.next_back().unwrap_or_else(|| panic!("the agent does not listen on TCP:\n{log}"))
     }
 
     /// Runs something that waits.

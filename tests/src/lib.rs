@@ -7,8 +7,9 @@
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
 //! - [`sshd`]: a real sshd of a test's own;
 //! - [`api`]: talks to the agent without `contictl`;
-//! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine;
-//!   [`user`]: as another user;
+//! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine; [`world`]: an agent
+//!   for it, [`siege`]: one under attack; [`frames`]: HTTP/2 as an attacker writes it;
+//! - [`user`]: the API as another user of this machine;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
@@ -29,6 +30,7 @@ pub mod api;
 pub mod console;
 pub mod ctl;
 pub mod facts;
+pub mod frames;
 pub mod host;
 pub mod network;
 pub mod pattern;
@@ -36,10 +38,12 @@ pub mod pki;
 pub mod plain;
 pub mod remote;
 pub mod rootfs;
+pub mod siege;
 pub mod sshd;
 pub mod terminal;
 pub mod user;
 pub mod wait;
 pub mod wire;
+pub mod world;
 
 pub use agent::Agent;

@@ -1,6 +1,6 @@
 //! The API from another machine: gRPC over TLS, without contictl.
 
-use std::{ffi::OsString, io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -18,57 +18,7 @@ use tonic::{
 };
 use tower::service_fn;
 
-use crate::{
-    Agent,
-    api::Api,
-    pki::{Authority, Files, Identity},
-};
-
-/// An agent that listens on TCP, with a PKI that is not its own.
-pub struct World {
-    /// The agent.
-    pub agent: Agent,
-    /// The authority of clients.
-    pub clients: Authority,
-    /// The authority of the agent.
-    pub server: Authority,
-    /// The files of the agent's TLS, and its `policy.toml`.
-    pub files: Files,
-}
-
-impl World {
-    /// Starts one with a policy.
-    pub fn start(policy: &str) -> World {
-        World::start_with(policy, |_| Vec::new())
-    }
-
-    /// Starts one with a policy and further arguments, made for its directory.
-    pub fn start_with(policy: &str, more: impl FnOnce(&Path) -> Vec<OsString>) -> World {
-        let (server, clients) = (Authority::make("servers"), Authority::make("clients"));
-        let mut files = None;
-        let agent = Agent::start_with(|dir: &Path| {
-            let written = Files::write(&dir.join("pki"), &server, &clients);
-            written.put("policy.toml", policy);
-            let mut flags: Vec<OsString> = vec!["--listen".into(), "tcp://127.0.0.1:0".into()];
-            flags.extend(written.flags());
-            flags.extend(["--policy".into(), written.path("policy.toml").into_os_string()]);
-            flags.extend(more(dir));
-            files = Some(written);
-            flags
-        });
-        World { agent, clients, server, files: files.expect("the files were written") }
-    }
-
-    /// A client with this certificate.
-    pub fn remote(&self, identity: Option<&Identity>) -> Remote {
-        Remote::new(self.agent.port(), &self.server.pem, identity)
-    }
-
-    /// A client with a certificate of this name and role.
-    pub fn as_role(&self, name: &str, role: &str) -> Remote {
-        self.remote(Some(&self.clients.client(name, role)))
-    }
-}
+use crate::{api::Api, pki::Identity};
 
 /// How a client connects.
 #[derive(Debug, Clone)]

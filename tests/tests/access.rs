@@ -8,9 +8,10 @@ use conti_tests::{
     Agent, api,
     api::reason,
     pki::{Authority, Leaf},
-    remote::{Remote, World, knock},
+    remote::{Remote, knock},
     user::Common,
     wait,
+    world::World,
 };
 use tonic::Code;
 

@@ -18,8 +18,9 @@ use conti_proto::{
 use conti_tests::{
     Agent,
     api::{self, process, session, shell, sleeper},
-    remote::{World, knock},
+    remote::knock,
     wait,
+    world::World,
 };
 use serde_json::Value;
 use tonic::{Code, Request, metadata::MetadataValue};

@@ -5,9 +5,9 @@ use std::{fs, os::unix::fs::symlink};
 use conti_proto::v1::{self, ContainerSpec, target};
 use conti_tests::{
     api::{self, Api, bind, container, metadata, process, session, shell, sleeper},
-    remote::World,
     wait,
     wire::{self, Wire},
+    world::World,
 };
 use tonic::{Code, Status};
 

@@ -9,8 +9,8 @@ use std::{
 use conti_proto::v1::{self, ContainerSpec, session_target, target};
 use conti_tests::{
     api::{self, Api, bind, container, inside, metadata, process, reason, session, sleeper},
-    remote::World,
     wire,
+    world::World,
 };
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use tonic::{Code, Status};

@@ -6,9 +6,9 @@ use conti_proto::v1::GetAgentRequest;
 use conti_tests::{
     api::{process, session, sleeper},
     pki::Authority,
-    remote::World,
     wait,
     wire::{self, Wire},
+    world::World,
 };
 use rustix::process::Signal;
 use tokio::time::{sleep, timeout};

@@ -15,6 +15,7 @@ use conti_runtime::{
         socket::{self, Wait},
     },
 };
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{io::unix::AsyncFd, sync::Mutex};
 use tracing::{info, warn};
 
@@ -27,6 +28,8 @@ pub struct Launcher {
     image: OwnedFd,
     /// What it is called in the process list.
     tag: String,
+    /// Its limit of open files, which sessions inherit.
+    open_files: Rlimit,
     /// The one that runs. Held over a request and its reply.
     running: Mutex<Option<Running>>,
     /// Where it is counted that one had died.
@@ -51,10 +54,16 @@ impl Running {
 
 impl Launcher {
     /// Takes the program at `path`. Nothing is started yet.
-    pub fn new(path: &Path, tag: &str, counts: Arc<Counts>) -> io::Result<Launcher> {
+    pub fn new(
+        path: &Path,
+        tag: &str,
+        open_files: Rlimit,
+        counts: Arc<Counts>,
+    ) -> io::Result<Launcher> {
         let mut file = std::fs::File::open(path)?;
         let image = memfd::executable("conti-runtime", &mut file)?;
-        Ok(Launcher { image, tag: tag.to_owned(), running: Mutex::new(None), counts })
+        let tag = tag.to_owned();
+        Ok(Launcher { image, tag, open_files, running: Mutex::new(None), counts })
     }
 
     /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
@@ -104,6 +113,9 @@ impl Launcher {
 
     fn start(&self) -> io::Result<Running> {
         let process = launcher::start(self.image.as_fd(), &self.tag)?;
+        // Before it is asked for anything, so that all that it forks has it.
+        let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+        prlimit(pid, Resource::Nofile, self.open_files)?;
         info!(pid = process.pid(), "launcher started");
         Ok(Running { socket: watched(process.socket.try_clone()?)?, process })
     }

@@ -74,6 +74,7 @@ use launcher::Launcher;
 use mounts::live::MadeMounts;
 use recording::Recordings;
 use registry::Registry;
+use rustix::process::Rlimit;
 use scope::Scope;
 use session::Session;
 use slots::Slots;
@@ -90,6 +91,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The program of the launcher.
     pub runtime: PathBuf,
+    /// The limit of open files of what the engine starts: the agent's own may be higher.
+    pub open_files: Rlimit,
 }
 
 /// The engine of one agent.
@@ -135,11 +138,14 @@ impl Engine {
         let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
         let counts = Arc::new(Counts::default());
-        let launcher = Launcher::new(&config.runtime, &tag, counts.clone()).map_err(|error| {
-            let what =
-                format!("cannot load the runtime {}; --runtime names it", config.runtime.display());
-            Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
-        })?;
+        let launcher = Launcher::new(&config.runtime, &tag, config.open_files, counts.clone())
+            .map_err(|error| {
+                let what = format!(
+                    "cannot load the runtime {}; --runtime names it",
+                    config.runtime.display()
+                );
+                Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+            })?;
         let launcher = Arc::new(launcher);
         let view = HostView::make(&config.state_dir.join("host-view"))
             .map_err(io_error("cannot make the host view"))?;

@@ -18,8 +18,11 @@ use tonic::transport::server::Connected;
 use super::open::Registered;
 use crate::{access::Peer, metrics::edge::Open};
 
-/// How long a client that has connected may say nothing.
+/// How long a client that has connected may take to say what HTTP/2 begins with. From there on HTTP/2 itself
+/// finds out whether somebody is there.
 const FIRST_WORD: Duration = Duration::from_secs(10);
+/// What HTTP/2 begins with: its preface and the head of a frame, in bytes.
+const BEGINNING: usize = 24 + 9;
 
 /// Who is at the other end, as it stands in the extensions of each request.
 #[derive(Debug, Clone)]
@@ -35,8 +38,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub struct Connection {
     stream: Box<dyn Stream>,
     peer: Arc<Peer>,
-    /// Until the first byte has come.
+    /// Until the beginning has come.
     patience: Option<Pin<Box<Sleep>>>,
+    /// How many bytes of the beginning have come.
+    begun: usize,
     /// Resolves when it is to be closed.
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Counts it as long as it is open.
@@ -62,6 +67,7 @@ impl Connection {
             stream: Box::new(stream),
             peer,
             patience,
+            begun: 0,
             cut: None,
             _counted: Counted::Not,
             _open: None,
@@ -133,13 +139,17 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.still_open(context)?;
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if let Some(patience) = &mut self.patience {
             if read.is_pending() {
                 ready!(patience.as_mut().poll(context));
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            self.patience = None;
+            self.begun += buffer.filled().len() - before;
+            if self.begun >= BEGINNING {
+                self.patience = None;
+            }
         }
         read
     }
@@ -200,8 +210,17 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let (mut client, server) = UnixStream::pair().unwrap();
         let mut server = connection(server);
-        client.write_all(b"x").await.unwrap();
-        assert_eq!(server.read_u8().await.unwrap(), b'x');
+        let mut beginning = [b'x'; BEGINNING];
+        client.write_all(&beginning).await.unwrap();
+        server.read_exact(&mut beginning).await.unwrap();
         assert!(server.patience.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_begins_and_does_not_go_on_is_let_go() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(&[b'x'; BEGINNING - 1]).await.unwrap();
+        let error = connection(server).read_exact(&mut [0; BEGINNING]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

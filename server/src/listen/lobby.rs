@@ -12,17 +12,19 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-/// How many wait at a time.
+/// How many wait at a time, and what part of the files that the agent may have open that is at most.
 const PLACES: usize = 512;
-/// How many of them come from one address.
-const PER_ADDRESS: usize = 128;
+const OF_FILES: usize = 8;
+/// What part of them comes from one address.
+const OF_PLACES: usize = 4;
 
 /// The places. Clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Lobby(Arc<Mutex<Places>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Places {
+    max: usize,
     next: u64,
     /// The oldest has the lowest number.
     all: BTreeMap<u64, (IpAddr, CancellationToken)>,
@@ -39,6 +41,13 @@ pub struct Place {
 }
 
 impl Lobby {
+    /// An empty one, for an agent that may have so many files open.
+    pub fn new(files: usize) -> Lobby {
+        let max = PLACES.min(files / OF_FILES).max(OF_PLACES);
+        let (all, per_address) = (BTreeMap::new(), HashMap::new());
+        Lobby(Arc::new(Mutex::new(Places { max, next: 0, all, per_address })))
+    }
+
     fn places(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -47,9 +56,9 @@ impl Lobby {
     pub fn enter(&self, address: IpAddr) -> Place {
         let mut places = self.places();
         let same = places.per_address.get(&address);
-        let of_address = same.filter(|own| own.len() >= PER_ADDRESS);
+        let of_address = same.filter(|own| own.len() >= places.max / OF_PLACES);
         let oldest = match of_address.and_then(|own| own.first().copied()) {
-            None if places.all.len() >= PLACES => places.all.keys().next().copied(),
+            None if places.all.len() >= places.max => places.all.keys().next().copied(),
             oldest => oldest,
         };
         if let Some(oldest) = oldest {
@@ -95,16 +104,23 @@ mod tests {
 
     #[test]
     fn the_oldest_of_an_address_makes_room_for_the_next_of_it() {
-        let lobby = Lobby::default();
+        let lobby = Lobby::new(1 << 20);
         let other = lobby.enter(address(1));
-        let held: Vec<_> = (0..PER_ADDRESS + 3).map(|_| lobby.enter(address(2))).collect();
+        let held: Vec<_> = (0..PLACES / OF_PLACES + 3).map(|_| lobby.enter(address(2))).collect();
         let gone = |place: &Place| place.taken.is_cancelled();
         assert!(held[..3].iter().all(gone) && !held[3..].iter().any(gone) && !gone(&other));
     }
 
     #[test]
+    fn there_are_fewer_places_where_files_are_few() {
+        let lobby = Lobby::new(256);
+        let held: Vec<_> = (0..40).map(|n| lobby.enter(address(n))).collect();
+        assert_eq!(held.iter().filter(|place| place.taken.is_cancelled()).count(), 40 - 32);
+    }
+
+    #[test]
     fn the_oldest_of_all_makes_room_when_there_is_none_left() {
-        let lobby = Lobby::default();
+        let lobby = Lobby::new(1 << 20);
         let held: Vec<_> = (0..PLACES as u16 + 1).map(|n| lobby.enter(address(n))).collect();
         assert!(held[0].taken.is_cancelled() && !held[1].taken.is_cancelled());
         drop(held);

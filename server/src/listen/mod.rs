@@ -3,7 +3,7 @@
 //! - [`unix`]: sockets of this machine, whose peers the kernel names;
 //! - [`tcp`]: TLS from other machines, whose peers their certificates name;
 //! - [`lobby`]: those who are not known yet;
-//! - [`open`]: connections from other machines that are open, and closing them;
+//! - [`open`]: connections that are open and counted, and closing them;
 //! - [`connection`]: one of them.
 //!
 //! What a peer may do is decided for each call, in [`crate::service::access`].
@@ -27,15 +27,19 @@ use crate::{access::policy::CurrentPolicy, metrics::Connections};
 /// How long accepting rests when the host is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
 
-/// The connections of several sockets of this machine, and those that come from elsewhere.
+/// The connections of several sockets of this machine, and those that come from elsewhere. `open` counts
+/// those of this machine.
 pub fn all(
     sockets: Vec<unix::Socket>,
     policy: CurrentPolicy,
+    open: open::Open,
     counts: Connections,
     remote: mpsc::Receiver<Connection>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let local = stream::select_all(
-        sockets.into_iter().map(|socket| local(socket, policy.clone(), counts.clone()).boxed()),
+        sockets
+            .into_iter()
+            .map(|socket| local(socket, policy.clone(), open.clone(), counts.clone()).boxed()),
     );
     stream::select(local.map(Ok), connections(remote))
 }
@@ -44,11 +48,12 @@ pub fn all(
 pub fn local(
     socket: unix::Socket,
     policy: CurrentPolicy,
+    open: open::Open,
     counts: Connections,
 ) -> impl Stream<Item = Connection> + Send {
-    stream::unfold((socket, policy, counts), |(socket, policy, counts)| async move {
-        let connection = socket.accept(&policy, &counts).await;
-        Some((connection, (socket, policy, counts)))
+    stream::unfold((socket, policy, open, counts), |(socket, policy, open, counts)| async move {
+        let connection = socket.accept(&policy, &open, &counts).await;
+        Some((connection, (socket, policy, open, counts)))
     })
 }
 

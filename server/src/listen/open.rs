@@ -12,17 +12,23 @@ use tracing::warn;
 
 use crate::access::Peer;
 
-/// How many connections from other machines there are at most.
-const CONNECTIONS_MAX: usize = 2048;
-/// How many of them one identity has at most.
-const PER_IDENTITY_MAX: usize = 256;
+/// How many connections there are at most, and what part of the files that the agent may have open that is at
+/// most: sessions need files too.
+const CONNECTIONS: usize = 2048;
+const OF_FILES: usize = 4;
+/// What part of them one identity has at most.
+const OF_CONNECTIONS: usize = 16;
+/// And how many where the agent may have few files open.
+const EACH_MIN: usize = 16;
 
-/// The connections from other machines that are open. Clones share them.
-#[derive(Debug, Clone, Default)]
+/// The connections that are open and counted. Clones share them.
+#[derive(Debug, Clone)]
 pub struct Open(Arc<Mutex<Table>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
+    max: usize,
+    each_max: usize,
     next: u64,
     all: HashMap<u64, Entry>,
     per_identity: HashMap<String, usize>,
@@ -44,6 +50,14 @@ pub struct Registered {
 }
 
 impl Open {
+    /// None yet, for an agent that may have so many files open.
+    pub fn new(files: usize) -> Open {
+        let max = CONNECTIONS.min(files / OF_FILES).max(EACH_MIN);
+        let each_max = (max / OF_CONNECTIONS).max(EACH_MIN);
+        let (all, per_identity) = (HashMap::new(), HashMap::new());
+        Open(Arc::new(Mutex::new(Table { max, each_max, next: 0, all, per_identity })))
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,7 +67,7 @@ impl Open {
         let mut table = self.table();
         let name = peer.identity.name();
         let own = table.per_identity.get(&name).copied().unwrap_or(0);
-        if table.all.len() >= CONNECTIONS_MAX || own >= PER_IDENTITY_MAX {
+        if table.all.len() >= table.max || own >= table.each_max {
             return None;
         }
         table.per_identity.insert(name, own + 1);
@@ -119,10 +133,10 @@ mod tests {
 
     #[test]
     fn one_identity_does_not_take_all_connections() {
-        let open = Open::default();
-        let mut held: Vec<_> =
-            (0..PER_IDENTITY_MAX).filter_map(|_| open.add(&peer(1), vec![])).collect();
-        assert_eq!(held.len(), PER_IDENTITY_MAX);
+        let open = Open::new(1 << 20);
+        let each = CONNECTIONS / OF_CONNECTIONS;
+        let mut held: Vec<_> = (0..each).filter_map(|_| open.add(&peer(1), vec![])).collect();
+        assert_eq!(held.len(), each);
         assert!(open.add(&peer(1), vec![]).is_none());
         let other = open.add(&peer(2), vec![]);
         assert!(other.is_some());
@@ -136,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn connections_that_do_not_pass_are_cut_and_others_are_not() {
-        let open = Open::default();
+        let open = Open::new(1 << 20);
         let good = open.add(&peer(1), vec![CertificateDer::from(vec![1])]).unwrap();
         let bad = open.add(&peer(2), vec![CertificateDer::from(vec![2])]).unwrap();
         open.recheck(|chain| if *chain[0] == [2] { Err("revoked".into()) } else { Ok(()) });

@@ -70,13 +70,14 @@ impl Door {
     /// A door to the API and to joining.
     pub fn new(
         tls: CurrentTls,
+        lobby: Lobby,
         open: Open,
         counts: Connections,
         api: mpsc::Sender<Connection>,
         join: mpsc::Sender<Connection>,
     ) -> Door {
         let guests = Arc::new(Semaphore::new(GUESTS));
-        Door { tls, lobby: Lobby::default(), open, guests, counts, api, join }
+        Door { tls, lobby, open, guests, counts, api, join }
     }
 }
 

@@ -24,9 +24,9 @@ use rustix::{
 use tokio::{net::UnixListener, time::sleep};
 use tracing::warn;
 
-use super::{Error, REST, connection::Connection};
+use super::{Error, REST, connection::Connection, open::Open};
 use crate::{
-    access::{Identity, Peer, policy::CurrentPolicy},
+    access::{Identity, Peer, Role, policy::CurrentPolicy},
     metrics::Connections,
 };
 
@@ -69,7 +69,13 @@ impl Socket {
     }
 
     /// The next connection of a client that may call.
-    pub async fn accept(&self, policy: &CurrentPolicy, counts: &Connections) -> Connection {
+    /// Those of users that are no administrators are counted in `open`.
+    pub async fn accept(
+        &self,
+        policy: &CurrentPolicy,
+        open: &Open,
+        counts: &Connections,
+    ) -> Connection {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
@@ -77,11 +83,20 @@ impl Socket {
                         let (uid, gid, pid) = (peer.uid(), peer.gid(), peer.pid());
                         let identity = Identity::Local { uid, gid, pid };
                         let peer = Arc::new(Peer { identity, address: "unix".to_owned() });
-                        if policy.now().caller(&peer).is_some() {
+                        let Some(caller) = policy.now().caller(&peer) else {
+                            counts.rejected("unix", "peer");
+                            warn!(uid, pid, "refused a connection: this user has no role here");
+                            continue;
+                        };
+                        if caller.role == Role::Admin {
                             return Connection::counted(stream, peer, counts.opened("unix"));
                         }
-                        counts.rejected("unix", "peer");
-                        warn!(uid, pid, "refused a connection: this user has no role here");
+                        if let Some(registered) = open.add(&peer, Vec::new()) {
+                            let opened = counts.opened("unix");
+                            return Connection::registered(stream, peer, opened, registered);
+                        }
+                        counts.rejected("unix", "too_many");
+                        warn!(uid, pid, "refused a connection: too many");
                     }
                     Err(error) => warn!(%error, "refused a connection: its user is not known"),
                 },

@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use super::{Address, Metrics};
 use crate::{
     access::{Policy, policy::CurrentPolicy},
-    listen::{self, unix},
+    listen::{self, open::Open, unix},
 };
 
 /// Connections at a time; others wait in the kernel until one is over.
@@ -78,7 +78,10 @@ impl Server {
                 let socket = unix::Socket::open(path, false).map_err(Error::Unix)?;
                 // Root and the agent's own user, whoever else may call the API; and none of its numbers.
                 let policy = CurrentPolicy::new(Policy::default());
-                let connections = listen::local(socket, policy, super::Connections::default());
+                // Nobody but administrators gets in, who are not counted.
+                let open = Open::new(0);
+                let connections =
+                    listen::local(socket, policy, open, super::Connections::default());
                 let boxed = connections.map(|connection| Ok(Box::new(connection) as Box<dyn Io>));
                 (Box::pin(boxed), address.clone())
             }

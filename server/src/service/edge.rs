@@ -18,7 +18,7 @@ use tower::layer::util::{Identity, Stack};
 use super::{
     access::AccessLayer, agent::Agent, audit::AuditLayer, containers::Containers, files::Files,
     mounts::Mounts, namespaces::Namespaces, network::Network, pki::Pki, processes::Processes,
-    rootfs::Rootfs, sessions::Sessions, stopping::Stopping, trace::TraceLayer,
+    rootfs::Rootfs, sessions::Sessions, share::ShareLayer, stopping::Stopping, trace::TraceLayer,
     wire::SessionsOnWire,
 };
 use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
@@ -31,9 +31,9 @@ const ENCODE_MAX: usize = 8 * 1024 * 1024;
 /// Calls of one connection at a time. Each may hold a stream's buffers.
 const CONCURRENT_STREAMS: u32 = 1024;
 /// Input that a client may send ahead, for one stream and for a connection: enough for a long
-/// fat network, and all that a hostile client can make the agent hold.
-const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 24 * 1024 * 1024;
+/// fat network, and all that a hostile client can make the agent hold on a connection.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Large frames: each costs a header, a wake-up and a write.
 const FRAME_MAX: u32 = 1024 * 1024;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
@@ -48,7 +48,8 @@ pub const GUEST_DECODE_MAX: usize = 64 * 1024;
 const GUEST_STREAMS: u32 = 4;
 
 /// What each call goes through before it reaches its method.
-pub type Layers = Stack<AuditLayer, Stack<AccessLayer, Stack<TraceLayer, Identity>>>;
+pub type Layers =
+    Stack<AuditLayer, Stack<ShareLayer, Stack<AccessLayer, Stack<TraceLayer, Identity>>>>;
 
 /// Makes the server of guests: who has no certificate yet can join, and nothing else.
 pub fn guests(
@@ -143,6 +144,7 @@ pub async fn router(
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .layer(TraceLayer::new(calls.clone()))
         .layer(AccessLayer::new(policy, audit.log().clone()))
+        .layer(ShareLayer::new())
         .layer(audit)
         .add_service(health)
         .add_service(reflection)

@@ -12,6 +12,7 @@
 //! - [`edge`]: the server with all of its limits; [`trace`]: what is logged and counted of a call, by its
 //!   [`traceparent`] and until it has [`followed`] the answer;
 //! - [`audit`]: the record of each call;
+//! - [`share`]: what one caller may have under way; [`intake`]: what it sends, in time;
 //! - [`stopping`]: how calls that wait hear that the agent stops.
 
 pub mod access;
@@ -23,6 +24,7 @@ pub mod convert;
 pub mod edge;
 pub mod files;
 pub mod followed;
+pub mod intake;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
@@ -33,6 +35,7 @@ pub mod processes;
 pub mod recordings;
 pub mod rootfs;
 pub mod sessions;
+pub mod share;
 pub mod status;
 pub mod stopping;
 pub mod stream;

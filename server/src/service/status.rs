@@ -209,6 +209,37 @@ pub fn too_many_guests() -> Status {
     build(Code::ResourceExhausted, message, Reason::ResourceExhausted, what, ErrorDetails::new())
 }
 
+/// The status of a call whose caller has too much under way already. `what`: of what there are `limit` at most.
+pub fn too_much(name: &str, what: &str, limit: usize) -> Status {
+    let message =
+        format!("{name} has {limit} {what} already, which is all it may; end or read some of them");
+    exhausted(message, vec![("identity", name.to_owned()), ("what", what.to_owned())])
+}
+
+/// The status of a call whose large message is one too many.
+pub fn too_large_together(name: &str) -> Status {
+    let what = "large messages under way";
+    let message = format!("{name} has too many {what} at a time; send one after the other");
+    exhausted(message, vec![("identity", name.to_owned()), ("what", what.to_owned())])
+}
+
+/// The status of a call whose message does not come.
+pub fn too_slow(name: &str) -> Status {
+    let message = "the message was not there in time; is the network too slow for it?".to_owned();
+    let metadata = vec![("identity", name.to_owned()), ("what", "time for a message".to_owned())];
+    exhausted(message, metadata)
+}
+
+fn exhausted(message: String, metadata: Vec<(&'static str, String)>) -> Status {
+    build(
+        Code::ResourceExhausted,
+        message,
+        Reason::ResourceExhausted,
+        metadata,
+        ErrorDetails::new(),
+    )
+}
+
 /// The status of a call of a method that is not there.
 pub fn unknown_method(path: &str) -> Status {
     let message = "this agent has no such method; is it older than its client?".to_owned();

@@ -1,0 +1,280 @@
+//! What one caller may have under way at a time, so that something is left for the others.
+//!
+//! Counted are calls, questions (each holds one of the engine's inspectors until its answer has been read) and,
+//! in [`super::intake`], messages that have begun and are not there yet. Whoever is over its share
+//! is told so, or waits where that is short; nobody else notices.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tonic::{Status, body::Body};
+use tower::{Layer, Service};
+
+use super::{intake::Intake, status};
+use crate::access::{Caller, Role};
+
+/// How many calls one identity has under way at most: each costs some 10 KiB, and a piece of up to 128 KiB of an
+/// answer that nobody takes. Those of administrators of this machine are not counted.
+const CALLS_EACH: usize = 1024;
+/// How many calls there are at most.
+const CALLS: usize = 4096;
+/// How many questions one identity has under way at most, of the 32 that are answered at a time.
+const QUESTIONS_EACH: usize = 16;
+/// How long a question waits for others of the same identity.
+const TURN: Duration = Duration::from_secs(30);
+/// How many bytes of large messages that are not there yet one identity may have under way.
+const LARGE_EACH: usize = 64 << 20;
+
+/// Services whose calls are questions.
+const QUESTIONS: [&str; 5] = [
+    "/conti.v1.FileService/",
+    "/conti.v1.MountService/",
+    "/conti.v1.NamespaceService/",
+    "/conti.v1.NetworkService/",
+    "/conti.v1.ProcessService/",
+];
+
+/// The shares of all callers. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Shares(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    calls: Arc<Semaphore>,
+    each: Mutex<HashMap<String, Weak<Share>>>,
+}
+
+/// What one identity has left.
+#[derive(Debug)]
+pub struct Share {
+    calls: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
+    /// Bytes of large messages.
+    pub large: Arc<Semaphore>,
+}
+
+/// Held for as long as a call is under way.
+#[derive(Debug)]
+struct Place {
+    _share: Arc<Share>,
+    _counted: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+impl Shares {
+    fn new() -> Shares {
+        Shares(Arc::new(Inner { calls: Arc::new(Semaphore::new(CALLS)), each: Mutex::default() }))
+    }
+
+    fn of(&self, name: &str) -> Arc<Share> {
+        let mut each = self.0.each.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = each.get(name).and_then(Weak::upgrade) {
+            return share;
+        }
+        // Those of identities that have nothing under way.
+        each.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::new(Share {
+            calls: Arc::new(Semaphore::new(CALLS_EACH)),
+            questions: Arc::new(Semaphore::new(QUESTIONS_EACH)),
+            large: Arc::new(Semaphore::new(LARGE_EACH)),
+        });
+        each.insert(name.to_owned(), Arc::downgrade(&share));
+        share
+    }
+
+    /// A place for one more call.
+    fn enter(&self, caller: &Caller) -> Result<(Arc<Share>, Place), Status> {
+        let name = caller.name();
+        let share = self.of(&name);
+        let local = caller.peer.identity.certificate().is_none();
+        let counted = match local && caller.role == Role::Admin {
+            true => None,
+            false => {
+                let refused =
+                    |name, limit| move |_| status::too_much(name, "calls under way", limit);
+                let each = share.calls.clone().try_acquire_owned();
+                let each = each.map_err(refused(&name, CALLS_EACH))?;
+                let all = self.0.calls.clone().try_acquire_owned();
+                Some((each, all.map_err(refused("the agent", CALLS))?))
+            }
+        };
+        let place = Place { _share: share.clone(), _counted: counted };
+        Ok((share, place))
+    }
+}
+
+impl Share {
+    /// Waits for its turn, where the method at `path` asks a question.
+    async fn turn(&self, path: &str, name: &str) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if !QUESTIONS.iter().any(|service| path.starts_with(service)) {
+            return Ok(None);
+        }
+        match timeout(TURN, self.questions.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            _ => Err(status::too_much(name, "answers that are not read", QUESTIONS_EACH)),
+        }
+    }
+}
+
+/// Wraps all services of the agent, within [`super::access::AccessLayer`].
+#[derive(Debug, Clone)]
+pub struct ShareLayer(Shares);
+
+impl ShareLayer {
+    /// A layer that begins with nothing under way.
+    pub fn new() -> ShareLayer {
+        ShareLayer(Shares::new())
+    }
+}
+
+impl<S> Layer<S> for ShareLayer {
+    type Service = Sharing<S>;
+
+    fn layer(&self, inner: S) -> Sharing<S> {
+        Sharing { inner, shares: self.0.clone() }
+    }
+}
+
+/// See [`ShareLayer`].
+#[derive(Debug, Clone)]
+pub struct Sharing<S> {
+    inner: S,
+    shares: Shares,
+}
+
+impl<S> Service<Request<Body>> for Sharing<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let caller = request.extensions().get::<Caller>().ok_or_else(status::unauthenticated);
+        let entered = caller.and_then(|caller| Ok((caller.name(), self.shares.enter(caller)?)));
+        let (name, (share, place)) = match entered {
+            Ok(entered) => entered,
+            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+        };
+        // The one that has said that it is ready.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        Box::pin(async move {
+            let turn = match share.turn(request.uri().path(), &name).await {
+                Ok(turn) => turn,
+                Err(status) => return Ok(status.into_http()),
+            };
+            let request =
+                request.map(|body| Body::new(Intake::new(body, name, share.large.clone())));
+            let response = inner.call(request).await?;
+            Ok(response.map(|body| match body.is_end_stream() {
+                true => body,
+                false => Body::new(Held { body, _place: place, _turn: turn }),
+            }))
+        })
+    }
+}
+
+/// The body of an answer. Its call is under way until it has been sent.
+#[derive(Debug)]
+struct Held {
+    body: Body,
+    _place: Place,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::{Identity, Peer, Policy, policy::CurrentPolicy};
+
+    fn caller(uid: u32) -> Caller {
+        let policy =
+            "[[caller]]\nuid = 1001\nrole = \"viewer\"\n[[caller]]\nuid = 1002\nrole = \"viewer\"";
+        let policy = CurrentPolicy::new(Policy::parse(policy).unwrap());
+        let identity = Identity::Local { uid, gid: uid, pid: None };
+        policy.now().caller(&Arc::new(Peer { identity, address: "unix".into() })).unwrap()
+    }
+
+    #[test]
+    fn one_caller_does_not_take_all_calls_and_gets_its_own_back() {
+        let shares = Shares::new();
+        let held: Vec<_> = (0..CALLS_EACH).map(|_| shares.enter(&caller(1001)).unwrap()).collect();
+        let refused = shares.enter(&caller(1001)).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert!(shares.enter(&caller(1002)).is_ok());
+        drop(held);
+        assert!(shares.enter(&caller(1001)).is_ok());
+    }
+
+    #[test]
+    fn an_administrator_of_this_machine_gets_in_when_there_are_too_many_calls() {
+        let shares = Shares::new();
+        let _all = shares.0.calls.clone().try_acquire_many_owned(CALLS as u32).unwrap();
+        assert!(shares.enter(&caller(1001)).is_err());
+        assert!(shares.enter(&caller(0)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_of_one_caller_wait_for_each_other_and_calls_do_not_wait_for_them() {
+        let shares = Shares::new();
+        let share = shares.of("a");
+        let path = "/conti.v1.ProcessService/ListProcesses";
+        let mut held = Vec::new();
+        for _ in 0..QUESTIONS_EACH {
+            held.push(share.turn(path, "a").await.unwrap().unwrap());
+        }
+        assert!(share.turn(path, "a").await.is_err());
+        assert!(share.turn("/conti.v1.SessionService/Stream", "a").await.unwrap().is_none());
+        assert!(shares.of("b").turn(path, "b").await.unwrap().is_some());
+        held.pop();
+        assert!(share.turn(path, "a").await.unwrap().is_some());
+    }
+
+    #[test]
+    fn callers_that_have_nothing_under_way_are_forgotten() {
+        let shares = Shares::new();
+        for n in 0..100 {
+            drop(shares.of(&n.to_string()));
+        }
+        assert_eq!(shares.0.each.lock().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,282 @@
+//! Calls of clients with a good certificate that mean harm, as `edge.rs`: messages that are too large, too slow or
+//! never whole, answers that nobody takes.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use conti_proto::v1::{
+    ListProcessesRequest, ProcessSpec, ReadSessionRequest, Target, WaitSessionRequest, target,
+};
+use conti_tests::{
+    api,
+    api::{reason, session},
+    frames::{self, Raw, data, flag, frame, kind, message, open, streams},
+    host,
+    remote::Remote,
+    siege::Siege,
+    wait,
+    wire::{self, Wire},
+};
+use prost::Message as _;
+use tokio::time::sleep;
+use tonic::Code;
+
+const STREAM: &str = "/conti.v1.SessionService/Stream";
+const READ: &str = "/conti.v1.SessionService/ReadSession";
+const GET: &str = "/conti.v1.AgentService/GetAgent";
+const WAIT: &str = "/conti.v1.SessionService/WaitSession";
+const CREATE: &str = "/conti.v1.ContainerService/CreateContainer";
+
+/// What all frames of one client may make the agent grow by, in KiB.
+const FLAT: u64 = 48 * 1024;
+
+#[test]
+fn a_message_that_says_it_is_too_large_is_refused_before_it_has_come() {
+    let siege = Siege::start();
+    siege.under(FLAT, async |mallory, _| {
+        for length in [(4 << 20) + 1, u32::MAX] {
+            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let head = data(1, &message(length, &[]));
+            raw.send(&[open(CREATE, 1), head].concat()).await;
+            let answers = raw.until("it was answered", |answers| answers.ended(1)).await;
+            assert!(answers.headers.contains(&(1, true)), "{answers:?}");
+        }
+    });
+    siege.finish();
+}
+
+#[test]
+fn large_messages_that_never_end_are_refused_before_they_fill_the_memory() {
+    let siege = Siege::start();
+    // What one identity may have under way of large messages, beside its connection's window.
+    siege.under(96 * 1024, async |mallory, goes_on| {
+        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+        let piece = data(1, &[7; 16_000]);
+        for stream in streams().take(500) {
+            let head = data(stream, &message(4 << 20, &[]));
+            assert!(raw.send(&[open(CREATE, stream), head].concat()).await, "it takes part");
+        }
+        let refused = |answers: &frames::Answers| {
+            answers.headers.iter().filter(|(_, all)| *all).count() >= 500 - 16
+        };
+        raw.until("all but 16 were refused", refused).await;
+        // Those that were taken are filled up.
+        for stream in streams().take(16) {
+            for _ in 0..30 {
+                let mut piece = piece.clone();
+                piece[5..9].copy_from_slice(&stream.to_be_bytes());
+                raw.send(&piece).await;
+            }
+        }
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    siege.finish();
+}
+
+#[test]
+fn heavy_a_message_that_drips_is_given_up_and_its_connection_stays() {
+    let siege = Siege::start();
+    siege.under(FLAT, async |mallory, _| {
+        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let head = data(1, &message(10_000, &[]));
+        raw.send(&[open(CREATE, 1), head, open(GET, 3)].concat()).await;
+        while !(raw.answers().ended(1) && raw.answers().ended(3)) {
+            assert!(raw.send(&data(1, &[0])).await, "it drips on");
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!(!raw.answers().over(), "{:?}", raw.answers());
+    });
+    siege.finish();
+}
+
+#[test]
+fn heavy_a_stream_may_be_silent_between_its_messages_for_longer_than_a_message_may_take() {
+    let siege = Siege::start();
+    siege.world.agent.block_on(async {
+        let mut api = siege.bob.api().await.expect("it may connect");
+        let cat = ProcessSpec { stdin: true, ..api::process(["cat"]) };
+        let cat = session("c", cat);
+        let mut wire = Wire::open(&mut api, wire::start(cat)).await.expect("it starts");
+        wire.write("before\n").await;
+        wire.read_until("before\n").await;
+        // One whose first message does not come has no such right.
+        let mut other = siege.bob.api().await.expect("it may connect");
+        let refused = wire::refused(&mut other, vec![]).await;
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert_eq!(reason(&refused), "RESOURCE_EXHAUSTED");
+        sleep(Duration::from_secs(2)).await;
+        wire.write("after\n").await;
+        wire.read_until("after\n").await;
+        wire.close_input().await;
+    });
+    siege.finish();
+}
+
+#[test]
+fn answers_that_nobody_takes_are_not_kept_without_bound() {
+    let siege = Siege::start();
+    // A session that has written as much as is kept of it.
+    let id = siege.world.agent.block_on(async {
+        let mut api = siege.bob.api().await.expect("it may connect");
+        let script = "head -c 900000 /dev/zero";
+        let start = wire::start(session("c", api::shell(script)));
+        let wire = Wire::open(&mut api, start).await.expect("it starts");
+        let id = wire.session().id.clone();
+        wire.collect().await;
+        id
+    });
+    let request = ReadSessionRequest { session_id: id, offset: Some(0), follow: true };
+    let request = request.encode_to_vec();
+    let request_of = |stream, bytes: &[u8]| {
+        frame(kind::DATA, flag::END_STREAM, stream, &message(bytes.len() as u32, bytes))
+    };
+    for window in [0, 1] {
+        let named = siege.named(&format!("a window of {window}"));
+        // A piece of output for each call.
+        named.under(192 * 1024, async |mallory, goes_on| {
+            let stream = mallory.shake().await.expect("it may connect");
+            let mut raw = Raw::begin(stream, &[(4, window)]).await;
+            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            for stream in streams().take(1000) {
+                let (path, bytes) = match stream % 4 {
+                    1 => (GET, &[][..]),
+                    _ => (READ, &request[..]),
+                };
+                raw.send(&[open(path, stream), request_of(stream, bytes)].concat()).await;
+            }
+            raw.until("all were taken", |answers| answers.headers.len() >= 1000).await;
+            while goes_on.load(Ordering::Relaxed) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+    }
+    siege.finish();
+}
+
+#[test]
+fn input_that_no_call_takes_is_bounded() {
+    let siege = Siege::start();
+    // A session whose end is waited for, by calls that take one message.
+    let (waited, request) = siege.world.agent.block_on(async {
+        let mut api = siege.bob.api().await.expect("it may connect");
+        let start = wire::start(session("c", api::process(["sleep", "1000"])));
+        let wire = Wire::open(&mut api, start).await.expect("it starts");
+        let request = WaitSessionRequest { session_id: wire.session().id.clone() };
+        (wire, request.encode_to_vec())
+    });
+    // For each connection its window, and something for the many small pieces.
+    siege.under(4 * 12 * 1024, async |mallory, goes_on| {
+        let mut held = Vec::new();
+        for size in [16_000, 1000, 300, 1] {
+            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            for stream in [1, 3, 5, 7] {
+                let first = message(request.len() as u32, &request);
+                raw.send(&[open(WAIT, stream), data(stream, &first)].concat()).await;
+            }
+            // As much as is taken, behind the one message.
+            let mut sent = 0;
+            'all: while sent < 10 << 20 {
+                for stream in [1, 3, 5, 7] {
+                    let pieces = (1 << 16) / size;
+                    let part = data(stream, &vec![0; size]).repeat(pieces);
+                    if raw.answers().over() || !raw.send(&part).await {
+                        break 'all;
+                    }
+                    sent += pieces * size;
+                }
+            }
+            held.push(raw);
+        }
+        assert!(held.iter().any(|raw| raw.answers().over()), "more than the window was sent");
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    drop(waited);
+    siege.finish();
+}
+
+#[test]
+fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
+    let siege = Siege::start();
+    siege.under(FLAT, async |mallory, goes_on| {
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            for stream in streams().take(600) {
+                assert!(raw.send(&open(STREAM, stream)).await, "the connection stays");
+            }
+            held.push(raw);
+        }
+        // Which of the two has them is open: their calls are taken side by side.
+        let refused = |raw: &Raw| raw.answers().headers.iter().filter(|(_, all)| *all).count();
+        let mut count = 0;
+        while count < 2 * 600 - 1024 {
+            sleep(Duration::from_millis(10)).await;
+            count = held.iter().map(refused).sum();
+        }
+        assert_eq!(count, 2 * 600 - 1024, "those beyond 1024 were refused");
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    siege.finish();
+}
+
+#[test]
+fn answers_of_one_client_that_are_not_read_hold_up_no_other() {
+    let siege = Siege::start();
+    let path = "/conti.v1.ProcessService/ListProcesses";
+    let target = Target { target: Some(target::Target::Host(Default::default())) };
+    let request = ListProcessesRequest { target: Some(target) };
+    let bytes = request.encode_to_vec();
+    let mallory = siege.world.as_role("root", "admin");
+    let held = siege.world.agent.block_on(async {
+        // Too little for one message.
+        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[(4, 1)]).await;
+        raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+        for stream in streams().take(200) {
+            let message = message(bytes.len() as u32, &bytes);
+            let data = frame(kind::DATA, flag::END_STREAM, stream, &message);
+            raw.send(&[open(path, stream), data].concat()).await;
+        }
+        raw.until("some were taken", |answers| answers.headers.len() >= 8).await;
+        let mut api = siege.world.as_role("alice", "admin").api().await.expect("it may connect");
+        let mut answer =
+            api.processes.list_processes(request).await.expect("another has its turn").into_inner();
+        assert!(answer.message().await.expect("an answer").is_some());
+        raw
+    });
+    drop(held);
+    siege.finish();
+}
+
+#[test]
+fn open_files_are_as_many_after_an_attack_as_before() {
+    let siege = Siege::start();
+    let before = host::open_files(siege.world.agent.pid());
+    siege.under(FLAT, async |mallory, goes_on| {
+        while goes_on.load(Ordering::Relaxed) {
+            drop(connections(&mallory, 20).await);
+        }
+    });
+    wait::until_true("the files were closed", || {
+        host::open_files(siege.world.agent.pid()) <= before + 12
+    });
+    siege.finish();
+}
+
+/// So many connections with one call each.
+async fn connections(mallory: &Remote, many: usize) -> Vec<Raw> {
+    let mut held = Vec::new();
+    for _ in 0..many {
+        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        raw.send(&open(STREAM, 1)).await;
+        held.push(raw);
+    }
+    held
+}
