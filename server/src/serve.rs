@@ -97,10 +97,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
             .serve_with_incoming_shutdown(guests, stopping.wait());
         tokio::spawn(guests);
     }
+    let users = Open::new(files);
     let reload = Reload {
         policy: args.policy.map(|path| (policy.clone(), path)),
         tls,
         open,
+        local: users.clone(),
         certificates: metrics.certificates.clone(),
     };
     tokio::spawn(reload.run());
@@ -108,7 +110,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let router =
         edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls, audit).await?;
     let counts = metrics.connections.clone();
-    let incoming = listen::all(local, policy, Open::new(files), counts, connections);
+    let incoming = listen::all(local, policy, users, counts, connections);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     tokio::pin!(serve);
 

@@ -287,7 +287,7 @@ fn what_cannot_be_recorded_is_not_carried_out_until_there_is_room() {
         assert_eq!(api.list().await.len(), 1);
         let target = conti_proto::v1::target::Target::Container("c".into());
         let target = Some(conti_proto::v1::Target { target: Some(target) });
-        let request = ListProcessesRequest { target, ..Default::default() };
+        let request = ListProcessesRequest { target };
         api.processes.list_processes(request).await.expect("a look");
     });
     fs::remove_file(&filler).expect("removed");

@@ -102,7 +102,7 @@ fn an_invitation_becomes_a_certificate_of_its_name_and_role_once() {
         let caller = caller.into_inner().caller.expect("a caller");
         assert_eq!((caller.identity.as_str(), caller.role()), ("alice", Role::Operator));
         assert_eq!(caller.certificate_serial, certificate.serial);
-        let again = join(&agent, &id, &secret).await.err().expect("it was used");
+        let again = join(&agent, &id, &secret).await.expect_err("it was used");
         assert_eq!(
             (again.code(), reason(&again).as_str()),
             (Code::PermissionDenied, "INVITATION_REFUSED")

@@ -228,7 +228,7 @@ fn what_an_operator_may_not_see_is_answered_by_every_method_as_what_is_not_there
         let mut blue = world.as_role("blue", "operator").api().await.expect("it may look");
         let absent = "0123456789abcdef0123456789abcdef";
         let of_absent = tell_all(&mut blue, absent, absent).await;
-        for key in [&red.id, &red.id[..8].to_owned(), "red"] {
+        for key in [red.id.as_str(), &red.id[..8], "red"] {
             let of_red = tell_all(&mut blue, key, &red.session_id).await;
             let told: BTreeSet<String> = of_red.keys().map(|name| (*name).to_owned()).collect();
             assert_eq!(told, naming(), "a method that names containers is not tried here");

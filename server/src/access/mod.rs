@@ -63,6 +63,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Whether it may do less than it might before.
+    pub fn is_less_than(&self, before: &Caller) -> bool {
+        let same = self.scope == before.scope && self.grants == before.grants;
+        self.role < before.role || (self.role != Role::Admin && self.role == before.role && !same)
+    }
+
     /// Its name, for people and logs.
     pub fn name(&self) -> String {
         self.peer.identity.name()

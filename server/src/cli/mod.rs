@@ -21,7 +21,7 @@ pub struct Args {
     /// What is done instead of serving.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Where to listen: unix:///PATH, or tcp://ADDRESS[:PORT] with mutual TLS. May be given several times.
+    /// Where to listen: unix:///PATH, or tcp://ADDRESS:PORT with mutual TLS. May be given several times.
     #[arg(long, value_name = "URL", default_value = endpoint::DEFAULT, value_parser = local)]
     pub listen: Vec<Endpoint>,
     #[command(flatten)]
@@ -103,12 +103,7 @@ impl Args {
 fn local(text: &str) -> Result<Endpoint, String> {
     match text.parse().map_err(|error: endpoint::ParseError| error.to_string())? {
         here @ (Endpoint::Unix(_) | Endpoint::Tcp(_)) => Ok(here),
-        #[cfg(feature = "vsock")]
-        here @ Endpoint::Vsock { .. } => Ok(here),
-        #[cfg(not(feature = "vsock"))]
-        Endpoint::Vsock { .. } => {
-            Err("this contid was built without the feature `vsock`".to_owned())
-        }
+        Endpoint::Vsock { .. } => Err("this agent does not listen on vsock yet".to_owned()),
         Endpoint::Ssh { .. } => Err(format!(
             "{text}: nothing listens for ssh: a client connects with `contictl --host {text}` to the sshd \
              of this machine"

@@ -30,7 +30,7 @@ pub fn write<T: Serialize>(
     write_bytes(dir, name, &bytes, 0o644, durability)
 }
 
-/// As [`write`], for bytes, with a mode of the file.
+/// As [`write()`], for bytes, with a mode of the file.
 pub fn write_bytes(
     dir: &Path,
     name: &str,

@@ -79,19 +79,31 @@ impl Open {
         Some(Registered { open: self.clone(), number, cut })
     }
 
-    /// Closes the connections whose certificates do not pass any more.
+    /// Closes the connections whose certificates do not pass any more. To check them takes its time, during which
+    /// others connect and go.
     pub fn recheck(&self, passes: impl Fn(&[CertificateDer<'static>]) -> Result<(), String>) {
-        for entry in self.table().all.values() {
-            if let Err(problem) = passes(&entry.chain) {
-                let (identity, address) = (entry.peer.identity.name(), &entry.peer.address);
+        let copy = |entry: &Entry| (entry.peer.clone(), entry.chain.clone(), entry.cut.clone());
+        let all: Vec<_> = self.table().all.values().map(copy).collect();
+        for (peer, chain, cut) in all.into_iter().filter(|(_, chain, _)| !chain.is_empty()) {
+            if let Err(problem) = passes(&chain) {
+                let (identity, address) = (peer.identity.name(), &peer.address);
                 warn!(identity, %address, problem, "closing a connection: its certificate holds no more");
-                entry.cut.cancel();
+                cut.cancel();
             }
         }
     }
 }
 
 impl Open {
+    /// Closes the connections of those whose rights have shrunk. What they do goes on as if they had gone away.
+    pub fn cut_shrunk(&self, shrunk: impl Fn(&Arc<Peer>) -> bool) {
+        for entry in self.table().all.values().filter(|entry| shrunk(&entry.peer)) {
+            let (identity, address) = (entry.peer.identity.name(), &entry.peer.address);
+            warn!(identity, %address, "closing a connection: the policy gives its caller less now");
+            entry.cut.cancel();
+        }
+    }
+
     /// When the first certificate of those that are connected expires.
     pub fn first_expiry(&self) -> Option<SystemTime> {
         let table = self.table();

@@ -101,6 +101,7 @@ impl Pki {
         name: &str,
         role: Role,
         lifetime: Duration,
+        renewed_from: Option<String>,
         request: &[u8],
     ) -> Result<Issued> {
         let mut request = signing_request(request)?;
@@ -122,6 +123,7 @@ impl Pki {
             not_after,
             lifetime,
             revoked: None,
+            renewed_from,
         };
         self.keep_issued(&record)?;
         Ok(Issued { record, certificate: certificate.pem(), authority: self.read("ca.pem")? })

@@ -158,7 +158,7 @@ impl Pki {
         let used = fs::remove_file(&path)
             .and_then(|()| fs::File::open(self.path("invitations"))?.sync_all());
         used.map_err(|source| Error::File { what: "use up", path, source })?;
-        self.issue(&record.name, role, record.lifetime, request)
+        self.issue(&record.name, role, record.lifetime, None, request)
     }
 
     /// Ids come from outside: none is a path but such as was made here.

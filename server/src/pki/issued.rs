@@ -1,6 +1,9 @@
 //! Who has joined, and revoking it.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
@@ -35,6 +38,9 @@ pub struct Record {
     pub lifetime: Duration,
     /// When it was revoked.
     pub revoked: Option<SystemTime>,
+    /// The serial number of the one that it was renewed from.
+    #[serde(default)]
+    pub renewed_from: Option<String>,
 }
 
 /// Which certificates are meant.
@@ -61,23 +67,32 @@ impl Pki {
     pub fn certificates(&self) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
         let now = SystemTime::now();
-        let all = records::<Record>(&self.path("issued"));
+        let all = self.issued(now);
         Ok(all.into_iter().filter(|record| record.not_after > now).collect())
+    }
+
+    /// All records, without those that nobody can use any more, which go.
+    fn issued(&self, now: SystemTime) -> Vec<Record> {
+        let dir = self.path("issued");
+        let (kept, gone): (Vec<Record>, Vec<Record>) = records::<Record>(&dir)
+            .into_iter()
+            .partition(|record| record.not_after + FORGOTTEN > now);
+        for record in gone {
+            // One that stays is looked at again the next time.
+            let _ = std::fs::remove_file(dir.join(format!("{}.json", record.serial)));
+        }
+        kept
     }
 
     /// Revokes certificates: the agent refuses them from now on, and closes their connections.
     pub fn revoke(&self, which: &Which) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
         let now = SystemTime::now();
-        let mut all = records::<Record>(&self.path("issued"));
-        all.retain(|record| record.not_after + FORGOTTEN > now);
+        let mut all = self.issued(now);
+        let serials = meant_by(which, &all);
         let mut meant = Vec::new();
         for record in &mut all {
-            let fits = match which {
-                Which::Serial(serial) => record.serial == *serial,
-                Which::Name(name) => record.name == *name,
-            };
-            if fits {
+            if serials.contains(&record.serial) {
                 record.revoked.get_or_insert(now);
                 self.keep_issued(record)?;
                 meant.push(record.clone());
@@ -125,10 +140,45 @@ impl Pki {
         let path = self.path("issued").join(format!("{}.json", holder.serial));
         let absent = |_| Error::NoCertificate(holder.name.clone());
         let record: Record = store::read(&path).map_err(absent)?;
+        let half = record.not_after.duration_since(record.not_before).unwrap_or_default() / 2;
+        if SystemTime::now() < record.not_before + half {
+            let from = humantime::format_rfc3339_seconds(record.not_before + half);
+            let problem =
+                format!("holds for more than half of its time yet: renew it from {from} on");
+            return Err(Error::Invalid { field: "the certificate", problem });
+        }
         match (Role::parse(&record.role), record.name == holder.name && record.revoked.is_none()) {
-            (Some(role), true) => self.issue(&record.name, role, record.lifetime, request),
+            (Some(role), true) => self.issue(
+                &record.name,
+                role,
+                record.lifetime,
+                Some(record.serial.clone()),
+                request,
+            ),
             _ => Err(Error::NoCertificate(holder.name.clone())),
         }
+    }
+}
+
+/// The serial numbers of those that are meant, and of all that were renewed from them: whoever had the key of one
+/// may have the keys of the others.
+fn meant_by(which: &Which, all: &[Record]) -> HashSet<String> {
+    let fits = |record: &&Record| match which {
+        Which::Serial(serial) => record.serial == *serial,
+        Which::Name(name) => record.name == *name,
+    };
+    let mut meant: HashSet<String> = all.iter().filter(fits).map(|r| r.serial.clone()).collect();
+    loop {
+        let more: Vec<String> = all
+            .iter()
+            .filter(|record| !meant.contains(&record.serial))
+            .filter(|record| record.renewed_from.as_ref().is_some_and(|from| meant.contains(from)))
+            .map(|record| record.serial.clone())
+            .collect();
+        if more.is_empty() {
+            return meant;
+        }
+        meant.extend(more);
     }
 }
 

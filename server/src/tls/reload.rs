@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -15,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::{CurrentTls, Material};
 use crate::{
-    access::{Policy, policy::CurrentPolicy},
+    access::{Peer, Policy, policy::CurrentPolicy},
     listen::open::Open,
     metrics::Certificates,
 };
@@ -38,6 +39,8 @@ pub struct Reload {
     pub tls: Option<(CurrentTls, Material)>,
     /// The connections whose certificates are checked again.
     pub open: Open,
+    /// The connections of users of this machine.
+    pub local: Open,
     /// Where it is told when the agent's certificate expires.
     pub certificates: Certificates,
 }
@@ -95,12 +98,26 @@ impl Reload {
         }
     }
 
+    /// Closes the connections of those who may do less now: what they have open was let in by another policy.
+    fn cut_shrunk(&self, before: &Policy, now: &Policy) {
+        let shrunk = |peer: &Arc<Peer>| match (before.caller(peer), now.caller(peer)) {
+            (Some(before), Some(now)) => now.is_less_than(&before),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        for open in [&self.open, &self.local] {
+            open.cut_shrunk(shrunk);
+        }
+    }
+
     /// `first`: that it was read is no news.
     fn read_policy(&self, first: bool) {
         let Some((policy, path)) = &self.policy else { return };
         match Policy::load(path) {
             Ok(new) => {
+                let before = policy.now();
                 policy.replace(new);
+                self.cut_shrunk(&before, &policy.now());
                 if first {
                     return;
                 }

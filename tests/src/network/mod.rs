@@ -1,7 +1,7 @@
 //! Two hosts and a bad network between them.
 //!
 //! A host is a network namespace; what runs inside sees all else of the machine. The hosts are
-//! joined by a [`cable`] whose delay, loss and rate a test sets. It carries real packets between two
+//! joined by a cable whose delay, loss and rate a test sets. It carries real packets between two
 //! TUN devices: the emulator of the kernel (netem) does the same, but many kernels have it not.
 //!
 //! [`Hosts::carry`] takes the connections of a socket over it.

@@ -71,6 +71,8 @@ pub enum Format {
 }
 
 impl Format {
+    const ALL: [Format; 2] = [Format::Cast, Format::Frames];
+
     fn extension(self) -> &'static str {
         match self {
             Format::Cast => "cast",
@@ -208,7 +210,11 @@ impl Recordings {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let ages = entries.filter_map(|entry| {
             let name = entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned)?;
-            Some((entry.metadata().ok()?.modified().ok()?, name))
+            // When it was last written to: those that go on are the youngest.
+            let files =
+                Format::ALL.map(|format| self.dir.join(&name).with_extension(format.extension()));
+            let written = files.iter().find_map(|file| fs::metadata(file).ok()?.modified().ok());
+            Some((written.or_else(|| entry.metadata().ok()?.modified().ok())?, name))
         });
         let mut ages: Vec<(SystemTime, String)> = ages.collect();
         if ages.len() > keep {
