@@ -11,6 +11,7 @@ use conti_tests::{
     remote::{Remote, knock},
     user::Common,
     wait,
+    wire::{self, Wire},
     world::World,
 };
 use tonic::Code;
@@ -259,4 +260,25 @@ fn the_socket_is_for_root_alone_where_no_policy_knows_other_users() {
     });
     assert!(refused.is_none(), "{refused:?}");
     agent.finish();
+}
+
+#[test]
+fn who_may_do_less_now_loses_what_it_has_open_and_may_come_back_for_the_rest() {
+    let policy = |role: &str| format!("[[caller]]\nidentity = \"alice\"\nrole = \"{role}\"\n");
+    let world = World::start(&policy("operator"));
+    world.agent.block_on(async {
+        let remote = world.as_role("alice", "admin");
+        let mut api = remote.api().await.expect("it may connect");
+        let session_id = api.run(api::sleeper("a")).await.expect("it may").session_id;
+        let mut open = Wire::open(&mut api, wire::attach(&session_id, None)).await.expect("it may");
+        let mut other = world.as_role("bob", "viewer").api().await.expect("it may connect");
+        world.files.put("policy.toml", &policy("viewer"));
+        open.next().await.expect_err("the connection is closed");
+        let mut api = remote.api().await.expect("it may connect");
+        assert_eq!(api.list().await.len(), 1, "a viewer lists");
+        let refused = Wire::open(&mut api, wire::attach(&session_id, None)).await;
+        assert_eq!(refused.err().expect("it would drive").code(), Code::PermissionDenied);
+        assert_eq!(other.list().await.len(), 1, "nobody else is disturbed");
+    });
+    world.agent.finish();
 }

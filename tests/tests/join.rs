@@ -9,8 +9,8 @@ use std::{
 
 use conti_proto::v1::{
     CreateInvitationRequest, GetCallerRequest, JoinRequest, JoinResponse, ListCertificatesRequest,
-    ListInvitationsRequest, RevokeCertificateRequest, Role, join_service_client::JoinServiceClient,
-    revoke_certificate_request::Which,
+    ListInvitationsRequest, RenewCertificateRequest, RevokeCertificateRequest, Role,
+    join_service_client::JoinServiceClient, revoke_certificate_request::Which,
 };
 use conti_tests::{
     Agent,
@@ -235,6 +235,50 @@ fn without_certificates_the_agent_refuses_to_listen_and_says_what_makes_them() {
         mode("pki/ca.key").is_ok_and(|mode| mode == 0o600)
             && mode("pki/server.key").is_ok_and(|mode| mode == 0o600)
             && mode("pki").is_ok_and(|mode| mode == 0o700)
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_certificate_is_renewed_late_and_revoked_with_what_was_renewed_from_it() {
+    let agent = start();
+    let data = agent.path("data");
+    let invite = |name: &str, lifetime: &str| {
+        let words = ["invite", "--role", "viewer", "--name", name, "--cert-expires", lifetime];
+        parts(&text(&contid(&data, &words)))
+    };
+    let (fresh, old) = (invite("fresh", "90days"), invite("old", "2m"));
+    let (renewed, key) = agent.block_on(async {
+        let renew = async |id: &str, secret: &[u8]| {
+            let (joined, key) = join(&agent, id, secret).await.expect("it was invited");
+            let mut api = as_holder(&agent, &joined, &key).api().await.expect("it may connect");
+            let key = KeyPair::generate().expect("a key");
+            let request = CertificateParams::default().serialize_request(&key).expect("a request");
+            let der = request.der().to_vec().into();
+            let message = RenewCertificateRequest { certificate_request: der };
+            let answer = api.pki.renew_certificate(message).await;
+            (answer.map(tonic::Response::into_inner), joined, key)
+        };
+        let (early, ..) = renew(&fresh.0, &fresh.1).await;
+        assert_eq!(early.expect_err("it is too early").code(), Code::InvalidArgument);
+        // Made as if some minutes ago, so that this one is past its half at once.
+        let (renewed, before, key) = renew(&old.0, &old.1).await;
+        let renewed = renewed.expect("it is late enough");
+        let serial = before.certificate.expect("a certificate").serial;
+        assert_ne!(renewed.certificate.as_ref().expect("a certificate").serial, serial);
+        let joined = JoinResponse {
+            certificate: renewed.certificate,
+            certificate_pem: renewed.certificate_pem,
+            authority_pem: renewed.authority_pem,
+        };
+        as_holder(&agent, &joined, &key).api().await.expect("the new one is good");
+        text(&contid(&data, &["pki", "revoke", &serial]));
+        (joined, key)
+    });
+    wait::until_true("what was renewed from it is refused too", || {
+        agent
+            .block_on(as_holder(&agent, &renewed, &key).knock("/conti.v1.AgentService/GetAgent"))
+            .is_none()
     });
     agent.finish();
 }

@@ -14,7 +14,7 @@
 //! mounts = ["/srv/blue"]            # in place of those of all operators
 //!
 //! [[caller]]
-//! uid = 1000                        # a local user, or `gid` for a local group
+//! uid = 1000                        # a local user, or `gid` for a primary group
 //! role = "viewer"
 //!
 //! [certificates]
