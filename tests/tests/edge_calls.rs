@@ -4,7 +4,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use conti_proto::v1::{
-    ListProcessesRequest, ProcessSpec, ReadSessionRequest, Target, WaitSessionRequest, target,
+    ProcessSpec, ReadFileRequest, ReadSessionRequest, Target, WaitSessionRequest, target,
 };
 use conti_tests::{
     api,
@@ -230,9 +230,14 @@ fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
 #[test]
 fn answers_of_one_client_that_are_not_read_hold_up_no_other() {
     let siege = Siege::start();
-    let path = "/conti.v1.ProcessService/ListProcesses";
-    let target = Target { target: Some(target::Target::Host(Default::default())) };
-    let request = ListProcessesRequest { target: Some(target) };
+    let path = "/conti.v1.FileService/ReadFile";
+    let file = siege.world.agent.scratch("large");
+    std::fs::write(&file, vec![7; 16 << 20]).expect("a file can be written");
+    let request = ReadFileRequest {
+        target: Some(Target { target: Some(target::Target::Host(Default::default())) }),
+        path: file.into_os_string().into_encoded_bytes().into(),
+        ..Default::default()
+    };
     let bytes = request.encode_to_vec();
     let mallory = siege.world.as_role("root", "admin");
     let held = siege.world.agent.block_on(async {
@@ -247,7 +252,7 @@ fn answers_of_one_client_that_are_not_read_hold_up_no_other() {
         raw.until("some were taken", |answers| answers.headers.len() >= 8).await;
         let mut api = siege.world.as_role("alice", "admin").api().await.expect("it may connect");
         let mut answer =
-            api.processes.list_processes(request).await.expect("another has its turn").into_inner();
+            api.files.read_file(request).await.expect("another has its turn").into_inner();
         assert!(answer.message().await.expect("an answer").is_some());
         raw
     });

@@ -42,10 +42,10 @@ fn raise_open_files() {
     assert!(enough, "this test needs a hard limit of {MANY} open files and some (ulimit -Hn)");
 }
 
-/// Connects from another address of this machine.
-async fn elsewhere(remote: &Remote) -> std::io::Result<TcpStream> {
+/// Connects from one of eight other addresses of this machine.
+async fn elsewhere(remote: &Remote, n: usize) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from(([127, 0, 0, 2], 0)))?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 2 + (n % 8) as u8], 0)))?;
     socket.connect(SocketAddr::from(([127, 0, 0, 1], remote.port))).await
 }
 
@@ -59,7 +59,7 @@ async fn hold(remote: Remote, goes_on: Arc<AtomicBool>, said: &[u8]) {
             // The oldest are those that the agent has let go.
             held.drain(..MANY / 10);
         }
-        let mut stream = elsewhere(&remote).await.expect("the kernel takes it");
+        let mut stream = elsewhere(&remote, made).await.expect("the kernel takes it");
         // It may be closed already.
         let _ = stream.write_all(said).await;
         held.push(stream);
@@ -92,7 +92,7 @@ fn heavy_thousands_of_connections_with_half_a_client_hello_keep_nobody_out() {
 fn heavy_a_handshake_that_drips_is_given_up() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, _| {
-        let mut stream = elsewhere(&mallory).await.expect("the kernel takes it");
+        let mut stream = elsewhere(&mallory, 0).await.expect("the kernel takes it");
         let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 400]].concat();
         let mut answer = [0; 64];
         for byte in hello {

@@ -1,12 +1,14 @@
-//! Those who have connected and are not known yet: few at a time, and the oldest go first.
+//! Those who have connected and are not known yet: few at a time, and the oldest of where most come from go
+//! first.
 //!
 //! Whoever opens connections and says nothing would otherwise take the place of those who have something to
 //! say. A client that means it is through in a few round trips; when its place is needed before,
-//! it is that of the one who has waited longest, first of those from the same address.
+//! it is that of the one who has waited longest of those from the same address, or from the one with most.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -55,10 +57,11 @@ impl Lobby {
     /// Takes a place for somebody at an address.
     pub fn enter(&self, address: IpAddr) -> Place {
         let mut places = self.places();
+        let address = network(address);
         let same = places.per_address.get(&address);
         let of_address = same.filter(|own| own.len() >= places.max / OF_PLACES);
         let oldest = match of_address.and_then(|own| own.first().copied()) {
-            None if places.all.len() >= places.max => places.all.keys().next().copied(),
+            None if places.all.len() >= places.max => places.of_most(),
             oldest => oldest,
         };
         if let Some(oldest) = oldest {
@@ -74,7 +77,25 @@ impl Lobby {
     }
 }
 
+/// What one attacker has all addresses of: with IPv6 that is a network of 64 bits.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
+
 impl Places {
+    /// The oldest of the address that has most places: however many there are of an attacker, one who comes
+    /// from elsewhere keeps its own.
+    fn of_most(&self) -> Option<u64> {
+        let most = self.per_address.values().max_by_key(|own| (own.len(), Reverse(own.first())));
+        most.and_then(|own| own.first().copied())
+    }
+
     fn remove(&mut self, number: u64) {
         let Some((address, taken)) = self.all.remove(&number) else { return };
         taken.cancel();
@@ -109,6 +130,18 @@ mod tests {
         let held: Vec<_> = (0..PLACES / OF_PLACES + 3).map(|_| lobby.enter(address(2))).collect();
         let gone = |place: &Place| place.taken.is_cancelled();
         assert!(held[..3].iter().all(gone) && !held[3..].iter().any(gone) && !gone(&other));
+    }
+
+    #[test]
+    fn whoever_comes_alone_keeps_its_place_when_others_come_in_numbers() {
+        let lobby = Lobby::new(256);
+        let alone = lobby.enter(address(1));
+        let held: Vec<_> = (0..1000).map(|n| lobby.enter(address(2 + n % 8))).collect();
+        assert!(!alone.taken.is_cancelled());
+        assert_eq!(held.iter().filter(|place| !place.taken.is_cancelled()).count(), 31);
+        let of = |last| network(IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]));
+        assert_eq!(of(1), of(2));
+        assert_eq!(network("::ffff:10.0.0.1".parse().unwrap()), IpAddr::from([10, 0, 0, 1]));
     }
 
     #[test]
