@@ -10,12 +10,11 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep},
 };
 use tonic::transport::server::Connected;
 
-use super::open::Registered;
+use super::{guests::GuestPlace, open::Registered};
 use crate::{access::Peer, metrics::edge::Open};
 
 /// How long a client that has connected may take to say what HTTP/2 begins with. From there on HTTP/2 itself
@@ -56,7 +55,7 @@ pub struct Connection {
 enum Counted {
     Not,
     Registered(Registered),
-    Guest(OwnedSemaphorePermit),
+    Guest(GuestPlace),
 }
 
 impl Connection {
@@ -96,12 +95,12 @@ impl Connection {
     pub fn guest(
         stream: impl Stream + 'static,
         peer: Arc<Peer>,
-        permit: OwnedSemaphorePermit,
+        place: GuestPlace,
         stay: Duration,
     ) -> Connection {
         let mut connection = Connection::new(stream, peer);
         connection.cut = Some(Box::pin(sleep(stay)));
-        connection._counted = Counted::Guest(permit);
+        connection._counted = Counted::Guest(place);
         connection
     }
 

@@ -2,13 +2,14 @@
 //!
 //! - [`unix`]: sockets of this machine, whose peers the kernel names;
 //! - [`tcp`]: TLS from other machines, whose peers their certificates name;
-//! - [`lobby`]: those who are not known yet;
+//! - [`lobby`]: those who are not known yet; [`guests`]: those who want to join;
 //! - [`open`]: connections that are open and counted, and closing them;
 //! - [`connection`]: one of them.
 //!
 //! What a peer may do is decided for each call, in [`crate::service::access`].
 
 pub mod connection;
+pub mod guests;
 pub mod lobby;
 pub mod open;
 pub mod tcp;

@@ -18,13 +18,13 @@ use conti_shared::{endpoint::HostPort, tls::ALPN_JOIN};
 use rustix::net::sockopt;
 use tokio::{
     net::{TcpListener, TcpStream, lookup_host},
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     time::{sleep, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, rustls::server::Acceptor, server::TlsStream};
 use tracing::{debug, info, warn};
 
-use super::{Error, REST, connection::Connection, lobby::Lobby, open::Open};
+use super::{Error, REST, connection::Connection, guests::Guests, lobby::Lobby, open::Open};
 use crate::{
     access::{Certificate, Identity, Peer},
     metrics::Connections,
@@ -39,8 +39,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const UNACKNOWLEDGED_MS: u32 = 40_000;
 /// How near the expiry of a client's certificate is told.
 const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How many guests there are at a time.
-const GUESTS: usize = 16;
 /// How long a guest may stay.
 const GUEST_STAY: Duration = Duration::from_secs(30);
 
@@ -58,7 +56,7 @@ pub struct Door {
     tls: CurrentTls,
     lobby: Lobby,
     open: Open,
-    guests: Arc<Semaphore>,
+    guests: Guests,
     counts: Connections,
     /// Where those go who have a certificate.
     api: mpsc::Sender<Connection>,
@@ -76,7 +74,7 @@ impl Door {
         api: mpsc::Sender<Connection>,
         join: mpsc::Sender<Connection>,
     ) -> Door {
-        let guests = Arc::new(Semaphore::new(GUESTS));
+        let guests = Guests::default();
         Door { tls, lobby, open, guests, counts, api, join }
     }
 }
@@ -222,12 +220,12 @@ impl Door {
     }
 
     async fn let_guest_in(&self, stream: TlsStream<TcpStream>, address: SocketAddr) {
-        let Ok(permit) = self.guests.clone().try_acquire_owned() else {
+        let Some(place) = self.guests.enter(address.ip()) else {
             self.counts.rejected("tcp", "too_many");
             return info!(%address, "refused a guest: too many want to join at this moment");
         };
         let peer = Arc::new(Peer { identity: Identity::Guest, address: address.to_string() });
-        let connection = Connection::guest(stream, peer, permit, GUEST_STAY);
+        let connection = Connection::guest(stream, peer, place, GUEST_STAY);
         let _ = self.join.send(connection).await;
     }
 }
