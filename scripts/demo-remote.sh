@@ -96,7 +96,7 @@ web contid invite --role operator --name alice
 code=$(cat "$dir/shown")
 laptop contictl join CODE
 claim "the key is the user's alone" \
-    "$(find "$home" -name '*key*' -type f -exec stat -c %a {} + | sort -u)" = 600
+    "$(find "$home" -name client.pem -type f -exec stat -c %a {} + | sort -u)" = 600
 used=$(quietly join CODE --context again || true)
 claim "the same code is refused a second time" -n "$(grep -i invitation <<<"$used" || true)"
 laptop contictl whoami

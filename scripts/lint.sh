@@ -15,7 +15,7 @@ cargo fmt --all --check
 section "clippy"
 cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 section "clippy, with what is left out of the usual build"
-cargo clippy --quiet --locked --package contid --all-features --all-targets -- -D warnings
+cargo clippy --quiet --locked --package contid --package contictl --all-features --all-targets -- -D warnings
 section "rustdoc"
 RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps
 section "buf lint"

@@ -16,7 +16,7 @@ use crate::{
     audit::{Limits, Log},
     cli::Args,
     engine::{Config, Engine},
-    listen::{self, Connection, lobby::Lobby, open::Open, tcp, unix},
+    listen::{self, Connection, door::Door, lobby::Lobby, open::Open, tcp, unix},
     metrics::{self, Metrics},
     pki::Pki,
     service::{audit::AuditLayer, edge, pki::Pki as PkiService, stopping::Stopping},
@@ -59,6 +59,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     };
 
     let (mut local, mut far) = (Vec::new(), Vec::new());
+    #[cfg(feature = "vsock")]
+    let mut machines = Vec::new();
     for endpoint in &args.listen {
         match endpoint {
             Endpoint::Unix(path) => {
@@ -71,7 +73,15 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
                 info!(endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
                 far.push(socket);
             }
-            Endpoint::Vsock { .. } | Endpoint::Ssh { .. } => {}
+            #[cfg(feature = "vsock")]
+            Endpoint::Vsock { cid, port } => {
+                machines.push(listen::vsock::Socket::open(*cid, *port)?);
+                info!(%endpoint, version = env!("CARGO_PKG_VERSION"), "listening");
+            }
+            // The command line takes none of them.
+            #[cfg(not(feature = "vsock"))]
+            Endpoint::Vsock { .. } => {}
+            Endpoint::Ssh { .. } => {}
         }
     }
 
@@ -88,8 +98,12 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let open = Open::new(files);
     if let Some((tls, _)) = &tls {
         let counts = metrics.connections.clone();
-        let door = tcp::Door::new(tls.clone(), Lobby::new(files), open.clone(), counts, api, join);
+        let door = Door::new(tls.clone(), Lobby::new(files), open.clone(), counts, api, join);
         for socket in far {
+            tokio::spawn(socket.serve(door.clone()));
+        }
+        #[cfg(feature = "vsock")]
+        for socket in machines {
             tokio::spawn(socket.serve(door.clone()));
         }
         let guests = listen::connections(guests);

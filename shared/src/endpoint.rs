@@ -299,7 +299,6 @@ mod tests {
             "tcp:a",
             "tcp://",
             "tcp://:1",
-            "tcp://a:0",
             "tcp://a:65536",
             "tcp://a:+1",
             "tcp://a:",

@@ -21,6 +21,8 @@ pub mod tls;
 mod transport;
 #[cfg(unix)]
 mod unix;
+#[cfg(all(feature = "vsock", target_os = "linux"))]
+mod vsock;
 
 use std::{
     sync::Arc,
@@ -99,9 +101,18 @@ pub async fn connect(destination: &Destination) -> Result<Connection> {
             Box::new(tls::connect(place, &destination.tls, config).await?)
         }
         Endpoint::Ssh { .. } => Box::new(ssh::connect(endpoint)?),
+        #[cfg(all(feature = "vsock", target_os = "linux"))]
+        Endpoint::Vsock { cid, port } => {
+            let config = tls::config(&destination.tls, ALPN_API)?;
+            let socket = vsock::connect(endpoint, *cid, *port).await?;
+            // A machine has no name there; the agent's own authority names this one in each certificate.
+            Box::new(tls::over(socket, endpoint, "localhost", &destination.tls, config).await?)
+        }
+        #[cfg(not(all(feature = "vsock", target_os = "linux")))]
         Endpoint::Vsock { .. } => {
             return Err(Error::Usage(format!(
-                "{endpoint}: this contictl cannot connect over vsock; use tcp:// or ssh://"
+                "{endpoint}: this contictl was built without the feature `vsock`; use tcp:// or \
+                 ssh://"
             )));
         }
     };

@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    connect::{fault::Fault, tcp},
+    connect::{fault::Fault, tcp, transport::Transport},
     error::{Error, Result},
 };
 
@@ -95,22 +95,35 @@ pub async fn connect(
     material: &Material,
     config: Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>> {
-    let endpoint = || Endpoint::Tcp(place.clone());
-    let failed = |source| Error::Connect { endpoint: endpoint(), source };
-    let name = material.server_name.as_ref().unwrap_or(&place.host);
+    let endpoint = Endpoint::Tcp(place.clone());
+    let failed = |source| Error::Connect { endpoint: endpoint.clone(), source };
+    let socket = tcp::connect(place).await.map_err(failed)?;
+    over(socket, &endpoint, &place.host, material, config).await
+}
+
+/// Shakes hands over what is connected, and goes on only with the agent that the configuration trusts. `host`: the
+/// name that it must have where the material says nothing else.
+pub async fn over<S: Transport>(
+    socket: S,
+    endpoint: &Endpoint,
+    host: &str,
+    material: &Material,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<S>> {
+    let failed = |source| Error::Connect { endpoint: endpoint.clone(), source };
+    let name = material.server_name.clone().unwrap_or_else(|| host.to_owned());
     let server_name = ServerName::try_from(name.clone()).map_err(|_| {
         Error::Usage(format!(
             "{name:?} is no name that a certificate can have: see --tls-server-name"
         ))
     })?;
     let protocols = config.alpn_protocols.clone();
-    let socket = tcp::connect(place).await.map_err(failed)?;
     let handshake = TlsConnector::from(config).connect(server_name, socket);
     let stream = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             return Err(match Fault::of(&error) {
-                Some(fault) => Error::Fault { endpoint: endpoint(), fault: Box::new(fault) },
+                Some(fault) => Error::Fault { endpoint: endpoint.clone(), fault: Box::new(fault) },
                 None => failed(error),
             });
         }
@@ -118,7 +131,7 @@ pub async fn connect(
     };
     if !protocols.iter().any(|wanted| stream.get_ref().1.alpn_protocol() == Some(wanted)) {
         let fault = Fault::NotAnAgent("it did not agree to the protocol of the API (ALPN)".into());
-        return Err(Error::Fault { endpoint: endpoint(), fault: Box::new(fault) });
+        return Err(Error::Fault { endpoint: endpoint.clone(), fault: Box::new(fault) });
     }
     Ok(stream)
 }

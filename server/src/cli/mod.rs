@@ -103,7 +103,12 @@ impl Args {
 fn local(text: &str) -> Result<Endpoint, String> {
     match text.parse().map_err(|error: endpoint::ParseError| error.to_string())? {
         here @ (Endpoint::Unix(_) | Endpoint::Tcp(_)) => Ok(here),
-        Endpoint::Vsock { .. } => Err("this agent does not listen on vsock yet".to_owned()),
+        #[cfg(feature = "vsock")]
+        here @ Endpoint::Vsock { .. } => Ok(here),
+        #[cfg(not(feature = "vsock"))]
+        Endpoint::Vsock { .. } => {
+            Err("this contid was built without the feature `vsock`".to_owned())
+        }
         Endpoint::Ssh { .. } => Err(format!(
             "{text}: nothing listens for ssh: a client connects with `contictl --host {text}` to the sshd \
              of this machine"

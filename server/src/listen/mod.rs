@@ -1,7 +1,8 @@
 //! Listening, and who is at the other end.
 //!
 //! - [`unix`]: sockets of this machine, whose peers the kernel names;
-//! - [`tcp`]: TLS from other machines, whose peers their certificates name;
+//! - [`tcp`], and `vsock` where it is built in: other machines; [`door`]: their TLS, and who is let in by its
+//!   certificate;
 //! - [`lobby`]: those who are not known yet; [`guests`]: those who want to join;
 //! - [`open`]: connections that are open and counted, and closing them;
 //! - [`connection`]: one of them.
@@ -9,15 +10,17 @@
 //! What a peer may do is decided for each call, in [`crate::service::access`].
 
 pub mod connection;
+pub mod door;
 pub mod guests;
 pub mod lobby;
 pub mod open;
 pub mod tcp;
 pub mod unix;
+#[cfg(feature = "vsock")]
+pub mod vsock;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use conti_shared::endpoint::HostPort;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
 
@@ -85,11 +88,11 @@ pub enum Error {
     },
     /// An address cannot be listened on.
     #[error("cannot {what} {place}: {source}; choose another address")]
-    Tcp {
+    Remote {
         /// The step.
         what: &'static str,
         /// The address.
-        place: HostPort,
+        place: String,
         /// The kernel's answer.
         source: io::Error,
     },

@@ -9,7 +9,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _},
+            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
             net::UnixListener as StdListener,
         },
     },
@@ -126,8 +126,12 @@ fn bound(path: &Path, everybody: bool) -> io::Result<StdListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let fd: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Before it has a name: there is no moment at which others could connect.
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(if everybody { 0o666 } else { 0o600 }))?;
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR)?;
     bind(&fd, &SocketAddrUnix::new(path)?)?;
+    if everybody {
+        // By its name, which the umask had a say in.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    }
     listen(&fd, BACKLOG)?;
     Ok(StdListener::from(fd))
 }
@@ -150,8 +154,6 @@ fn clear(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[tokio::test]
