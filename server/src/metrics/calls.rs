@@ -16,6 +16,8 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::Code;
 
+use crate::service::status::code_name;
+
 /// Methods that the agent serves beside its own, and whether they stream.
 const OTHERS: [(&str, bool); 3] = [
     ("/grpc.health.v1.Health/Check", false),
@@ -130,7 +132,7 @@ impl Call {
             return;
         }
         let Kind { label, streams } = self.kind;
-        let ended = Ended { method: label.method, code: name(code) };
+        let ended = Ended { method: label.method, code: code_name(code) };
         self.calls.ended.get_or_create(&ended).inc();
         let durations = if streams { &self.calls.streams } else { &self.calls.unary };
         durations.get_or_create(&label).observe(self.begun.elapsed().as_secs_f64());
@@ -164,29 +166,6 @@ fn streaming() -> HashSet<String> {
         }
     }
     paths
-}
-
-/// The name of a code, as gRPC writes it.
-fn name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{audit::code_name, status};
+use super::status;
 use crate::{
     access::{Caller, Peer, Role, policy::CurrentPolicy},
     audit::{Log, Subject, Who},
@@ -95,7 +95,7 @@ impl<S> Access<S> {
             (None, Some(peer)) => Who::nobody(peer),
             (None, None) => Who::default(),
         };
-        let code = code_name(status.code());
+        let code = status::code_name(status.code());
         self.log.denied(who, path, Subject::default(), code, status.message());
     }
 }

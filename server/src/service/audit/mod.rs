@@ -41,7 +41,6 @@ use crate::{
     listen::PeerInfo,
     metrics::AuditFailures,
 };
-pub use response::code_name;
 use subject::{Known, Reach};
 pub use ticket::Ticket;
 
@@ -187,7 +186,7 @@ impl AuditLayer {
     }
 
     fn denied(&self, who: Who, path: &str, subject: Subject, status: Status) -> Status {
-        let code = response::code_name(status.code());
+        let code = status::code_name(status.code());
         self.log.denied(who, path, subject, code, status.message());
         status
     }
