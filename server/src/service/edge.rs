@@ -32,8 +32,8 @@ const ENCODE_MAX: usize = 8 * 1024 * 1024;
 const CONCURRENT_STREAMS: u32 = 1024;
 /// Input that a client may send ahead, for one stream and for a connection: enough for a long
 /// fat network, and all that a hostile client can make the agent hold on a connection.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 12 * 1024 * 1024;
 /// Large frames: each costs a header, a wake-up and a write.
 const FRAME_MAX: u32 = 1024 * 1024;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
