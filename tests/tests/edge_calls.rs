@@ -167,7 +167,7 @@ fn input_that_no_call_takes_is_bounded() {
         (wire, request.encode_to_vec())
     });
     // For each connection its window, and something for the many small pieces.
-    siege.under(4 * 12 * 1024, async |mallory, goes_on| {
+    siege.under(4 * 16 * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for size in [16_000, 1000, 300, 1] {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
@@ -178,7 +178,7 @@ fn input_that_no_call_takes_is_bounded() {
             }
             // As much as is taken, behind the one message.
             let mut sent = 0;
-            'all: while sent < 10 << 20 {
+            'all: while sent < 14 << 20 {
                 for stream in [1, 3, 5, 7] {
                     let pieces = (1 << 16) / size;
                     let part = data(stream, &vec![0; size]).repeat(pieces);
