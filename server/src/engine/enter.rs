@@ -21,7 +21,7 @@ use super::{
     process::{self, Pinned},
     registry::Made,
     session::{
-        Session, State,
+        Session, State, Waiting,
         store::Record,
         supervise::{self, Outcome},
     },
@@ -65,7 +65,7 @@ impl Engine {
                 && streamed
             {
                 // Its client went away before it had it.
-                drop(session.drive(None));
+                drop(session.drive(None, Waiting::default()));
             }
         };
         tokio::spawn(start.in_current_span());

@@ -22,7 +22,7 @@ use super::{
     io_error, name,
     registry::Made,
     session::{
-        Session, State, store,
+        Session, State, Waiting, store,
         supervise::{self, Outcome},
     },
     spec::{ContainerSpec, Namespace},
@@ -75,7 +75,7 @@ impl Engine {
                 && let Some(session) = container.now().session.clone()
             {
                 // Nobody came to drive it: as if the client had gone right after.
-                drop(session.drive(None));
+                drop(session.drive(None, Waiting::default()));
             }
         };
         tokio::spawn(create.in_current_span());

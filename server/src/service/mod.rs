@@ -28,6 +28,7 @@ pub mod intake;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;
+pub mod outlet;
 pub mod page;
 pub mod parts;
 pub mod pki;

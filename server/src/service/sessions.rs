@@ -98,7 +98,8 @@ impl SessionService for Sessions {
         let ReadSessionRequest { session_id, offset, follow } = request.into_inner();
         let session = self.see(&call, &session_id)?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
-        let responses = stream::read(session.view(offset), follow, self.stopping.clone());
+        let responses =
+            stream::read(session.view(offset, call.waiting), follow, self.stopping.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 

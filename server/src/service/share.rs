@@ -1,8 +1,8 @@
 //! What one caller may have under way at a time, so that something is left for the others.
 //!
-//! Counted are calls, questions (each holds one of the engine's inspectors until its answer has been read) and,
-//! in [`super::intake`], messages that have begun and are not there yet. Whoever is over its share
-//! is told so, or waits where that is short; nobody else notices.
+//! Counted are calls, questions (each holds one of the engine's inspectors until its answer has been read), in
+//! [`super::intake`] messages that have begun and are not there yet, and in [`super::outlet`] answers that are not
+//! taken. Whoever is over its share is told so, or waits where that is short; nobody else notices.
 
 use std::{
     collections::HashMap,
@@ -12,9 +12,8 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -22,11 +21,13 @@ use tokio::{
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{intake::Intake, status};
-use crate::access::{Caller, Role};
+use super::{intake::Intake, outlet::Outlet, status};
+use crate::{
+    access::{Caller, Role},
+    engine::session::Waiting,
+};
 
-/// How many calls one identity has under way at most: each costs some 10 KiB, and a piece of up to 128 KiB of an
-/// answer that nobody takes. Those of administrators of this machine are not counted.
+/// How many calls one identity has under way at most: each costs some 10 KiB. Those of administrators of this machine are not counted.
 const CALLS_EACH: usize = 1024;
 /// How many calls there are at most.
 const CALLS: usize = 4096;
@@ -37,13 +38,17 @@ const TURN: Duration = Duration::from_secs(30);
 /// How many bytes of large messages that are not there yet one identity may have under way.
 const LARGE_EACH: usize = 64 << 20;
 
-/// Services whose calls are questions.
-const QUESTIONS: [&str; 5] = [
+/// Services whose calls are questions, and the methods of others whose answers may be large.
+const QUESTIONS: [&str; 9] = [
+    "/conti.v1.ContainerService/GetContainer",
+    "/conti.v1.ContainerService/ListContainers",
     "/conti.v1.FileService/",
     "/conti.v1.MountService/",
     "/conti.v1.NamespaceService/",
     "/conti.v1.NetworkService/",
     "/conti.v1.ProcessService/",
+    "/conti.v1.SessionService/ListSessions",
+    "/conti.v1.SessionService/ReadRecording",
 ];
 
 /// The shares of all callers. Clones are the same.
@@ -63,6 +68,7 @@ pub struct Share {
     questions: Arc<Semaphore>,
     /// Bytes of large messages.
     pub large: Arc<Semaphore>,
+    waiting: Waiting,
 }
 
 /// Held for as long as a call is under way.
@@ -88,6 +94,7 @@ impl Shares {
             calls: Arc::new(Semaphore::new(CALLS_EACH)),
             questions: Arc::new(Semaphore::new(QUESTIONS_EACH)),
             large: Arc::new(Semaphore::new(LARGE_EACH)),
+            waiting: Waiting::default(),
         });
         each.insert(name.to_owned(), Arc::downgrade(&share));
         share
@@ -182,42 +189,16 @@ where
                 Ok(turn) => turn,
                 Err(status) => return Ok(status.into_http()),
             };
-            let request =
+            let waiting = share.waiting.clone();
+            let mut request =
                 request.map(|body| Body::new(Intake::new(body, name, share.large.clone())));
+            request.extensions_mut().insert(waiting.clone());
             let response = inner.call(request).await?;
             Ok(response.map(|body| match body.is_end_stream() {
                 true => body,
-                false => Body::new(Held { body, _place: place, _turn: turn }),
+                false => Body::new(Outlet::new(body, waiting, (place, turn))),
             }))
         })
-    }
-}
-
-/// The body of an answer. Its call is under way until it has been sent.
-#[derive(Debug)]
-struct Held {
-    body: Body,
-    _place: Place,
-    _turn: Option<OwnedSemaphorePermit>,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -18,7 +18,7 @@ use conti_proto::v1::{
     stream_response,
 };
 use futures::Stream;
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{Extensions, HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body::Frame;
 use prost::{
     Message,
@@ -28,6 +28,8 @@ use tonic::{Request, Status, Streaming, body::Body, codec::Codec, server::NamedS
 use tonic_prost::ProstCodec;
 use tower::Service;
 use tracing::debug;
+
+use crate::engine::session::Waiting;
 
 /// Output from this size on goes out without a copy.
 const DIRECT: usize = 4 * 1024;
@@ -90,13 +92,15 @@ impl<T: SessionService> Service<http::Request<Body>> for SessionsOnWire<T> {
         match request.uri().path() {
             STREAM => {
                 let requests = self.requests(request);
+                let waiting = waiting(requests.extensions());
                 Box::pin(async move {
                     let result = sessions.stream(requests).await;
-                    Ok(respond(STREAM, result.map(tonic::Response::into_inner)))
+                    Ok(respond(STREAM, result.map(tonic::Response::into_inner), waiting))
                 })
             }
             READ => {
                 let (metadata, extensions, mut requests) = self.requests(request).into_parts();
+                let waiting = waiting(&extensions);
                 Box::pin(async move {
                     let result = match requests.message().await {
                         Ok(Some(message)) => {
@@ -106,7 +110,7 @@ impl<T: SessionService> Service<http::Request<Body>> for SessionsOnWire<T> {
                         Ok(None) => Err(Status::internal("the request has no message")),
                         Err(status) => Err(status),
                     };
-                    Ok(respond(READ, result.map(tonic::Response::into_inner)))
+                    Ok(respond(READ, result.map(tonic::Response::into_inner), waiting))
                 })
             }
             _ => self.plain.call(request),
@@ -114,15 +118,24 @@ impl<T: SessionService> Service<http::Request<Body>> for SessionsOnWire<T> {
     }
 }
 
-fn respond<S, M>(method: &'static str, result: Result<S, Status>) -> http::Response<Body>
+/// What waits of all answers to the caller.
+fn waiting(extensions: &Extensions) -> Waiting {
+    extensions.get().cloned().unwrap_or_default()
+}
+
+fn respond<S, M>(
+    method: &'static str,
+    result: Result<S, Status>,
+    waiting: Waiting,
+) -> http::Response<Body>
 where
     S: Stream<Item = Result<M, Status>> + Send + 'static,
     M: CarriesOutput + 'static,
 {
     match result {
         Ok(messages) => {
-            let mut response =
-                http::Response::new(Body::new(MessageBody::new(method, Box::pin(messages))));
+            let messages = MessageBody::new(method, Box::pin(messages), waiting);
+            let mut response = http::Response::new(Body::new(messages));
             let grpc = HeaderValue::from_static("application/grpc");
             response.headers_mut().insert(CONTENT_TYPE, grpc);
             response
@@ -171,16 +184,38 @@ pub struct MessageBody<S> {
     /// What is to be sent before anything else.
     gathered: BytesMut,
     /// What is to be sent after `gathered`.
-    direct: Option<Bytes>,
+    direct: Option<Direct>,
     /// How it ended. Sent last.
     status: Option<Status>,
+    waiting: Waiting,
+}
+
+/// Output that follows its head. From when it was read it counts as waiting, until it goes to what counts it
+/// further ([`super::outlet`]).
+#[derive(Debug)]
+struct Direct {
+    bytes: Bytes,
+    waiting: Waiting,
+}
+
+impl Direct {
+    fn new(bytes: Bytes, waiting: &Waiting) -> Direct {
+        waiting.add(bytes.len());
+        Direct { bytes, waiting: waiting.clone() }
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.waiting.remove(self.bytes.len());
+    }
 }
 
 impl<S> MessageBody<S> {
-    /// A body of messages.
-    pub fn new(method: &'static str, messages: S) -> MessageBody<S> {
-        let messages = Some(messages);
-        MessageBody { method, messages, gathered: BytesMut::new(), direct: None, status: None }
+    /// A body of messages, to a caller for whom so much waits.
+    pub fn new(method: &'static str, messages: S, waiting: Waiting) -> MessageBody<S> {
+        let (messages, gathered) = (Some(messages), BytesMut::new());
+        MessageBody { method, messages, gathered, direct: None, status: None, waiting }
     }
 }
 
@@ -197,13 +232,15 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
+        let most = if this.waiting.is_much() { 1 } else { GATHERED };
         while let Some(messages) = &mut this.messages
             && this.direct.is_none()
-            && this.gathered.len() < GATHERED
+            && this.gathered.len() < most
         {
             match Pin::new(messages).poll_next(context) {
                 Poll::Ready(Some(Ok(message))) => {
-                    this.direct = encode(message, &mut this.gathered);
+                    let direct = encode(message, &mut this.gathered);
+                    this.direct = direct.map(|bytes| Direct::new(bytes, &this.waiting));
                 }
                 Poll::Ready(Some(Err(status))) => {
                     this.messages = None;
@@ -220,8 +257,8 @@ where
         if !this.gathered.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(this.gathered.split().freeze()))));
         }
-        if let Some(bytes) = this.direct.take() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if let Some(direct) = this.direct.take() {
+            return Poll::Ready(Some(Ok(Frame::data(direct.bytes.clone()))));
         }
         let Some(status) = this.status.take() else { return Poll::Ready(None) };
         debug!(method = this.method, code = ?status.code(), problem = status.message(), "ended");
@@ -285,7 +322,7 @@ mod tests {
 
     /// All bytes of a body, and its trailers.
     fn drain(messages: Vec<Result<StreamResponse, Status>>) -> (Vec<u8>, HeaderMap, usize) {
-        let mut body = MessageBody::new("test", stream::iter(messages));
+        let mut body = MessageBody::new("test", stream::iter(messages), Waiting::default());
         let (mut bytes, mut trailers, mut frames) = (Vec::new(), HeaderMap::new(), 0);
         let poll =
             stream::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));

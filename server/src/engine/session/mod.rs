@@ -5,6 +5,7 @@
 //! - [`handled`]: what both a driver and a recorder have done with, whose room alone is free;
 //! - [`record`]: the task that records one;
 //! - [`supervise`]: the task that follows one monitor until the end;
+//! - [`waiting`]: how much waits for clients that do not take it;
 //! - [`store`]: its directory, from which an agent that was started again finds it.
 
 mod handled;
@@ -12,6 +13,7 @@ pub mod record;
 pub mod store;
 pub mod stream;
 pub mod supervise;
+pub mod waiting;
 
 use std::{
     os::fd::OwnedFd,
@@ -40,6 +42,7 @@ use super::{
 
 use handled::Handled;
 pub use stream::{Driver, Event, Hold, Viewer};
+pub use waiting::Waiting;
 
 /// One process that Conti started, with all that belongs to it.
 #[derive(Debug)]
@@ -265,14 +268,14 @@ impl Session {
     }
 
     /// Takes over the streams: the one who drove them before only looks from now on. Output is sent
-    /// from `from` on, or else from the oldest byte that is retained.
-    pub fn drive(self: &Arc<Self>, from: Option<u64>) -> Driver {
-        Driver::new(self.clone(), from)
+    /// from `from` on, or else from the oldest byte that is retained, to a client for whom so much waits.
+    pub fn drive(self: &Arc<Self>, from: Option<u64>, waiting: Waiting) -> Driver {
+        Driver::new(self.clone(), from, waiting)
     }
 
     /// Looks at the output without any effect on the session.
-    pub fn view(self: &Arc<Self>, from: Option<u64>) -> Viewer {
-        Viewer::new(self.clone(), from)
+    pub fn view(self: &Arc<Self>, from: Option<u64>, waiting: Waiting) -> Viewer {
+        Viewer::new(self.clone(), from, waiting)
     }
 
     /// Writes input at `offset`, or else where input stands, and returns up to where it was taken

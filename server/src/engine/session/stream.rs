@@ -12,11 +12,9 @@ use conti_runtime::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{Session, State};
+use super::{Session, State, Waiting};
 use crate::engine::{error::Result, info::SessionEnd, spec::OnDisconnect};
 
-/// The most output that one event carries.
-const MAX_OUTPUT: usize = 256 * 1024;
 /// How long a process may wait for the acknowledgement of what its client was sent before a larger
 /// journal is worth its memory. On one machine it takes less.
 const FAR: Duration = Duration::from_millis(3);
@@ -52,15 +50,16 @@ pub struct Viewer {
     states: watch::Receiver<State>,
     position: u64,
     done: bool,
+    waiting: Waiting,
 }
 
 impl Viewer {
-    pub(super) fn new(session: Arc<Session>, from: Option<u64>) -> Viewer {
+    pub(super) fn new(session: Arc<Session>, from: Option<u64>, waiting: Waiting) -> Viewer {
         let activity = session.activity.subscribe();
         let states = session.state.subscribe();
         // An offset that was never reached would wait for ever.
         let position = from.unwrap_or(session.journal().tail()).min(session.journal().head());
-        Viewer { session, activity, states, position, done: false }
+        Viewer { session, activity, states, position, done: false, waiting }
     }
 
     /// Where the next event begins.
@@ -68,10 +67,10 @@ impl Viewer {
         self.position
     }
 
-    /// Waits for the next event. `None` after the end. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// Waits for the next event, with output of up to `room` bytes. `None` after the end. Cancel-safe.
+    pub async fn next(&mut self, room: usize) -> Option<Event> {
         loop {
-            if let Some(event) = self.try_next() {
+            if let Some(event) = self.try_next(room) {
                 return Some(event);
             }
             if self.done {
@@ -88,7 +87,7 @@ impl Viewer {
     }
 
     /// The next event, where it is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
+    pub fn try_next(&mut self, room: usize) -> Option<Event> {
         if self.done {
             return None;
         }
@@ -98,7 +97,8 @@ impl Viewer {
             State::Ended(end, _) => Some(end.clone()),
             _ => None,
         };
-        let read = self.session.journal().read(self.position, MAX_OUTPUT);
+        let read =
+            self.session.journal().read(self.position, self.waiting.piece().min(room.max(1)));
         match read {
             ReadResult::Data { offset, stderr, bytes } => {
                 self.position = offset + bytes.len() as u64;
@@ -168,7 +168,7 @@ enum Leaving {
 }
 
 impl Driver {
-    pub(super) fn new(session: Arc<Session>, from: Option<u64>) -> Driver {
+    pub(super) fn new(session: Arc<Session>, from: Option<u64>, waiting: Waiting) -> Driver {
         let drivers = session.drivers.subscribe();
         let mut number = 0;
         session.drivers.send_modify(|last| {
@@ -176,7 +176,7 @@ impl Driver {
             number = *last;
             session.driver.store(number, Ordering::Release);
         });
-        let viewer = Viewer::new(session, from);
+        let viewer = Viewer::new(session, from, waiting);
         let (waits_since, leaving) = (None, Leaving::Gone);
         let driver = Driver { viewer, drivers, number, waits_since, leaving };
         // How far away this client is shows later.
@@ -195,15 +195,15 @@ impl Driver {
         self.viewer.offset()
     }
 
-    /// Waits for the next event. `None` after the end. Cancel-safe.
-    pub async fn next(&mut self) -> Option<Event> {
-        let event = self.viewer.next().await;
+    /// Waits for the next event, with output of up to `room` bytes. `None` after the end. Cancel-safe.
+    pub async fn next(&mut self, room: usize) -> Option<Event> {
+        let event = self.viewer.next(room).await;
         self.note_end(event)
     }
 
     /// The next event, where it is there already.
-    pub fn try_next(&mut self) -> Option<Event> {
-        let event = self.viewer.try_next();
+    pub fn try_next(&mut self, room: usize) -> Option<Event> {
+        let event = self.viewer.try_next(room);
         let full = || self.session().journal().live().is_some_and(Reader::is_full);
         if event.is_none() && full() {
             self.waits_since.get_or_insert_with(Instant::now);

@@ -108,7 +108,8 @@ pub async fn open(
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
     let request_id = call.caller.request_id(request_id);
-    let drive = |session: &Arc<Session>, from| Reader::Driver(session.drive(from));
+    let drive =
+        |session: &Arc<Session>, from| Reader::Driver(session.drive(from, call.waiting.clone()));
     let mut warnings = Vec::new();
     let (reader, session) = match what {
         What::Run(spec) => {
@@ -143,7 +144,7 @@ pub async fn open(
             let (open, from) = (Field::root("open"), attach.output_offset);
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
             match attach.view_only {
-                true => (Reader::Viewer(session.view(from)), session),
+                true => (Reader::Viewer(session.view(from, call.waiting.clone())), session),
                 false => (drive(&session, from), session),
             }
         }

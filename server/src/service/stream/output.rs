@@ -17,9 +17,12 @@ use super::{
     link::{Finish, Link},
 };
 use crate::{
-    engine::session::{Driver, Event, Hold, Session, Viewer},
+    engine::session::{Driver, Event, Hold, Session, Viewer, Waiting},
     service::{convert::info, status, stopping::Stopping},
 };
+
+/// How much output is read ahead of a window that is full.
+const ROOM_MIN: usize = 4 << 10;
 
 /// Where output comes from.
 #[derive(Debug)]
@@ -39,17 +42,17 @@ impl Reader {
         }
     }
 
-    async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self, room: usize) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.next().await,
-            Reader::Viewer(viewer) => viewer.next().await,
+            Reader::Driver(driver) => driver.next(room).await,
+            Reader::Viewer(viewer) => viewer.next(room).await,
         }
     }
 
-    fn try_next(&mut self) -> Option<Event> {
+    fn try_next(&mut self, room: usize) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.try_next(),
-            Reader::Viewer(viewer) => viewer.try_next(),
+            Reader::Driver(driver) => driver.try_next(room),
+            Reader::Viewer(viewer) => viewer.try_next(room),
         }
     }
 
@@ -73,6 +76,8 @@ pub struct Outbound {
     pending: Option<Event>,
     opened: Option<StreamOpened>,
     link: Arc<Link>,
+    /// What waits of all answers to the same caller.
+    waiting: Waiting,
     stopping: Stopping,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     inbound: JoinHandle<()>,
@@ -98,6 +103,7 @@ impl Outbound {
             pending: None,
             opened: Some(opened),
             link,
+            waiting: service.call.waiting.clone(),
             stopped: Box::pin(service.stopping.wait()),
             stopping: service.stopping.clone(),
             inbound: tokio::spawn(inbound.follow(requests)),
@@ -146,8 +152,10 @@ impl Outbound {
             if let Some(ack) = todo.input {
                 return message(Message::InputAck(ack));
             }
+            // An event that is no output needs no room, and shows only when it is asked for.
+            let room = usize::try_from(self.flow.room()).unwrap_or(usize::MAX).max(ROOM_MIN);
             if self.pending.is_none() {
-                self.pending = reader.try_next();
+                self.pending = reader.try_next(room);
             }
             if let Some(message) = self.send() {
                 return Some(Ok(StreamResponse { message: Some(message) }));
@@ -158,7 +166,7 @@ impl Outbound {
                 () = self.link.wake.notified() => {}
                 () = &mut self.stopped => {}
                 () = resolved(&mut self.lost) => {}
-                event = reader.next(), if self.pending.is_none() => match event {
+                event = reader.next(room), if self.pending.is_none() => match event {
                     Some(event) => self.pending = Some(event),
                     None => drop(self.reader.take()),
                 },
@@ -201,7 +209,7 @@ impl Outbound {
     fn look_on(&mut self) -> Option<Result<StreamResponse, Status>> {
         self.lost = None;
         let position = self.reader.as_ref()?.offset();
-        self.reader = Some(Reader::Viewer(self.session.view(Some(position))));
+        self.reader = Some(Reader::Viewer(self.session.view(Some(position), self.waiting.clone())));
         message(Message::DriverLost(DriverLost {}))
     }
 

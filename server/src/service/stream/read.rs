@@ -20,10 +20,10 @@ pub fn read(
     let state = Some((viewer, stopping));
     stream::unfold(state, move |state| async move {
         let (mut viewer, stopping) = state?;
-        let event = match viewer.try_next() {
+        let event = match viewer.try_next(usize::MAX) {
             Some(event) => event,
             None if !follow => return None,
-            None => match stopping.or(viewer.next()).await {
+            None => match stopping.or(viewer.next(usize::MAX)).await {
                 Ok(event) => event?,
                 Err(status) => return Some((Err(status), None)),
             },
