@@ -3,6 +3,8 @@
 /// The network is made of TUN devices, which not every kernel has.
 mod needs_tun {
     use std::{
+        ffi::OsString,
+        fs,
         io::{Read as _, Write as _},
         process::Stdio,
         sync::{
@@ -16,6 +18,7 @@ mod needs_tun {
     use conti_proto::v1::{KillCause, ListSessionsRequest, SessionState, session_end::Reason};
     use conti_tests::{
         Agent,
+        agent::binary,
         ctl::Running,
         network::{Hosts, Side},
         pattern::Pattern,
@@ -24,29 +27,57 @@ mod needs_tun {
 
     const MIB: u64 = 1 << 20;
 
-    /// An agent on the far host, with a container `c`, and a way to it from the near one.
+    /// An agent on the far host that listens there with an authority of its own, with a container `c`. The
+    /// user of the near host was invited and has joined.
     struct Remote {
         agent: Agent,
         hosts: Hosts,
-        url: String,
     }
 
     impl Remote {
         fn start() -> Remote {
             let hosts = Hosts::new();
-            let agent = Agent::start_behind(|_| hosts.prefix(Side::Far));
-            let socket = hosts.carry(agent.path("contid.sock"), agent.scratch("near.sock"));
-            agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
-            Remote { agent, hosts, url: format!("unix://{}", socket.display()) }
+            let address = Side::Far.address().to_string();
+            let contid = |data: &OsString, words: &[&str]| {
+                let mut command = hosts.command(Side::Far, binary("contid"));
+                let output = command.arg("--data-dir").arg(data).args(words).output();
+                let output = output.expect("contid can be started");
+                assert!(output.status.success(), "{output:?}");
+                String::from_utf8(output.stdout).expect("text").trim().to_owned()
+            };
+            let agent = Agent::start_as(
+                |_| hosts.prefix(Side::Far),
+                |dir| {
+                    let data = dir.join("data").into_os_string();
+                    contid(&data, &["pki", "init", "--name", &address]);
+                    vec!["--listen".into(), format!("tcp://{address}:7443").into()]
+                },
+            );
+            let data = agent.path("data").into_os_string();
+            let words = ["invite", "--role", "operator", "--name", "alice", "--address", &address];
+            let code = contid(&data, &words);
+            fs::create_dir(agent.scratch("config")).expect("a directory can be made");
+            let remote = Remote { agent, hosts };
+            remote.ok(&["join", &code]);
+            remote.ok(&["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+            remote
         }
 
         /// A `contictl` on the near host.
         fn client(&self, args: &[&str]) -> Running {
             let command = self.agent.ctl(args.iter().copied()).into_command();
             let mut command = self.hosts.inside(Side::Near, &command);
-            command.env("CONTI_HOST", &self.url);
+            command.env_remove("CONTI_HOST").env("XDG_CONFIG_HOME", self.agent.scratch("config"));
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             Running::new(command.spawn().expect("contictl can be started"))
+        }
+
+        /// One that must succeed.
+        fn ok(&self, args: &[&str]) {
+            let mut client = self.client(args);
+            drop(client.stdin());
+            let said = client.stderr_text();
+            assert_eq!(client.wait(), 0, "{said}");
         }
 
         /// Sends a pattern through a command of the far host and back while the network has trouble:
@@ -136,6 +167,19 @@ mod needs_tun {
         remote.hosts.delay(Duration::from_millis(20));
         let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
             remote.agent.kill();
+            thread::sleep(Duration::from_secs(1));
+            remote.agent.restart();
+        });
+        assert!(said.contains("trying to resume"), "{said}");
+        remote.agent.finish();
+    }
+
+    #[test]
+    fn heavy_a_copy_is_resumed_when_the_agent_was_stopped_and_is_back() {
+        let mut remote = Remote::start();
+        remote.hosts.rate(200);
+        let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
+            assert!(remote.agent.terminate().success());
             thread::sleep(Duration::from_secs(1));
             remote.agent.restart();
         });

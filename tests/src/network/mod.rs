@@ -4,13 +4,10 @@
 //! joined by a cable whose delay, loss and rate a test sets. It carries real packets between two
 //! TUN devices: the emulator of the kernel (netem) does the same, but many kernels have it not.
 //!
-//! [`Hosts::carry`] takes the connections of a socket over it.
-//!
 //! Nothing of it has a name on the machine: the namespaces live as long as the processes that hold
 //! them, which end with the test however that ends.
 
 mod cable;
-mod forward;
 
 use std::{
     ffi::{OsStr, OsString},
