@@ -1,11 +1,18 @@
 //! An agent under attack, and somebody who wants to work meanwhile.
+//!
+//! How long that takes is no test's business, since it depends on the machine. Where `CONTI_SIEGE_TIMES` names a
+//! file, a line for each attack is added to it, for a benchmark.
 
 use std::{
+    env,
+    fs::File,
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use tokio::time::timeout;
@@ -30,6 +37,8 @@ pub struct Siege {
     pub mallory: Remote,
     /// Who works: an operator.
     pub bob: Remote,
+    /// How long a command takes while there is peace.
+    quiet: Duration,
 }
 
 /// An attack with a name, for a message.
@@ -48,17 +57,21 @@ impl Siege {
     pub fn of(world: World) -> Siege {
         let (mallory, bob) =
             (world.as_role("mallory", "operator"), world.as_role("bob", "operator"));
-        let siege = Siege { world, mallory, bob };
+        let mut siege = Siege { world, mallory, bob, quiet: Duration::MAX };
         siege.world.agent.api(async |mut api| {
             api.run(sleeper("c")).await.expect("it runs");
         });
         // What the agent keeps from then on.
-        siege.world.agent.block_on(async {
-            for _ in 0..3 {
-                siege.command().await;
-            }
-        });
+        for _ in 0..3 {
+            let took = siege.world.agent.block_on(siege.command());
+            siege.quiet = siege.quiet.min(took);
+        }
         siege
+    }
+
+    /// Mallory without a certificate, at the door of those who want to join.
+    pub fn guest(&self) -> Remote {
+        Remote { identity: None, alpn: vec![b"conti-join/1".to_vec()], ..self.mallory.clone() }
     }
 
     /// Names the next attack.
@@ -74,8 +87,9 @@ impl Siege {
         self.named("the attack").under(grown_kib, attack);
     }
 
-    /// Bob connects, does one command in the container, and leaves.
-    pub async fn command(&self) {
+    /// Bob connects, does one command in the container, and leaves. Returns how long that took.
+    pub async fn command(&self) -> Duration {
+        let begin = Instant::now();
         let work = async {
             let mut api = self.bob.api().await?;
             let open = wire::start(session("c", process(["true"])));
@@ -84,6 +98,7 @@ impl Siege {
         };
         let done = timeout(PATIENCE, work).await.expect("a command is done within a minute");
         assert_eq!(done, Ok(0), "a command of another client");
+        begin.elapsed()
     }
 
     /// Deletes the container and stops the agent.
@@ -105,24 +120,38 @@ impl Attack<'_> {
         let before = host::anonymous_kib(pid);
         let goes_on = Arc::new(AtomicBool::new(true));
         let work = async {
-            let mut most = 0;
+            let (mut most, mut longest) = (0, Duration::ZERO);
             for _ in 0..COMMANDS {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                siege.command().await;
+                let took = siege.command().await;
+                longest = longest.max(took);
                 most = most.max(host::anonymous_kib(pid));
             }
             most = most.max(host::anonymous_kib(pid));
             goes_on.store(false, Ordering::Relaxed);
-            most
+            (most, longest)
         };
         let attack = attack(siege.mallory.clone(), goes_on.clone());
-        let (most, ()) = siege.world.agent.block_on(async {
+        let ((most, longest), ()) = siege.world.agent.block_on(async {
             timeout(2 * PATIENCE, async { tokio::join!(work, attack) })
                 .await
                 .unwrap_or_else(|_| panic!("{name} does not come to its end"))
         });
+        note_times(&name, siege.quiet, longest);
         let most = most.max(host::anonymous_kib(pid));
         let grown = most.saturating_sub(before);
         assert!(grown <= grown_kib, "{name} made the agent grow by {grown} KiB of {grown_kib}");
     }
+}
+
+/// Adds a line of tab-separated fields: the test, the attack, and milliseconds of a command before it and of the
+/// longest during it.
+fn note_times(attack: &str, quiet: Duration, longest: Duration) {
+    let Some(path) = env::var_os("CONTI_SIEGE_TIMES") else { return };
+    let thread = thread::current();
+    let test = thread.name().unwrap_or_default();
+    let [quiet, longest] = [quiet, longest].map(|took| took.as_secs_f64() * 1000.0);
+    let line = format!("{test}\t{attack}\t{quiet:.1}\t{longest:.1}\n");
+    let file = File::options().create(true).append(true).open(path);
+    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the times can be noted");
 }

@@ -6,12 +6,17 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
+    thread,
 };
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rustix::{process::Uid, thread::set_thread_res_uid};
 use tempfile::TempDir;
-use tokio::net::unix::pipe;
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    task::spawn_blocking,
+};
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
@@ -38,6 +43,21 @@ impl Common {
     /// The socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("contid.sock")
+    }
+
+    /// Connects as the user with this uid.
+    pub async fn connect(&self, id: u32) -> io::Result<UnixStream> {
+        let socket = self.socket();
+        let connect = move || {
+            let user = Uid::from_raw(id);
+            // Of this thread alone, which ends with that.
+            set_thread_res_uid(user, user, user)?;
+            std::os::unix::net::UnixStream::connect(socket)
+        };
+        let joined = spawn_blocking(|| thread::spawn(connect).join()).await;
+        let stream = joined.expect("no panic").expect("no panic")?;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
     }
 
     /// The API, as a user with this uid and gid. It is `contictl proxy` that runs as the user: the kernel

@@ -2,19 +2,26 @@
 //! stays flat, and another client gets its commands done meanwhile.
 
 use std::{
+    io,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use conti_tests::{
-    frames::{self, Raw, code, data, flag, frame, kind, literal, open, reset, settings, streams},
-    remote::Remote,
+    frames::{
+        self, Duplex, Raw, code, data, flag, frame, kind, literal, open, reset, settings, streams,
+    },
     siege::Siege,
+    user::Common,
+    world::World,
 };
 use tokio::time::sleep;
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 const GET: &str = "/conti.v1.AgentService/GetAgent";
+
+/// A user of the machine who is not root.
+const LOCAL: u32 = 4711;
 
 /// What all frames of one client may make the agent grow by, in KiB.
 const FLAT: u64 = 48 * 1024;
@@ -63,7 +70,7 @@ fn calls_that_are_given_up_as_soon_as_they_are_taken_leave_nothing() {
 /// Sends the same bytes after a beginning again and again, on one connection after the other, whose answers are
 /// read or not.
 async fn flood(
-    mallory: &Remote,
+    connect: impl AsyncFn() -> io::Result<Box<dyn Duplex>>,
     goes_on: &AtomicBool,
     beginning: &[u8],
     again: &[u8],
@@ -71,7 +78,7 @@ async fn flood(
 ) {
     let many = again.repeat(((1 << 16) / again.len()).max(1));
     while goes_on.load(Ordering::Relaxed) {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::begin(connect().await.expect("it may connect"), &[]).await;
         if !reads {
             raw.stop_reading();
         }
@@ -86,10 +93,11 @@ async fn flood(
     }
 }
 
-#[test]
-fn heavy_floods_of_small_frames_hold_up_nobody_and_are_not_kept() {
+/// Floods an agent with small frames of all kinds over connections that are made so.
+fn floods(siege: &Siege, connect: impl AsyncFn() -> io::Result<Box<dyn Duplex>>) {
     let begun = frame(kind::HEADERS, flag::NONE, 1, &frames::call(STREAM));
-    let floods: [(&str, Vec<u8>, Vec<u8>); 9] = [
+    let empty_headers = frame(kind::HEADERS, flag::END_HEADERS, 1, &[]);
+    let floods: [(&str, Vec<u8>, Vec<u8>); 10] = [
         ("PING", vec![], frame(kind::PING, flag::NONE, 0, &[7; 8])),
         ("SETTINGS", vec![], settings(&[])),
         ("SETTINGS that change windows", open(STREAM, 1), settings(&[(4, 1 << 20)])),
@@ -98,19 +106,41 @@ fn heavy_floods_of_small_frames_hold_up_nobody_and_are_not_kept() {
         ("empty DATA", open(STREAM, 1), data(1, &[])),
         ("DATA of one byte", open(STREAM, 1), data(1, &[0])),
         ("empty CONTINUATION", begun.clone(), frame(kind::CONTINUATION, flag::NONE, 1, &[])),
+        ("empty HEADERS", open(STREAM, 1), empty_headers),
         ("unknown frames", vec![], frame(0x77, 0xff, 0, &[1; 32])),
     ];
-    let siege = Siege::start();
     for (name, beginning, again) in floods {
         for reads in [true, false] {
-            siege.named(&format!("{name}, reads: {reads}")).under(
-                FLAT,
-                async |mallory, goes_on| {
-                    flood(&mallory, &goes_on, &beginning, &again, reads).await;
-                },
-            );
+            siege.named(&format!("{name}, reads: {reads}")).under(FLAT, async |_, goes_on| {
+                flood(&connect, &goes_on, &beginning, &again, reads).await;
+            });
         }
     }
+}
+
+#[test]
+fn heavy_floods_of_small_frames_hold_up_nobody_and_are_not_kept() {
+    let siege = Siege::start();
+    floods(&siege, async || Ok(Box::new(siege.mallory.shake().await?) as _));
+    siege.finish();
+}
+
+#[test]
+fn heavy_floods_of_guests_hold_up_nobody_and_are_not_kept() {
+    let siege = Siege::start();
+    let guest = siege.guest();
+    floods(&siege, async || Ok(Box::new(guest.shake().await?) as _));
+    siege.finish();
+}
+
+#[test]
+fn heavy_floods_of_another_user_of_the_machine_hold_up_nobody_and_are_not_kept() {
+    let common = Common::default();
+    let policy = format!("[[caller]]\nuid = {LOCAL}\nrole = \"operator\"\n");
+    let siege = Siege::of(World::start_with(&policy, |_| {
+        vec!["--listen".into(), format!("unix://{}", common.socket().display()).into()]
+    }));
+    floods(&siege, async || Ok(Box::new(common.connect(LOCAL).await?) as _));
     siege.finish();
 }
 
