@@ -19,7 +19,14 @@ use crate::{
     listen::{self, Connection, door::Door, lobby::Lobby, open::Open, tcp, unix},
     metrics::{self, Metrics},
     pki::Pki,
-    service::{audit::AuditLayer, edge, pki::Pki as PkiService, stopping::Stopping},
+    service::{
+        access::AccessLayer,
+        audit::AuditLayer,
+        edge::{self, Passage},
+        pki::Pki as PkiService,
+        share::ShareLayer,
+        stopping::Stopping,
+    },
     tls::{CurrentTls, Material, reload::Reload},
 };
 
@@ -121,15 +128,26 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     };
     tokio::spawn(reload.run());
 
-    let router =
-        edge::router(&engine, &stopping, policy.clone(), pki, &metrics.calls, audit).await?;
+    let passage = Passage {
+        calls: metrics.calls.clone(),
+        access: AccessLayer::new(policy.clone(), audit.log().clone()),
+        share: ShareLayer::new(),
+        audit,
+    };
+    let (narrow, narrows) = mpsc::channel::<Connection>(WAITING);
+    let further =
+        edge::router(&engine, &stopping, pki.clone(), passage.clone(), edge::NARROW).await?;
+    let further =
+        further.serve_with_incoming_shutdown(listen::connections(narrows), stopping.wait());
+    let router = edge::router(&engine, &stopping, pki, passage, edge::WIDE).await?;
     let counts = metrics.connections.clone();
-    let incoming = listen::all(local, policy, users, counts, connections);
+    let incoming = listen::all(local, policy, users, counts, connections, narrow);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
+    let serve = async { tokio::try_join!(serve, further) };
     tokio::pin!(serve);
 
     tokio::select! {
-        result = &mut serve => result?,
+        result = &mut serve => drop(result?),
         name = async {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -139,7 +157,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
             info!(signal = name, "stopping; containers and sessions go on");
             stopping.begin();
             match timeout(DRAIN, serve).await {
-                Ok(result) => result?,
+                Ok(result) => drop(result?),
                 Err(_) => warn!("some clients did not take leave in time"),
             }
         }

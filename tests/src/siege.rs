@@ -4,6 +4,7 @@
 //! file, a line for each attack is added to it, for a benchmark.
 
 use std::{
+    cell::Cell,
     env,
     fs::File,
     io::Write as _,
@@ -120,26 +121,37 @@ impl Attack<'_> {
         let before = host::anonymous_kib(pid);
         let goes_on = Arc::new(AtomicBool::new(true));
         let work = async {
-            let (mut most, mut longest) = (0, Duration::ZERO);
+            let mut longest = Duration::ZERO;
             for _ in 0..COMMANDS {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 let took = siege.command().await;
                 longest = longest.max(took);
-                most = most.max(host::anonymous_kib(pid));
             }
-            most = most.max(host::anonymous_kib(pid));
             goes_on.store(false, Ordering::Relaxed);
-            (most, longest)
+            longest
+        };
+        let most = Cell::new(0);
+        let look = || most.set(most.get().max(host::anonymous_kib(pid)));
+        let watch = async {
+            loop {
+                look();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         };
         let attack = attack(siege.mallory.clone(), goes_on.clone());
-        let ((most, longest), ()) = siege.world.agent.block_on(async {
-            timeout(2 * PATIENCE, async { tokio::join!(work, attack) })
-                .await
-                .unwrap_or_else(|_| panic!("{name} does not come to its end"))
+        let longest = siege.world.agent.block_on(async {
+            let both = async {
+                tokio::select! {
+                    (longest, ()) = async { tokio::join!(work, attack) } => longest,
+                    () = watch => unreachable!("it has no end"),
+                }
+            };
+            let ended = timeout(2 * PATIENCE, both).await;
+            ended.unwrap_or_else(|_| panic!("{name} does not come to its end"))
         });
+        look();
         note_times(&name, siege.quiet, longest);
-        let most = most.max(host::anonymous_kib(pid));
-        let grown = most.saturating_sub(before);
+        let grown = most.get().saturating_sub(before);
         assert!(grown <= grown_kib, "{name} made the agent grow by {grown} KiB of {grown_kib}");
     }
 }

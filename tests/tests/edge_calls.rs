@@ -162,17 +162,21 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
     siege.finish();
 }
 
-#[test]
-fn input_that_no_call_takes_is_bounded() {
-    let siege = Siege::start();
-    // A session whose end is waited for, by calls that take one message.
-    let (waited, request) = siege.world.agent.block_on(async {
+/// A session whose end is waited for, and the request of a call that does so: it takes one message.
+fn waited(siege: &Siege) -> (Wire, Vec<u8>) {
+    siege.world.agent.block_on(async {
         let mut api = siege.bob.api().await.expect("it may connect");
         let start = wire::start(session("c", api::process(["sleep", "1000"])));
         let wire = Wire::open(&mut api, start).await.expect("it starts");
         let request = WaitSessionRequest { session_id: wire.session().id.clone() };
         (wire, request.encode_to_vec())
-    });
+    })
+}
+
+#[test]
+fn input_that_no_call_takes_is_bounded() {
+    let siege = Siege::start();
+    let (waited, request) = waited(&siege);
     // For each connection its window, and something for the many small pieces.
     siege.under(4 * 16 * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
@@ -199,6 +203,41 @@ fn input_that_no_call_takes_is_bounded() {
                 [1, 3, 5, 7].iter().all(|stream| answers.ended(*stream))
             })
             .await;
+            held.push(raw);
+        }
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    drop(waited);
+    siege.finish();
+}
+
+#[test]
+fn heavy_input_that_no_call_takes_is_bounded_on_all_connections_of_an_identity() {
+    let siege = Siege::start();
+    let (waited, request) = waited(&siege);
+    // 8 connections with 12 MiB, and 1 MiB for each of the others.
+    siege.under((8 * 12 + 120 + 64) * 1024, async |mallory, goes_on| {
+        let part = data(1, &vec![0; 16_000]).repeat(4);
+        let mut held = Vec::new();
+        for _ in 0..128 {
+            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            for stream in [1, 3] {
+                let first = message(request.len() as u32, &request);
+                raw.send(&[open(WAIT, stream), data(stream, &first)].concat()).await;
+            }
+            // Somewhat less than a wide connection takes, so that it keeps all.
+            for n in 0..11 * 16 {
+                let mut part = part.clone();
+                for frame in part.chunks_mut(16_009) {
+                    frame[8] = if n % 2 == 0 { 1 } else { 3 };
+                }
+                if raw.answers().ended(1) || !raw.send(&part).await {
+                    break;
+                }
+            }
             held.push(raw);
         }
         while goes_on.load(Ordering::Relaxed) {

@@ -41,6 +41,8 @@ pub struct Connection {
     patience: Option<Pin<Box<Sleep>>>,
     /// How many bytes of the beginning have come.
     begun: usize,
+    /// Whether its client may have but little input under way: it has many connections.
+    pub is_narrow: bool,
     /// Resolves when it is to be closed.
     cut: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Counts it as long as it is open.
@@ -67,6 +69,7 @@ impl Connection {
             peer,
             patience,
             begun: 0,
+            is_narrow: false,
             cut: None,
             _counted: Counted::Not,
             _open: None,
@@ -87,6 +90,7 @@ impl Connection {
     ) -> Connection {
         let mut connection = Connection::counted(stream, peer, open);
         connection.cut = Some(Box::pin(registered.cut()));
+        connection.is_narrow = registered.is_further;
         connection._counted = Counted::Registered(registered);
         connection
     }

@@ -31,21 +31,34 @@ use crate::{access::policy::CurrentPolicy, metrics::Connections};
 /// How long accepting rests when the host is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
 
-/// The connections of several sockets of this machine, and those that come from elsewhere. `open` counts
-/// those of this machine.
+/// The connections of several sockets of this machine, and those that come from elsewhere, but for those that
+/// are narrow, which go to `narrow`. `open` counts those of this machine.
 pub fn all(
     sockets: Vec<unix::Socket>,
     policy: CurrentPolicy,
     open: open::Open,
     counts: Connections,
     remote: mpsc::Receiver<Connection>,
+    narrow: mpsc::Sender<Connection>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let local = stream::select_all(
         sockets
             .into_iter()
             .map(|socket| local(socket, policy.clone(), open.clone(), counts.clone()).boxed()),
     );
-    stream::select(local.map(Ok), connections(remote))
+    stream::select(local.map(Ok), connections(remote)).filter_map(move |connection| {
+        let narrow = narrow.clone();
+        async move {
+            match connection {
+                Ok(connection) if connection.is_narrow => {
+                    // Where nobody takes it, the agent stops.
+                    let _ = narrow.send(connection).await;
+                    None
+                }
+                other => Some(other),
+            }
+        }
+    })
 }
 
 /// The connections of a socket of this machine, as they come. Never ends.

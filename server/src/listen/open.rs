@@ -20,6 +20,8 @@ const OF_FILES: usize = 4;
 const OF_CONNECTIONS: usize = 16;
 /// And how many where the agent may have few files open.
 const EACH_MIN: usize = 16;
+/// How many of an identity's connections may have much input under way.
+const WIDE_EACH: usize = 8;
 
 /// The connections that are open and counted. Clones share them.
 #[derive(Debug, Clone)]
@@ -47,6 +49,8 @@ pub struct Registered {
     open: Open,
     number: u64,
     cut: CancellationToken,
+    /// Whether its identity had many connections before it.
+    pub is_further: bool,
 }
 
 impl Open {
@@ -76,7 +80,7 @@ impl Open {
         let cut = CancellationToken::new();
         table.all.insert(number, Entry { peer: peer.clone(), chain, cut: cut.clone() });
         drop(table);
-        Some(Registered { open: self.clone(), number, cut })
+        Some(Registered { open: self.clone(), number, cut, is_further: own >= WIDE_EACH })
     }
 
     /// Closes the connections whose certificates do not pass any more. To check them takes its time, during which
@@ -149,9 +153,11 @@ mod tests {
         let each = CONNECTIONS / OF_CONNECTIONS;
         let mut held: Vec<_> = (0..each).filter_map(|_| open.add(&peer(1), vec![])).collect();
         assert_eq!(held.len(), each);
+        assert!(held[..WIDE_EACH].iter().all(|one| !one.is_further));
+        assert!(held[WIDE_EACH..].iter().all(|one| one.is_further));
         assert!(open.add(&peer(1), vec![]).is_none());
         let other = open.add(&peer(2), vec![]);
-        assert!(other.is_some());
+        assert!(other.as_ref().is_some_and(|one| !one.is_further));
         held.pop();
         let again = open.add(&peer(1), vec![]);
         assert!(again.is_some());

@@ -21,7 +21,7 @@ use super::{
     rootfs::Rootfs, sessions::Sessions, share::ShareLayer, stopping::Stopping, trace::TraceLayer,
     wire::SessionsOnWire,
 };
-use crate::{access::policy::CurrentPolicy, engine::Engine, metrics::Calls};
+use crate::{engine::Engine, metrics::Calls};
 
 /// The largest message that is taken.
 pub const DECODE_MAX: usize = 4 * 1024 * 1024;
@@ -30,10 +30,20 @@ pub const DECODE_MAX: usize = 4 * 1024 * 1024;
 const ENCODE_MAX: usize = 8 * 1024 * 1024;
 /// Calls of one connection at a time. Each may hold a stream's buffers.
 const CONCURRENT_STREAMS: u32 = 1024;
-/// Input that a client may send ahead, for one stream and for a connection: enough for a long
-/// fat network, and all that a hostile client can make the agent hold on a connection.
-const STREAM_WINDOW: u32 = 8 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 12 * 1024 * 1024;
+
+/// Input that a client may send ahead, for one stream and for a connection: all that a hostile client can make
+/// the agent hold on a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Windows {
+    stream: u32,
+    connection: u32,
+}
+
+/// Enough for a long fat network.
+pub const WIDE: Windows = Windows { stream: 8 << 20, connection: 12 << 20 };
+/// For the further connections of who has many.
+pub const NARROW: Windows = Windows { stream: 256 << 10, connection: 1 << 20 };
+
 /// Large frames: each costs a header, a wake-up and a write.
 const FRAME_MAX: u32 = 1024 * 1024;
 const HEADER_LIST_MAX: u32 = 32 * 1024;
@@ -70,14 +80,26 @@ pub fn guests(
         .add_service(join)
 }
 
-/// Makes the server of an engine, which counts with `calls`.
+/// What the calls of all connections go through.
+#[derive(Debug, Clone)]
+pub struct Passage {
+    /// Counts them.
+    pub calls: Calls,
+    /// Who may.
+    pub access: AccessLayer,
+    /// How much at a time.
+    pub share: ShareLayer,
+    /// What is written down of them.
+    pub audit: AuditLayer,
+}
+
+/// Makes the server of an engine for connections with such windows.
 pub async fn router(
     engine: &Arc<Engine>,
     stopping: &Stopping,
-    policy: CurrentPolicy,
     pki: Pki,
-    calls: &Calls,
-    audit: AuditLayer,
+    passage: Passage,
+    windows: Windows,
 ) -> Result<Router<Layers>, tonic_reflection::server::Error> {
     let agent = AgentServiceServer::new(Agent::new(engine.clone()))
         .max_decoding_message_size(DECODE_MAX)
@@ -134,18 +156,18 @@ pub async fn router(
 
     Ok(Server::builder()
         .max_concurrent_streams(CONCURRENT_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .max_frame_size(FRAME_MAX)
         .http2_max_header_list_size(HEADER_LIST_MAX)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
         .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-        .layer(TraceLayer::new(calls.clone()))
-        .layer(AccessLayer::new(policy, audit.log().clone()))
-        .layer(ShareLayer::new())
-        .layer(audit)
+        .layer(TraceLayer::new(passage.calls))
+        .layer(passage.access)
+        .layer(passage.share)
+        .layer(passage.audit)
         .add_service(health)
         .add_service(reflection)
         .add_service(agent)
