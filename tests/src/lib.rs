@@ -6,7 +6,7 @@
 //! - [`console`]: runs the commands that the documentation shows;
 //! - [`terminal`]: runs `contictl` in a pseudo-terminal;
 //! - [`sshd`]: a real sshd of a test's own;
-//! - [`api`]: talks to the agent without `contictl`;
+//! - [`api`]: talks to the agent without `contictl`; [`audit`]: what it has recorded of its callers;
 //! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine; [`world`]: an agent
 //!   for it, [`siege`]: one under attack; [`frames`]: HTTP/2 as an attacker writes it;
 //! - [`user`]: the API as another user of this machine;
@@ -27,6 +27,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod audit;
 pub mod console;
 pub mod ctl;
 pub mod facts;

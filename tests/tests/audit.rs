@@ -1,12 +1,6 @@
 //! The audit log: who did what, and nothing carried out that is not in it.
 
-use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use conti_proto::{
     METHODS,
@@ -18,6 +12,7 @@ use conti_proto::{
 use conti_tests::{
     Agent,
     api::{self, process, session, shell, sleeper},
+    audit::{SMALL_DISK, behind, entries, files, fill, last, lost, read, with_policy},
     remote::knock,
     wait,
     world::World,
@@ -26,49 +21,6 @@ use serde_json::Value;
 use tonic::{Code, Request, metadata::MetadataValue};
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
-
-/// All files of the log, the oldest first.
-fn files(agent: &Agent) -> Vec<PathBuf> {
-    let entries = fs::read_dir(agent.path("data/audit")).expect("a directory");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    files.sort();
-    // Those with a number are older than the one without.
-    files.rotate_left(1);
-    files
-}
-
-/// All that stands in the log. Each line is whole.
-fn entries(agent: &Agent) -> Vec<Value> {
-    let text: String =
-        files(agent).iter().map(|file| fs::read_to_string(file).expect("text")).collect();
-    text.lines().map(|line| serde_json::from_str(line).expect("a line is one object")).collect()
-}
-
-/// The begin and the end of the last call of a method. The end is awaited.
-fn last(agent: &Agent, method: &str) -> (Value, Value) {
-    wait::until("the end of the call is in the log", || {
-        let all = entries(agent);
-        let begin = all.iter().rfind(|e| e["event"] == "begin" && e["method"] == method)?;
-        let end = all.iter().find(|e| e["event"] != "begin" && e["call"] == begin["call"])?;
-        Some((begin.clone(), end.clone()))
-    })
-}
-
-/// An agent with a policy.
-fn with_policy(policy: &str) -> Agent {
-    behind("true", policy)
-}
-
-/// An agent with a policy, after a script in a mount namespace of its own.
-fn behind(script: &str, policy: &str) -> Agent {
-    Agent::start_behind(|dir: &Path| {
-        fs::write(dir.join("policy.toml"), policy).expect("a policy can be written");
-        let script =
-            format!("set -e; dir=$1; shift; {script}; exec \"$@\" --policy $dir/policy.toml");
-        let words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &script, "sh"];
-        words.iter().map(OsString::from).chain([dir.into()]).collect()
-    })
-}
 
 #[test]
 fn what_was_run_stands_there_with_its_end() {
@@ -258,18 +210,9 @@ fn files_change_under_load_without_a_lost_or_torn_line() {
 
 #[test]
 fn what_cannot_be_recorded_is_not_carried_out_until_there_is_room() {
-    let script = "mkdir -p $dir/data/audit; mount -t tmpfs -o size=64k none $dir/data/audit";
-    let agent = behind(script, "");
+    let agent = behind(SMALL_DISK, "");
     agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
-    let inside = PathBuf::from(format!("/proc/{}/root", agent.pid()))
-        .join(agent.path("data/audit").strip_prefix("/").expect("absolute"));
-    let filler = inside.join("filler");
-    let fill = || {
-        let mut file = fs::File::create(&filler).expect("a file");
-        let zeros = [0; 4096];
-        while std::io::Write::write_all(&mut file, &zeros).is_ok() {}
-    };
-    fill();
+    let (inside, filler) = fill(&agent);
     // What was there before may have left some room in its last page.
     let refused = wait::until("a call is refused", || {
         let run = agent.ctl(["exec", "c", "--", "sh", "-c", "echo >> /tmp/ran"]).run();
@@ -292,11 +235,8 @@ fn what_cannot_be_recorded_is_not_carried_out_until_there_is_room() {
     });
     fs::remove_file(&filler).expect("removed");
     agent.ok(["exec", "c", "--", "true"]);
-    let text = fs::read_to_string(inside.join("audit.jsonl")).expect("text");
-    let all: Vec<Value> =
-        text.lines().map(|line| serde_json::from_str(line).expect("whole lines")).collect();
-    let lost = all.iter().find(|e| e["event"] == "lost").expect("that some are missing is told");
-    assert!(lost["lost"].as_u64() >= Some(2), "{lost}");
+    let all = read(&inside.join("audit.jsonl"));
+    assert!(lost(&all) >= 2, "that some are missing is told: {all:?}");
     // Each that was carried out is there.
     let ran = agent.ok(["exec", "c", "--", "sh", "-c", "cat /tmp/ran 2> /dev/null | wc -l"]);
     let begun = all.iter().filter(|e| e["event"] == "begin" && e["argv"][2] == "echo >> /tmp/ran");
