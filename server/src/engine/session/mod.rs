@@ -299,6 +299,7 @@ impl Session {
         };
         loop {
             activity.mark_unchanged();
+            let room = self.recorder.room().await;
             let pushed = {
                 // While this is borrowed nobody can take over: what is pushed now, the next one sees.
                 let last = self.drivers.borrow();
@@ -310,8 +311,10 @@ impl Session {
             let taken = rest.split_to(pushed);
             if pushed > 0 {
                 self.counts.input_bytes.add(pushed as u64);
+                if let Some(room) = room {
+                    room.send(taken);
+                }
                 self.wake_monitor();
-                self.recorder.input(taken).await;
             }
             if rest.is_empty() {
                 return self.with_input(Reader::input_head);

@@ -43,12 +43,10 @@ impl Inbox {
         }
     }
 
-    /// Input was taken.
-    pub async fn input(&self, data: Bytes) {
-        if let Some(input) = &self.input {
-            // A recorder that is done takes no more.
-            let _ = input.send(data).await;
-        }
+    /// Waits for room for a piece of input: it is kept before the session has it, so that none is missing
+    /// where that ends at once. `None`: input is not recorded, or no more.
+    pub async fn room(&self) -> Option<mpsc::Permit<'_, Bytes>> {
+        self.input.as_ref()?.reserve().await.ok()
     }
 
     /// The terminal has another size.
@@ -149,8 +147,9 @@ async fn record(session: &Arc<Session>, mut tape: Tape) {
             };
             session.recorder_handled(tape.offset());
             if tape.is_full() {
-                // The rest is not waited for, but for the end.
+                // The rest is not waited for, but for the end; nor does input wait for it.
                 session.unrecorded();
+                drop(inputs);
                 let end = session.wait().await;
                 return finish(tape, &end).await;
             }
@@ -160,6 +159,11 @@ async fn record(session: &Arc<Session>, mut tape: Tape) {
             continue;
         }
         if let Some(end) = end {
+            // What was typed last may have ended it.
+            input = inputs.try_recv().ok();
+            if input.is_some() {
+                continue;
+            }
             return finish(tape, &end).await;
         }
         tokio::select! {
