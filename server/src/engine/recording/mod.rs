@@ -15,7 +15,7 @@
 //! the session goes on, and a mark stands in the place of what is missing.
 //!
 //! Recordings do not go with their container: one who may remove it must not remove what they did. The
-//! newest are kept, the oldest go.
+//! newest are kept, the oldest go, but for those that are still being written.
 
 pub mod cast;
 pub mod frames;
@@ -24,7 +24,7 @@ pub mod tape;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -146,6 +146,7 @@ impl Recordings {
         self.prune(KEPT - 1);
         let path = self.path(about);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        hold(&file);
         let name = about_name(&about.session);
         if let Err(error) = store::write(&self.dir, &name, about, Durability::Boot) {
             let _ = fs::remove_file(&path);
@@ -158,6 +159,7 @@ impl Recordings {
     fn reopen(&self, session: &str) -> io::Result<(About, File)> {
         let about: About = store::read(&self.dir.join(about_name(session)))?;
         let file = File::options().write(true).open(self.path(&about))?;
+        hold(&file);
         Ok((about, file))
     }
 
@@ -210,20 +212,39 @@ impl Recordings {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let ages = entries.filter_map(|entry| {
             let name = entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned)?;
-            // When it was last written to: those that go on are the youngest.
-            let files =
-                Format::ALL.map(|format| self.dir.join(&name).with_extension(format.extension()));
-            let written = files.iter().find_map(|file| fs::metadata(file).ok()?.modified().ok());
+            let written =
+                self.files(&name).iter().find_map(|file| fs::metadata(file).ok()?.modified().ok());
             Some((written.or_else(|| entry.metadata().ok()?.modified().ok())?, name))
         });
         let mut ages: Vec<(SystemTime, String)> = ages.collect();
-        if ages.len() > keep {
+        let beyond = ages.len().saturating_sub(keep);
+        if beyond > 0 {
             ages.sort();
-            for (_, session) in &ages[..ages.len() - keep] {
+            // A session may be silent for days: its recording is old then, and not over.
+            for (_, session) in ages.iter().filter(|(_, name)| !self.is_held(name)).take(beyond) {
                 self.remove(session);
             }
         }
     }
+
+    /// The files that a recording may be in.
+    fn files(&self, session: &str) -> [PathBuf; 2] {
+        Format::ALL.map(|format| self.dir.join(session).with_extension(format.extension()))
+    }
+
+    /// Whether a recording is still being written.
+    fn is_held(&self, session: &str) -> bool {
+        self.files(session).iter().any(|path| {
+            let locked = File::open(path).map(|file| file.try_lock());
+            matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+        })
+    }
+}
+
+/// Marks a recording as one that is being written, until its file is closed. Where the filesystem has no
+/// locks its age alone counts.
+fn hold(file: &File) {
+    let _ = file.try_lock();
 }
 
 fn about_name(session: &str) -> String {
