@@ -21,7 +21,7 @@ use crate::{
     pki::Pki,
     service::{
         access::AccessLayer,
-        audit::AuditLayer,
+        audit::{self, AuditLayer},
         edge::{self, Passage},
         pki::Pki as PkiService,
         share::ShareLayer,
@@ -96,6 +96,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         Some(path) => open_log(path, &policy)?,
         None => Log::none(),
     };
+    audit::resume(&log, &engine);
     let stopping = Stopping::default();
     let failures = metrics.audit_failures.clone();
     let audit = AuditLayer::new(policy.clone(), log.clone(), stopping.clone(), failures);

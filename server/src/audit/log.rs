@@ -94,6 +94,15 @@ impl Log {
         Open { log: self.clone(), entry: Some(entry), begun: Instant::now() }
     }
 
+    /// Goes on with a call that an earlier agent has begun, as [`Open::saved`] gave it.
+    pub fn resume(&self, saved: &[u8]) -> io::Result<Open> {
+        let entry: Entry = serde_json::from_slice(saved)?;
+        let since = humantime::parse_rfc3339(&entry.time).ok().and_then(|t| t.elapsed().ok());
+        let begun = since.and_then(|since| Instant::now().checked_sub(since));
+        let begun = begun.unwrap_or_else(Instant::now);
+        Ok(Open { log: self.clone(), entry: Some(entry), begun })
+    }
+
     /// Whether a caller that is not known yet may be recorded once more.
     pub fn has_room_for(&self, who: &Who) -> bool {
         self.0.as_ref().is_none_or(|shared| shared.pace.allows(&who.pace_key()))
@@ -185,6 +194,12 @@ impl Open {
             entry.outcome.code = Some(code.to_owned());
             self.log.add(&entry);
         }
+    }
+
+    /// The call, for an agent that is started again. `None`: there is no log, or it has its end.
+    pub fn saved(&self) -> Option<Vec<u8>> {
+        self.log.0.as_ref()?;
+        Some(self.entry.as_ref()?.line())
     }
 
     /// The same call, for an end that comes later.

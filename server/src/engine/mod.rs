@@ -61,7 +61,7 @@ use std::{
         unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use cgroup::Cgroups;
@@ -105,6 +105,8 @@ pub struct Engine {
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
     view: HostView,
+    /// Sessions of an earlier agent with the notes that were left beside them, until somebody takes them.
+    noted: Mutex<Vec<(Arc<Session>, Vec<u8>)>>,
     /// What was mounted into living targets.
     made_mounts: Arc<MadeMounts>,
     /// Who may have an inspector.
@@ -155,6 +157,7 @@ impl Engine {
         let facts = Facts::gather(&config, &cgroups, id::new());
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
+            noted: Mutex::default(),
             made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
             facts,
             counts,
@@ -240,6 +243,12 @@ impl Engine {
         let container = self.registry.container(container)?;
         let session = container.now().session.clone();
         session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
+    }
+
+    /// The sessions of an earlier agent that a note was left beside ([`Session::leave_note`]), and the notes.
+    /// Once only.
+    pub fn take_noted(&self) -> Vec<(Arc<Session>, Vec<u8>)> {
+        std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The recordings of sessions.

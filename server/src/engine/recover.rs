@@ -5,7 +5,7 @@ use std::{
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     thread,
     time::Duration,
 };
@@ -199,6 +199,10 @@ impl Engine {
             self.registry.remember_request(id, session.id.clone());
         }
         self.registry.add_session(session.clone());
+        if let Some(note) = store::read_note(&session.dir) {
+            let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+            noted.push((session.clone(), note));
+        }
         self.resume_recording(&session);
         match (found, container) {
             (found, Some(container)) if session.record.main => {

@@ -192,6 +192,17 @@ impl Session {
         self.to_monitor.lock().unwrap_or_else(|e| e.into_inner()).take();
     }
 
+    /// Leaves a note beside it: an agent that is started again finds it, see
+    /// [`Engine::take_noted`](super::Engine::take_noted).
+    pub fn leave_note(&self, note: &[u8]) -> std::io::Result<()> {
+        store::leave_note(&self.dir, note)
+    }
+
+    /// Removes the note.
+    pub fn remove_note(&self) {
+        store::remove_note(&self.dir);
+    }
+
     /// What is known of it.
     pub fn info(&self) -> SessionInfo {
         let (state, pid, end) = match &*self.state.borrow() {

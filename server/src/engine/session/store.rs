@@ -21,6 +21,8 @@ pub const END: &str = "end.json";
 /// What was written and not read by then, written by the monitor.
 pub const JOURNAL: &str = "journal";
 const RECORD: &str = "session.json";
+/// What those outside the engine must know of it after a restart.
+const NOTE: &str = "note";
 
 /// What a session was started as.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -83,6 +85,21 @@ pub fn read_end(dir: &Path) -> io::Result<End> {
 pub fn read_journal(dir: &Path) -> Option<Saved> {
     let mut file = fs::File::open(dir.join(JOURNAL)).ok()?;
     Saved::load(&mut file).ok()
+}
+
+/// Leaves a note, for its owner only, in the place of one that is there.
+pub fn leave_note(dir: &Path, note: &[u8]) -> io::Result<()> {
+    store::write_bytes(dir, NOTE, note, 0o600, store::Durability::Boot)
+}
+
+/// Reads the note. `None`: there is none.
+pub fn read_note(dir: &Path) -> Option<Vec<u8>> {
+    fs::read(dir.join(NOTE)).ok()
+}
+
+/// Removes the note. Where the directory is gone it is gone too.
+pub fn remove_note(dir: &Path) {
+    let _ = fs::remove_file(dir.join(NOTE));
 }
 
 /// Removes the directory.

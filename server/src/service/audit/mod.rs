@@ -6,8 +6,9 @@
 //! [`super::access`].
 //!
 //! A call whose session outlives it has two ends: its own, and later that of the session, with the same
-//! `call`.
+//! `call`; [`ends`] writes that too where the agent was started again meanwhile.
 
+mod ends;
 mod first;
 mod response;
 mod subject;
@@ -41,6 +42,7 @@ use crate::{
     listen::PeerInfo,
     metrics::AuditFailures,
 };
+pub use ends::resume;
 use subject::{Known, Reach};
 pub use ticket::Ticket;
 

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::ends;
 use crate::{
     audit::{Open, Outcome, Subject},
     engine::{container::Container, session::Session},
@@ -56,6 +57,9 @@ impl Ticket {
                     name(subject, &container.id, &container.name);
                 }
             });
+            if started {
+                ends::keep(open, session);
+            }
         }
         state.session = Some(session.clone());
         state.started |= started;
@@ -70,14 +74,16 @@ impl Ticket {
         let Some(open) = open else { return };
         let Some(session) = session else { return open.end(outcome) };
         match session.info().end {
-            Some(end) => open.end_with(outcome, &end),
+            Some(end) => {
+                open.end_with(outcome, &end);
+                if started {
+                    session.remove_note();
+                }
+            }
             None if started => {
                 let later = open.again();
                 open.end(outcome);
-                tokio::spawn(async move {
-                    let end = session.wait().await;
-                    later.end_with(Outcome::default(), &end);
-                });
+                ends::later(later, session);
             }
             None => open.end(outcome),
         }

@@ -1,0 +1,127 @@
+//! Ends of sessions in the audit log: each that a call has started has one, also where the agent was away.
+
+use conti_proto::v1::{GetSessionRequest, SessionState, StartSessionRequest, WaitSessionRequest};
+use conti_tests::{
+    Agent,
+    api::{session, shell, sleeper},
+    audit::{entries, last},
+    wait,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const START: &str = "/conti.v1.SessionService/StartSession";
+const STREAM: &str = "/conti.v1.SessionService/Stream";
+
+/// Starts a session that nobody drives: its id.
+fn start(agent: &Agent, script: &str) -> String {
+    agent.api(async |mut api| {
+        let spec = Some(session("c", shell(script)));
+        let request = StartSessionRequest { spec, ..Default::default() };
+        let started = api.sessions.start_session(request).await.expect("started").into_inner();
+        started.session.expect("a session").id
+    })
+}
+
+/// The pid of a session's process, once it runs.
+fn pid_of(agent: &Agent, id: &str) -> Pid {
+    wait::until("the session runs", || {
+        let session = agent.api(async |mut api| {
+            let request = GetSessionRequest { session_id: id.to_owned() };
+            let answer = api.sessions.get_session(request).await.expect("there").into_inner();
+            answer.session.expect("a session")
+        });
+        let running = session.state() == SessionState::Running;
+        Pid::from_raw(session.pid.cast_signed()).filter(|_| running)
+    })
+}
+
+/// The ends of a session that stand in the log, each with the begin of its call.
+fn ends_of(agent: &Agent, session: &str) -> Vec<(Value, Value)> {
+    let all = entries(agent);
+    let ends = all.iter().filter(|e| e["session"] == session && e["end"].is_object());
+    let begin = |end: &Value| {
+        let begin = all.iter().find(|e| e["event"] == "begin" && e["call"] == end["call"]);
+        begin.cloned().expect("who began it is known")
+    };
+    ends.map(|end| (begin(end), end.clone())).collect()
+}
+
+/// The one end of a session, which is awaited.
+fn end_of(agent: &Agent, session: &str) -> (Value, Value) {
+    let mut ends = wait::until("the end is in the log", || {
+        Some(ends_of(agent, session)).filter(|ends| !ends.is_empty())
+    });
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    ends.remove(0)
+}
+
+#[test]
+fn a_session_that_outlives_its_call_has_an_end_of_its_own() {
+    let agent = Agent::start();
+    agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        let spec = Some(session("c", shell("sleep 0.5; exit 9")));
+        let request = StartSessionRequest { spec, ..Default::default() };
+        let started = api.sessions.start_session(request).await.expect("started").into_inner();
+        let session_id = started.session.expect("a session").id;
+        api.sessions.wait_session(WaitSessionRequest { session_id }).await.expect("waited");
+    });
+    let ends = wait::until("both ends are in the log", || {
+        let (begin, _) = last(&agent, START);
+        let all = entries(&agent).into_iter();
+        let ends: Vec<Value> =
+            all.filter(|e| e["event"] == "end" && e["call"] == begin["call"]).collect();
+        (ends.len() == 2).then_some(ends)
+    });
+    assert_eq!((&ends[0]["code"], &ends[0]["end"]), (&"OK".into(), &Value::Null));
+    assert_eq!(ends[1]["end"]["exit"], 9);
+    assert_eq!(ends[0]["session"], ends[1]["session"]);
+    agent.finish();
+}
+
+#[test]
+fn a_session_that_outlives_the_agent_has_one_end_with_who_began_it() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let later = start(&agent, "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9");
+    let meanwhile = start(&agent, "exec sleep 100000");
+    // Of this one nothing else is left.
+    let client = agent.ctl(["run", "--rm", "--name", "once", "--", "sleep", "100000"]).spawn();
+    let removed = wait::until("it runs", || {
+        let found = agent.api(async |mut api| api.get("once").await.ok());
+        found.map(|found| found.session_id).filter(|id| !id.is_empty())
+    });
+    let pids = [&meanwhile, &removed].map(|id| pid_of(&agent, id));
+    agent.kill();
+    drop(client);
+    for (pid, id) in pids.into_iter().zip([&meanwhile, &removed]) {
+        kill_process(pid, Signal::KILL).expect("it can be killed");
+        let end = agent.path("state/sessions").join(id).join("end.json");
+        wait::until_true("its monitor has written its end", || end.exists());
+    }
+    agent.restart();
+    let (begin, end) = end_of(&agent, &meanwhile);
+    assert_eq!((&begin["method"], &end["method"]), (&START.into(), &START.into()));
+    assert_eq!((&end["identity"], &end["role"]), (&"uid:0".into(), &"admin".into()));
+    assert_eq!((&end["target"], &end["end"]["signal"]), (&"c".into(), &9.into()));
+    let (begin, end) = end_of(&agent, &removed);
+    assert_eq!((&begin["method"], &begin["argv"][0]), (&STREAM.into(), &"sleep".into()));
+    assert_eq!((&end["target"], &end["end"]["signal"]), (&"once".into(), &9.into()));
+
+    assert!(ends_of(&agent, &later).is_empty(), "it runs");
+    agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
+    let (begin, end) = end_of(&agent, &later);
+    assert_eq!(begin["argv"][2], "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 9");
+    assert_eq!(end["end"]["exit"], 9);
+
+    // None is written again by the agent after that.
+    agent.kill();
+    agent.restart();
+    agent.ok(["exec", "c", "--", "true"]);
+    last(&agent, STREAM);
+    for id in [&meanwhile, &removed, &later] {
+        end_of(&agent, id);
+    }
+    agent.finish();
+}
