@@ -81,6 +81,24 @@ fn a_session_that_outlives_its_call_has_an_end_of_its_own() {
 }
 
 #[test]
+fn a_container_that_nobody_drives_has_an_end_with_who_started_it() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "run", "--", "sh", "-c", "exit 3"]);
+    agent.ok(["create", "--name", "made", "--", "sh", "-c", "exit 4"]);
+    agent.ok(["start", "made"]);
+    for (name, method, code) in [
+        ("run", "/conti.v1.ContainerService/CreateContainer", 3),
+        ("made", "/conti.v1.ContainerService/StartContainer", 4),
+    ] {
+        let session = agent.api(async |mut api| api.get(name).await.expect("there").session_id);
+        let (begin, end) = end_of(&agent, &session);
+        assert_eq!((&begin["method"], &begin["target"]), (&method.into(), &name.into()));
+        assert_eq!((&end["target"], &end["end"]["exit"]), (&name.into(), &code.into()));
+    }
+    agent.finish();
+}
+
+#[test]
 fn a_session_that_outlives_the_agent_has_one_end_with_who_began_it() {
     let mut agent = Agent::start();
     agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);

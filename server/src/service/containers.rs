@@ -41,6 +41,14 @@ impl Containers {
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Containers {
         Containers { engine, stopping }
     }
+
+    /// Notes that a call has started the main session of a container.
+    fn started(&self, call: &Call, id: &str) {
+        // Where it is gone already, nothing is left of it to be noted.
+        if let Ok(session) = self.engine.main_session(id) {
+            call.started(&session);
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -61,6 +69,9 @@ impl ContainerService for Containers {
         let made = made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
         // A request that is repeated returns what the first one made, when its caller may have had more.
         call.enter(&self.engine, &made.id)?;
+        if start {
+            self.started(&call, &made.id);
+        }
         let container = Some(info::container(made));
         Ok(Response::new(CreateContainerResponse { container }))
     }
@@ -77,8 +88,9 @@ impl ContainerService for Containers {
         })?;
         let id = call.restart(&self.engine, &container)?.id.clone();
         let request_id = call.caller.request_id(request_id);
-        let started = self.engine.start_container(&id, request_id).await;
-        let container = Some(info::container(started.map_err(status::of)?));
+        let started = self.engine.start_container(&id, request_id).await.map_err(status::of)?;
+        self.started(&call, &id);
+        let container = Some(info::container(started));
         Ok(Response::new(StartContainerResponse { container }))
     }
 
