@@ -106,7 +106,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let open = Open::new(files);
     if let Some((tls, _)) = &tls {
         let counts = metrics.connections.clone();
-        let door = Door::new(tls.clone(), Lobby::new(files), open.clone(), counts, api, join);
+        let (tls, lobby, log) = (tls.clone(), Lobby::new(files), log.clone());
+        let door = Door::new(tls, lobby, open.clone(), log, counts, api, join);
         for socket in far {
             tokio::spawn(socket.serve(door.clone()));
         }
@@ -142,7 +143,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         further.serve_with_incoming_shutdown(listen::connections(narrows), stopping.wait());
     let router = edge::router(&engine, &stopping, pki, passage, edge::WIDE).await?;
     let counts = metrics.connections.clone();
-    let incoming = listen::all(local, policy, users, counts, connections, narrow);
+    let incoming = listen::all(local, policy, users, log.clone(), counts, connections);
+    let incoming = listen::set_apart(incoming, narrow);
     let serve = router.serve_with_incoming_shutdown(incoming, stopping.wait());
     let serve = async { tokio::try_join!(serve, further) };
     tokio::pin!(serve);

@@ -13,7 +13,9 @@ use conti_tests::{
     Agent,
     api::{self, process, session, shell, sleeper},
     audit::{SMALL_DISK, behind, entries, files, fill, last, lost, read, with_policy},
+    pki::Authority,
     remote::knock,
+    user::Common,
     wait,
     world::World,
 };
@@ -291,5 +293,49 @@ fn every_method_above_a_viewers_leaves_a_begin_and_an_end_and_what_is_denied_a_l
         let denied = denied.unwrap_or_else(|| panic!("nothing tells that {path} was denied"));
         assert_eq!(denied["identity"], "vera", "{path}");
     }
+    world.agent.finish();
+}
+
+#[test]
+fn who_is_not_let_in_leaves_a_line_but_no_more_than_some() {
+    const KNOWN: u32 = 64_001;
+    const UNKNOWN: u32 = 64_003;
+    let common = Common::default();
+    let policy = format!("[[caller]]\nuid = {KNOWN}\nrole = \"viewer\"\n");
+    let world = World::start_with(&policy, |_| {
+        vec!["--listen".into(), format!("unix://{}", common.socket().display()).into()]
+    });
+    let stranger = Authority::make("others").client("root", "admin");
+    world.agent.block_on(async {
+        let method = "/conti.v1.AgentService/GetAgent";
+        if let Ok(channel) = common.channel(UNKNOWN).await {
+            assert!(knock(channel, method).await.is_none());
+        }
+        let channel = common.channel(KNOWN).await.expect("it may connect");
+        assert!(knock(channel, method).await.is_some());
+        world.as_role("root", "admin").api().await.expect("it may connect");
+        world.remote(Some(&stranger)).api().await.err().expect("of another authority");
+        for _ in 0..64 {
+            world.remote(None).api().await.err().expect("it has no certificate");
+        }
+    });
+    let refused = wait::until("they are in the log", || {
+        let all = entries(&world.agent).into_iter();
+        let refused: Vec<Value> = all.filter(|entry| entry["event"] == "refused").collect();
+        (refused.len() > 16).then_some(refused)
+    });
+    let local = |entry: &&Value| entry["address"] == "unix";
+    let [local] = refused.iter().filter(local).collect::<Vec<_>>()[..] else {
+        panic!("one user was refused: {refused:?}");
+    };
+    assert_eq!(local["identity"], format!("uid:{UNKNOWN}"));
+    assert!(local["pid"].is_i64() && local["denied"].is_string(), "{local}");
+    let far: Vec<&Value> = refused.iter().filter(|entry| entry["address"] != "unix").collect();
+    let from = |entry: &Value| entry["address"].as_str().expect("an address").to_owned();
+    assert!(far.iter().all(|entry| from(entry).starts_with("127.0.0.1:")), "{far:?}");
+    assert!(far.iter().all(|entry| entry["identity"].is_null()), "nobody has shown who it is");
+    let why = |entry: &Value| entry["denied"].as_str().expect("why").to_owned();
+    assert!(why(far[0]).contains("certificate"), "{}", far[0]);
+    assert!(far.len() < 64, "{} lines", far.len());
     world.agent.finish();
 }

@@ -23,6 +23,8 @@ pub enum Event {
     End,
     /// It was refused.
     Denied,
+    /// A connection was refused: whoever came over it could not call anything.
+    Refused,
     /// Records before this one could not be written.
     Lost,
 }
@@ -87,9 +89,14 @@ impl Who {
     /// Who it counts as where its lines are counted: one who is not known, by the address alone.
     pub fn pace_key(&self) -> String {
         match (self.identity.as_str(), self.address.rsplit_once(':')) {
-            ("guest", Some((address, _))) => format!("guest at {address}"),
+            ("guest" | "", Some((address, _))) => format!("guest at {address}"),
             (identity, _) => identity.to_owned(),
         }
+    }
+
+    /// One that has not shown who it is.
+    pub fn unknown(address: &str) -> Who {
+        Who { address: address.to_owned(), ..Who::default() }
     }
 
     /// One that may call.

@@ -44,6 +44,8 @@ struct Shared {
     lost: Arc<AtomicU64>,
     /// For what costs its caller nothing.
     pace: Pace,
+    /// The same for those who do not get as far as a call.
+    doors: Pace,
 }
 
 impl Log {
@@ -55,7 +57,13 @@ impl Log {
         let thread =
             thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&waiting))?;
         let (lines, thread) = (Mutex::new(Some(lines)), Mutex::new(Some(thread)));
-        Ok(Log(Some(Arc::new(Shared { lines, thread, lost, pace: Pace::default() }))))
+        Ok(Log(Some(Arc::new(Shared {
+            lines,
+            thread,
+            lost,
+            pace: Pace::of_calls(),
+            doors: Pace::of_connections(),
+        }))))
     }
 
     /// No log at all.
@@ -121,6 +129,17 @@ impl Log {
         entry.denied = Some(short(why));
         entry.outcome.code = Some(code.to_owned());
         self.add(&entry);
+    }
+
+    /// Records that a connection was refused, and why. What is too much is not even counted here: the
+    /// metrics have all of them.
+    pub fn refused(&self, who: Who, why: &str) {
+        let Some(shared) = &self.0 else { return };
+        if shared.doors.allows(&who.pace_key()) {
+            let mut entry = Entry::new(Event::Refused, who, "", Subject::default());
+            entry.denied = Some(short(why));
+            self.add(&entry);
+        }
     }
 
     /// Writes what is there, and closes the file. Records that come later are lost.
@@ -301,6 +320,23 @@ mod tests {
         let all: Vec<Entry> = files.iter().flat_map(|file| entries(file)).collect();
         let begun = all.iter().filter(|entry| entry.event == Event::Begin).count();
         assert_eq!((begun, all.len()), (320, 640));
+    }
+
+    #[tokio::test]
+    async fn connections_that_are_refused_take_no_room_of_calls_that_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(1 << 20)).unwrap();
+        for port in 0..1000 {
+            log.refused(Who::unknown(&format!("10.0.0.1:{port}")), "no certificate");
+        }
+        log.denied(remote(), "/a/B", Subject::default(), "PERMISSION_DENIED", "role too low");
+        log.close();
+        let all = entries(&path);
+        assert_eq!(all.len(), 17, "as many as one address may have, and the call");
+        assert_eq!((all[0].event, all[0].who.address.as_str()), (Event::Refused, "10.0.0.1:0"));
+        assert_eq!(all[0].denied.as_deref(), Some("no certificate"));
+        assert_eq!(all[16].event, Event::Denied);
     }
 
     #[tokio::test]

@@ -11,6 +11,10 @@ use std::{
 const OWN: Allowance = Allowance { burst: 64, each: Duration::from_secs(1) };
 /// The same for all callers together.
 const ALL: Allowance = Allowance { burst: 1024, each: Duration::from_millis(100) };
+/// Lines of one address whose connections are refused. It may be one that only looks whether somebody is there.
+const OWN_DOOR: Allowance = Allowance { burst: 16, each: Duration::from_secs(60) };
+/// The same for all addresses together: the log of 700 MB would take more than a month to be pushed out.
+const ALL_DOORS: Allowance = Allowance { burst: 256, each: Duration::from_secs(1) };
 /// How many callers are told apart. Beyond that the one who has waited longest is forgotten.
 const CALLERS: usize = 1024;
 
@@ -22,7 +26,11 @@ struct Allowance {
 
 /// The paces of all who were refused lately.
 #[derive(Debug)]
-pub struct Pace(Mutex<Buckets>);
+pub struct Pace {
+    own: Allowance,
+    all: Allowance,
+    buckets: Mutex<Buckets>,
+}
 
 #[derive(Debug)]
 struct Buckets {
@@ -58,30 +66,38 @@ impl Bucket {
     }
 }
 
-impl Default for Pace {
-    fn default() -> Self {
-        let all = Bucket::full(ALL, Instant::now());
-        Pace(Mutex::new(Buckets { all, own: HashMap::new() }))
-    }
-}
-
 impl Pace {
+    /// That of calls that are refused, and of guests.
+    pub fn of_calls() -> Pace {
+        Pace::new(OWN, ALL)
+    }
+
+    /// That of connections that are refused.
+    pub fn of_connections() -> Pace {
+        Pace::new(OWN_DOOR, ALL_DOORS)
+    }
+
+    fn new(own: Allowance, all: Allowance) -> Pace {
+        let full = Bucket::full(all, Instant::now());
+        Pace { own, all, buckets: Mutex::new(Buckets { all: full, own: HashMap::new() }) }
+    }
+
     /// Whether a caller may cause one more line.
     pub fn allows(&self, caller: &str) -> bool {
         self.allows_at(caller, Instant::now())
     }
 
     fn allows_at(&self, caller: &str, now: Instant) -> bool {
-        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if !buckets.own.contains_key(caller) && buckets.own.len() >= CALLERS {
             let oldest = buckets.own.iter().min_by_key(|(_, bucket)| bucket.filled);
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
                 buckets.own.remove(&oldest);
             }
         }
-        let fresh = || Bucket::full(OWN, now);
-        let own = buckets.own.entry(caller.to_owned()).or_insert_with(fresh).take(OWN, now);
-        own && buckets.all.take(ALL, now)
+        let fresh = || Bucket::full(self.own, now);
+        let own = buckets.own.entry(caller.to_owned()).or_insert_with(fresh).take(self.own, now);
+        own && buckets.all.take(self.all, now)
     }
 }
 
@@ -91,7 +107,7 @@ mod tests {
 
     #[test]
     fn one_caller_takes_its_burst_and_then_one_line_a_second_and_leaves_others_theirs() {
-        let (pace, now) = (Pace::default(), Instant::now());
+        let (pace, now) = (Pace::of_calls(), Instant::now());
         let taken = |caller: &str, at| (0..1000).filter(|_| pace.allows_at(caller, at)).count();
         assert_eq!(taken("mallory", now), 64);
         assert_eq!(taken("mallory", now + Duration::from_secs(3)), 3);
@@ -101,9 +117,9 @@ mod tests {
 
     #[test]
     fn many_callers_together_take_no_more_than_all_may() {
-        let (pace, now) = (Pace::default(), Instant::now());
+        let (pace, now) = (Pace::of_calls(), Instant::now());
         let taken = (0..5000).filter(|n| pace.allows_at(&format!("{n}"), now)).count();
         assert_eq!(taken, 1024);
-        assert!(pace.0.lock().unwrap().own.len() <= CALLERS);
+        assert!(pace.buckets.lock().unwrap().own.len() <= CALLERS);
     }
 }

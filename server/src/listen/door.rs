@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     access::{Certificate, Identity, Peer},
+    audit::{Log, Who},
     metrics::Connections,
     tls::CurrentTls,
 };
@@ -45,6 +46,7 @@ pub struct Door {
     lobby: Lobby,
     open: Open,
     guests: Guests,
+    log: Log,
     counts: Connections,
     /// Where those go who have a certificate.
     api: mpsc::Sender<Connection>,
@@ -75,11 +77,12 @@ impl Door {
         tls: CurrentTls,
         lobby: Lobby,
         open: Open,
+        log: Log,
         counts: Connections,
         api: mpsc::Sender<Connection>,
         join: mpsc::Sender<Connection>,
     ) -> Door {
-        Door { tls, lobby, open, guests: Guests::default(), counts, api, join }
+        Door { tls, lobby, open, guests: Guests::default(), log, counts, api, join }
     }
 
     /// Resolves when nobody takes connections any more.
@@ -110,6 +113,7 @@ impl Door {
             Ok(Ok((identity, stream))) => self.let_in(identity, stream, origin).await,
             Ok(Err(problem)) => {
                 self.counts.rejected(origin.transport, "handshake");
+                self.log.refused(Who::unknown(&origin.address), &problem);
                 info!(address = %origin, problem, "refused a connection");
             }
             Err(_) => {
@@ -149,6 +153,7 @@ impl Door {
         let registered = self.open.add(&peer, chain);
         // What was revoked while it shook hands is not seen by those that look at open connections.
         if let Err(problem) = self.tls.now().passes(&shown) {
+            self.log.refused(Who::nobody(&peer), &problem);
             let address = origin;
             return info!(%address, problem, "refused a connection: its certificate holds no more");
         }

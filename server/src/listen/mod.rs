@@ -26,27 +26,33 @@ use tokio::sync::mpsc;
 
 pub use connection::{Connection, PeerInfo};
 
-use crate::{access::policy::CurrentPolicy, metrics::Connections};
+use crate::{access::policy::CurrentPolicy, audit::Log, metrics::Connections};
 
 /// How long accepting rests when the host is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
 
-/// The connections of several sockets of this machine, and those that come from elsewhere, but for those that
-/// are narrow, which go to `narrow`. `open` counts those of this machine.
+/// The connections of several sockets of this machine, and those that come from elsewhere. `open` counts
+/// those of this machine.
 pub fn all(
     sockets: Vec<unix::Socket>,
     policy: CurrentPolicy,
     open: open::Open,
+    log: Log,
     counts: Connections,
     remote: mpsc::Receiver<Connection>,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    let local = stream::select_all(sockets.into_iter().map(|socket| {
+        local(socket, policy.clone(), open.clone(), log.clone(), counts.clone()).boxed()
+    }));
+    stream::select(local.map(Ok), connections(remote))
+}
+
+/// The same without those that are narrow, which go elsewhere.
+pub fn set_apart(
+    connections: impl Stream<Item = io::Result<Connection>> + Send,
     narrow: mpsc::Sender<Connection>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
-    let local = stream::select_all(
-        sockets
-            .into_iter()
-            .map(|socket| local(socket, policy.clone(), open.clone(), counts.clone()).boxed()),
-    );
-    stream::select(local.map(Ok), connections(remote)).filter_map(move |connection| {
+    connections.filter_map(move |connection| {
         let narrow = narrow.clone();
         async move {
             match connection {
@@ -66,11 +72,13 @@ pub fn local(
     socket: unix::Socket,
     policy: CurrentPolicy,
     open: open::Open,
+    log: Log,
     counts: Connections,
 ) -> impl Stream<Item = Connection> + Send {
-    stream::unfold((socket, policy, open, counts), |(socket, policy, open, counts)| async move {
-        let connection = socket.accept(&policy, &open, &counts).await;
-        Some((connection, (socket, policy, open, counts)))
+    stream::unfold((socket, policy, open, log, counts), |all| async move {
+        let (socket, policy, open, log, counts) = &all;
+        let connection = socket.accept(policy, open, log, counts).await;
+        Some((connection, all))
     })
 }
 

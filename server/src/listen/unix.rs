@@ -27,6 +27,7 @@ use tracing::warn;
 use super::{Error, REST, connection::Connection, open::Open};
 use crate::{
     access::{Identity, Peer, Role, policy::CurrentPolicy},
+    audit::{Log, Who},
     metrics::Connections,
 };
 
@@ -74,6 +75,7 @@ impl Socket {
         &self,
         policy: &CurrentPolicy,
         open: &Open,
+        log: &Log,
         counts: &Connections,
     ) -> Connection {
         loop {
@@ -85,6 +87,7 @@ impl Socket {
                         let peer = Arc::new(Peer { identity, address: "unix".to_owned() });
                         let Some(caller) = policy.now().caller(&peer) else {
                             counts.rejected("unix", "peer");
+                            log.refused(Who::nobody(&peer), "this user has no role here");
                             warn!(uid, pid, "refused a connection: this user has no role here");
                             continue;
                         };

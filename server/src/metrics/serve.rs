@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::{Address, Metrics};
 use crate::{
     access::{Policy, policy::CurrentPolicy},
+    audit::Log,
     listen::{self, open::Open, unix},
 };
 
@@ -80,8 +81,9 @@ impl Server {
                 let policy = CurrentPolicy::new(Policy::default());
                 // Nobody but administrators gets in, who are not counted.
                 let open = Open::new(0);
-                let connections =
-                    listen::local(socket, policy, open, super::Connections::default());
+                // Nor does the audit log have those who do not.
+                let (log, counts) = (Log::none(), super::Connections::default());
+                let connections = listen::local(socket, policy, open, log, counts);
                 let boxed = connections.map(|connection| Ok(Box::new(connection) as Box<dyn Io>));
                 (Box::pin(boxed), address.clone())
             }
