@@ -54,6 +54,20 @@ pub struct HostPort {
     pub port: u16,
 }
 
+/// Where an agent is reached from another machine: what an invitation says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Over TCP.
+    Tcp(HostPort),
+    /// Over vsock(7).
+    Vsock {
+        /// The machine, never `any`.
+        cid: u32,
+        /// The port.
+        port: u32,
+    },
+}
+
 /// Why a text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
@@ -109,7 +123,10 @@ impl FromStr for Endpoint {
                 socket(rest.strip_prefix("//").unwrap_or(rest)).map(Endpoint::Unix).map_err(part)
             }
             "tcp" => after()?.parse().map(Endpoint::Tcp).map_err(part),
-            "vsock" => vsock(after()?).map_err(part),
+            "vsock" => {
+                let (cid, port) = vsock(after()?).map_err(part)?;
+                Ok(Endpoint::Vsock { cid, port })
+            }
             "ssh" => ssh(after()?).map_err(part),
             _ => Err(unknown()),
         }
@@ -123,6 +140,30 @@ impl FromStr for HostPort {
     fn from_str(text: &str) -> Result<Self, &'static str> {
         let (host, port) = split_port(text)?;
         Ok(HostPort { host, port: port.unwrap_or(DEFAULT_PORT) })
+    }
+}
+
+impl FromStr for Place {
+    type Err = &'static str;
+
+    /// Understands what [`HostPort`] does, and `vsock://CID:PORT`.
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.strip_prefix("vsock://").map(vsock) {
+            None => text.parse().map(Place::Tcp),
+            Some(Ok((u32::MAX, _))) => {
+                Err("`any` is for who listens: write the CID of one machine")
+            }
+            Some(parts) => parts.map(|(cid, port)| Place::Vsock { cid, port }),
+        }
+    }
+}
+
+impl From<Place> for Endpoint {
+    fn from(place: Place) -> Endpoint {
+        match place {
+            Place::Tcp(place) => Endpoint::Tcp(place),
+            Place::Vsock { cid, port } => Endpoint::Vsock { cid, port },
+        }
     }
 }
 
@@ -140,11 +181,11 @@ fn socket(path: &str) -> Result<PathBuf, &'static str> {
     }
 }
 
-fn vsock(text: &str) -> Result<Endpoint, &'static str> {
+fn vsock(text: &str) -> Result<(u32, u32), &'static str> {
     let problem = "write it as vsock://CID:PORT, both numbers; `any` stands for every CID";
     let (cid, port) = text.split_once(':').ok_or(problem)?;
     let cid = if cid == "any" { u32::MAX } else { number(cid).ok_or(problem)? };
-    Ok(Endpoint::Vsock { cid, port: number(port).ok_or(problem)? })
+    Ok((cid, number(port).ok_or(problem)?))
 }
 
 fn ssh(text: &str) -> Result<Endpoint, &'static str> {
@@ -208,6 +249,15 @@ impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         bracketed(f, &self.host)?;
         write!(f, ":{}", self.port)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Tcp(place) => place.fmt(f),
+            Place::Vsock { cid, port } => write!(f, "vsock://{cid}:{port}"),
+        }
     }
 }
 
@@ -282,6 +332,17 @@ mod tests {
             "ssh://me@web/run/a.sock".parse(),
             Ok(ssh(Some("me"), None, Some("/run/a.sock")))
         );
+    }
+
+    #[test]
+    fn a_place_is_a_host_or_one_machine() {
+        for text in ["web:7443", "[::1]:2", "vsock://3:7443"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        assert_eq!("vsock://3:1".parse(), Ok(Place::Vsock { cid: 3, port: 1 }));
+        for text in ["vsock://any:1", "vsock://4294967295:1", "vsock://3", "unix:///a", "tcp://a"] {
+            assert!(text.parse::<Place>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

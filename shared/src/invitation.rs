@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
 
-use crate::endpoint::HostPort;
+use crate::endpoint::Place;
 
 /// What every code begins with.
 const PREFIX: &str = "conti-";
@@ -60,7 +60,7 @@ pub struct Invitation {
     /// What proves that the holder was invited.
     pub secret: [u8; SECRET_LEN],
     /// Where the agent is, at least one and at most [`ADDRESSES_MAX`].
-    pub addresses: Vec<HostPort>,
+    pub addresses: Vec<Place>,
 }
 
 /// Nothing that shows an invitation shows its secret.
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_code_carries_all_of_an_invitation_on_one_line() {
-        let invitation = invitation(&["web.example:7443", "[fe80::1]:1"]);
+        let invitation = invitation(&["web.example:7443", "[fe80::1]:1", "vsock://3:7443"]);
         let code = invitation.to_string();
         assert!(code.starts_with("conti-") && !code.contains(char::is_whitespace), "{code}");
         assert_eq!(code.parse(), Ok(invitation.clone()));

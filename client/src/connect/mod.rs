@@ -34,6 +34,7 @@ use conti_shared::{endpoint::Endpoint, invitation::Fingerprint, tls::ALPN_API};
 use http::HeaderMap;
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use tokio::sync::watch;
 use tonic::{
     Status,
@@ -96,25 +97,10 @@ pub async fn connect(destination: &Destination) -> Result<Connection> {
                  --context"
             )));
         }
-        Endpoint::Tcp(place) => {
-            let config = tls::config(&destination.tls, ALPN_API)?;
-            Box::new(tls::connect(place, &destination.tls, config).await?)
+        Endpoint::Tcp(_) | Endpoint::Vsock { .. } => {
+            secure(destination, || tls::config(&destination.tls, ALPN_API)).await?
         }
         Endpoint::Ssh { .. } => Box::new(ssh::connect(endpoint)?),
-        #[cfg(all(feature = "vsock", target_os = "linux"))]
-        Endpoint::Vsock { cid, port } => {
-            let config = tls::config(&destination.tls, ALPN_API)?;
-            let socket = vsock::connect(endpoint, *cid, *port).await?;
-            // A machine has no name there; the agent's own authority names this one in each certificate.
-            Box::new(tls::over(socket, endpoint, "localhost", &destination.tls, config).await?)
-        }
-        #[cfg(not(all(feature = "vsock", target_os = "linux")))]
-        Endpoint::Vsock { .. } => {
-            return Err(Error::Usage(format!(
-                "{endpoint}: this contictl was built without the feature `vsock`; use tcp:// or \
-                 ssh://"
-            )));
-        }
     };
     over(transport, destination).await
 }
@@ -125,14 +111,32 @@ pub async fn connect_to_join(
     destination: &Destination,
     authority: Fingerprint,
 ) -> Result<Connection> {
-    let Endpoint::Tcp(place) = &destination.endpoint else {
-        return Err(Error::Usage(format!(
-            "{}: only over tcp:// can be joined",
-            destination.endpoint
-        )));
-    };
-    let config = pinned::config(authority);
-    over(Box::new(tls::connect(place, &destination.tls, config).await?), destination).await
+    over(secure(destination, || Ok(pinned::config(authority))).await?, destination).await
+}
+
+/// TLS with another machine.
+async fn secure(
+    destination: &Destination,
+    config: impl FnOnce() -> Result<Arc<ClientConfig>>,
+) -> Result<Box<dyn Transport>> {
+    let Destination { endpoint, tls: material, .. } = destination;
+    match endpoint {
+        Endpoint::Tcp(place) => Ok(Box::new(tls::connect(place, material, config()?).await?)),
+        #[cfg(all(feature = "vsock", target_os = "linux"))]
+        Endpoint::Vsock { cid, port } => {
+            let config = config()?;
+            let socket = vsock::connect(endpoint, *cid, *port).await?;
+            // A machine has no name there; the agent's own authority names this one in each certificate.
+            Ok(Box::new(tls::over(socket, endpoint, "localhost", material, config).await?))
+        }
+        #[cfg(not(all(feature = "vsock", target_os = "linux")))]
+        Endpoint::Vsock { .. } => Err(Error::Usage(format!(
+            "{endpoint}: this contictl was built without the feature `vsock`; use tcp:// or ssh://"
+        ))),
+        Endpoint::Unix(_) | Endpoint::Ssh { .. } => {
+            Err(Error::Usage(format!("{endpoint}: there is no TLS to such an address")))
+        }
+    }
 }
 
 async fn over(transport: Box<dyn Transport>, destination: &Destination) -> Result<Connection> {

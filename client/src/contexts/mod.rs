@@ -10,7 +10,7 @@ pub mod request;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use conti_shared::endpoint::Endpoint;
+use conti_shared::endpoint::{Endpoint, Place};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::{
@@ -137,8 +137,12 @@ pub fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The name of a context for a host: its own, as far as a context can be called so.
-pub fn name_for(host: &str) -> String {
+/// The name of a context for a host: its own, as far as a context can be called so. A machine has but a number.
+pub fn name_for(place: &Place) -> String {
+    let host = match place {
+        Place::Tcp(place) => &place.host,
+        Place::Vsock { cid, .. } => &format!("vsock-{cid}"),
+    };
     let name: String = host.chars().map(|c| if c == ':' { '-' } else { c }).collect();
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
     name.chars().take(NAME_MAX).collect()
@@ -150,8 +154,13 @@ mod tests {
 
     #[test]
     fn every_host_gives_a_name_that_a_context_can_have() {
-        for (host, name) in [("web", "web"), ("10.0.0.1", "10.0.0.1"), ("::1", "1")] {
-            assert_eq!(name_for(host), name);
+        for (place, name) in [
+            ("web", "web"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("[::1]", "1"),
+            ("vsock://3:7443", "vsock-3"),
+        ] {
+            assert_eq!(name_for(&place.parse().unwrap()), name);
             check_name(name).unwrap();
         }
         for name in ["", "a/b", "../x", ".", "-x", "a b", "a:b", "ä", &"x".repeat(201)] {

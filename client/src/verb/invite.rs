@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use conti_proto::v1::{
     CreateInvitationRequest, DeleteInvitationRequest, Invitation, ListInvitationsRequest, Role,
 };
-use conti_shared::endpoint::HostPort;
+use conti_shared::endpoint::Place;
 use serde_json::{Value, json};
 
 use crate::{
@@ -41,9 +41,10 @@ struct InvitationFlags {
     /// For how long the certificate holds; 90d by default
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cert_expires: Option<Duration>,
-    /// Where the agent is reached, at most 4; by default where its certificate says
-    #[arg(long, value_name = "HOST[:PORT]")]
-    address: Vec<HostPort>,
+    /// Where the agent is reached, HOST[:PORT] or vsock://CID:PORT, at most 4; by default where its
+    /// certificate says
+    #[arg(long, value_name = "ADDRESS")]
+    address: Vec<Place>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,7 @@ use std::io;
 use clap::Args;
 use conti_proto::v1::{Certificate, JoinRequest, JoinResponse};
 use conti_shared::{
-    endpoint::{Endpoint, HostPort},
+    endpoint::{Endpoint, Place},
     invitation::{CodeError, Fingerprint, Invitation},
     tls,
 };
@@ -35,9 +35,9 @@ pub struct Join {
     /// Make it the current context
     #[arg(long = "use")]
     make_current: bool,
-    /// Where the agent is, instead of what the code says
-    #[arg(long, value_name = "HOST[:PORT]")]
-    address: Vec<HostPort>,
+    /// Where the agent is, HOST[:PORT] or vsock://CID:PORT, instead of what the code says
+    #[arg(long, value_name = "ADDRESS")]
+    address: Vec<Place>,
 }
 
 impl Join {
@@ -48,8 +48,8 @@ impl Join {
             [] => invitation.addresses.clone(),
             _ => self.address.clone(),
         };
-        let first = addresses.first().map(|place| place.host.as_str()).unwrap_or_default();
-        let name = context.agent.context.clone().unwrap_or_else(|| name_for(first));
+        let called = || addresses.first().map(name_for).unwrap_or_default();
+        let name = context.agent.context.clone().unwrap_or_else(called);
         check_name(&name)?;
         // All that can fail on this side is tried before the invitation is spent.
         let store = Store::of_user()?;
@@ -61,18 +61,18 @@ impl Join {
             let _ = store.forget(&name);
         }
         let (place, certificate, current) = joined?;
+        let host = Endpoint::from(place).to_string();
         match context.format {
             Format::Json => output::json(&json!({
                 "context": name,
                 "current": current,
-                "host": Endpoint::Tcp(place).to_string(),
+                "host": host,
                 "certificate": output::pki::certificate(&certificate),
             }))?,
             Format::Table => {
                 output::line(&name)?;
                 output::note(&format!(
-                    "{} knows this client as {} with the role {} until {}; {}",
-                    Endpoint::Tcp(place),
+                    "{host} knows this client as {} with the role {} until {}; {}",
                     certificate.name,
                     output::pki::role(certificate.role()),
                     text::date(certificate.not_after.as_ref()),
@@ -92,10 +92,10 @@ impl Join {
         &self,
         context: &Context,
         invitation: &Invitation,
-        addresses: &[HostPort],
+        addresses: &[Place],
         store: &Store,
         name: &str,
-    ) -> Result<(HostPort, Certificate, bool)> {
+    ) -> Result<(Place, Certificate, bool)> {
         let request = Request::new()?;
         let (place, response) = join(context, invitation, addresses, &request).await?;
         let certificate = response.certificate.ok_or_else(|| missing("the certificate"))?;
@@ -111,12 +111,12 @@ impl Join {
         context: &Context,
         store: &Store,
         name: &str,
-        place: &HostPort,
+        place: &Place,
         credentials: &Credentials,
     ) -> Result<bool> {
         store.change(|contexts| {
             contexts.check_free(name)?;
-            let mut entry = Entry::new(Endpoint::Tcp(place.clone()));
+            let mut entry = Entry::new(place.clone().into());
             entry.tls_server_name = context.agent.tls_server_name.clone();
             store.keep(name, credentials, &mut entry)?;
             contexts.contexts.insert(name.to_owned(), entry);
@@ -144,13 +144,13 @@ fn invitation(code: &str) -> Result<Invitation> {
 async fn join(
     context: &Context,
     invitation: &Invitation,
-    addresses: &[HostPort],
+    addresses: &[Place],
     request: &Request,
-) -> Result<(HostPort, JoinResponse)> {
+) -> Result<(Place, JoinResponse)> {
     let mut failures = Vec::new();
     for place in addresses {
         let destination = Destination {
-            endpoint: Endpoint::Tcp(place.clone()),
+            endpoint: place.clone().into(),
             tls: Material {
                 server_name: context.agent.tls_server_name.clone(),
                 ..Material::default()

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use conti_shared::endpoint::HostPort;
+use conti_shared::endpoint::{HostPort, Place};
 
 use crate::{
     Person,
@@ -131,14 +131,14 @@ fn the_addresses_of_an_invitation_are_tried_in_turn() {
     let (authority, _agent, front) = agent();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut invitation = front.invitation(&authority);
-    let closed = HostPort { host: "127.0.0.1".to_owned(), port: closed.port() };
+    let closed = Place::Tcp(HostPort { host: "127.0.0.1".to_owned(), port: closed.port() });
     invitation.addresses = vec![closed.clone(), closed.clone()];
     let person = Person::new();
     let said = person.fails(&["join", &invitation.to_string()]);
     assert!(said.contains("no address of the invitation leads to its agent"), "{said}");
     assert_eq!(said.matches("nobody listens there").count(), 2, "{said}");
     let elsewhere = front.place().to_string();
-    invitation.addresses.push(front.place());
+    invitation.addresses.push(Place::Tcp(front.place()));
     person.ok(&["join", &invitation.to_string(), "--context", "a"]);
     assert_eq!(person.json(&["context", "show"])["host"], front.host());
     // What is used up is refused at the address that is named instead.
@@ -146,6 +146,21 @@ fn the_addresses_of_an_invitation_are_tried_in_turn() {
     let code = invitation.to_string();
     let said = person.fails(&["join", &code, "--context", "b", "--address", &elsewhere]);
     assert!(said.contains("cannot be used"), "{said}");
+}
+
+#[cfg(not(feature = "vsock"))]
+#[test]
+fn a_client_without_vsock_says_so_where_an_invitation_leads_over_it() {
+    let (authority, agent, front) = agent();
+    let mut invitation = front.invitation(&authority);
+    invitation.addresses = vec!["vsock://3:7443".parse().unwrap()];
+    let person = Person::new();
+    let code = invitation.to_string();
+    let said = person.fails(&["join", &code]);
+    assert!(said.contains("built without the feature `vsock`"), "{said}");
+    assert_eq!(joins(&agent), 0);
+    assert_eq!(left(&person), Vec::<String>::new());
+    person.ok(&["join", &code, "--address", &front.place().to_string()]);
 }
 
 #[test]

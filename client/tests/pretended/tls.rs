@@ -13,7 +13,7 @@ use std::{
 };
 
 use conti_shared::{
-    endpoint::HostPort,
+    endpoint::{HostPort, Place},
     invitation::{Fingerprint, Invitation},
     tls::{ALPN_API, ALPN_JOIN, provider},
 };
@@ -272,7 +272,7 @@ impl Front {
             authority: authority.fingerprint(),
             id: [1; 8],
             secret: [2; 16],
-            addresses: vec![self.place()],
+            addresses: vec![Place::Tcp(self.place())],
         }
     }
 }

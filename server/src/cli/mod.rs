@@ -177,6 +177,7 @@ mod tests {
             "pki revoke alice",
             "invite --role operator --name alice --expires 1h",
             "invite --role admin --name bob --cert-expires 30days --address web:7443 --data-dir /d",
+            "invite --role viewer --name carol --address vsock://3:7443",
             "invite ls",
             "invite rm 0123456789abcdef",
         ] {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use conti_shared::endpoint::HostPort;
+use conti_shared::endpoint::Place;
 
 use super::Command;
 use crate::{
@@ -62,9 +62,10 @@ pub struct Invite {
     /// For how long the client's certificate holds
     #[arg(long, default_value = "90days", value_parser = humantime::parse_duration)]
     cert_expires: Duration,
-    /// Where clients reach this agent [default: the names of its certificate]. May be given several times
-    #[arg(long, value_name = "HOST[:PORT]")]
-    address: Vec<HostPort>,
+    /// Where clients reach this agent: HOST[:PORT] or vsock://CID:PORT [default: the names of its
+    /// certificate]. May be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    address: Vec<Place>,
 }
 
 /// What can be done with invitations.

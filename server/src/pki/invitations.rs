@@ -7,7 +7,7 @@ use std::{
 };
 
 use conti_shared::{
-    endpoint::HostPort,
+    endpoint::Place,
     invitation::{ADDRESSES_MAX, ID_LEN, Invitation, SECRET_LEN, sha256},
 };
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub struct Wanted {
     /// For how long the certificate will hold.
     pub lifetime: Duration,
     /// Where clients reach the agent. Empty: by the names of its certificate.
-    pub addresses: Vec<HostPort>,
+    pub addresses: Vec<Place>,
 }
 
 /// An invitation that was not used yet.
@@ -106,9 +106,9 @@ impl Pki {
         Ok((record, invitation))
     }
 
-    fn default_addresses(&self) -> Result<Vec<HostPort>> {
+    fn default_addresses(&self) -> Result<Vec<Place>> {
         let all = self.server_names()?;
-        let mut addresses: Vec<HostPort> = all
+        let mut addresses: Vec<Place> = all
             .iter()
             .filter(|name| !names::is_loopback(name))
             .filter_map(|name| {
