@@ -161,6 +161,10 @@ fn connect_reason(endpoint: &Endpoint, error: &io::Error) -> String {
             "nobody listens there; start contid, or name another agent with --host, --context or \
              $CONTI_HOST"
         }
+        io::ErrorKind::ConnectionRefused if matches!(endpoint, Endpoint::Vsock { .. }) => {
+            "nobody listens there; does contid run on that machine with --listen vsock://any:PORT, \
+             and is this the port?"
+        }
         io::ErrorKind::ConnectionRefused => {
             "nobody listens there; does contid run on that machine with --listen tcp://…, and is \
              this the port?"

@@ -2,6 +2,7 @@
 
 use std::{io, net::Ipv6Addr};
 
+use conti_shared::endpoint::Endpoint;
 use tokio::time::sleep;
 use tokio_vsock::{VsockAddr, VsockListener};
 use tracing::warn;
@@ -23,7 +24,7 @@ impl Socket {
         let listener = VsockListener::bind(VsockAddr::new(cid, port));
         let listener = listener.map_err(|source| Error::Remote {
             what: "listen on",
-            place: format!("vsock {cid}:{port}"),
+            place: Endpoint::Vsock { cid, port }.to_string(),
             source,
         })?;
         Ok(Socket { listener })
