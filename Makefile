@@ -2,7 +2,7 @@
 # make demo-remote  the same from another machine: two hosts from network namespaces, invite, join, run
 # make shell   build, start a private agent, leave you in a shell in a fresh container
 # make test    install what the tests need, then run every check and every test
-# make test-vm the claims that need cgroup version 2 alone, in an emulated machine
+# make test-vm the claims that need cgroup version 2 alone, or vsock, in an emulated machine
 # make bench   time Conti against its peers and write docs/benchmarks.md
 # make build   only the release binaries, in target/bin
 # make fmt     format the sources; make lint, the checks that need no root; make clean
@@ -23,7 +23,7 @@ shell: build
 test:
 	@scripts/test.sh
 
-test-vm: build
+test-vm:
 	@scripts/vm/run.sh
 
 bench: build

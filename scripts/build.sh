@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the release binaries into target/bin: contid, contictl, conti-runtime.
+# Builds the release binaries into target/bin, or $INTO: contid, contictl, conti-runtime. What is given goes to cargo.
 #
 # They are linked statically, which makes each start cheaper (no dynamic loader) and lets them run
 # on any Linux. That needs --target, so that build scripts and macros stay dynamic.
@@ -17,9 +17,10 @@ RUSTFLAGS="${RUSTFLAGS-} -C target-feature=+crt-static" \
     cargo build --release --locked --target "$host" -p contid -p contictl -p conti-runtime "$@"
 
 target=${CARGO_TARGET_DIR:-target}
-mkdir -p "$target/bin"
+into=${INTO:-$target/bin}
+mkdir -p "$into"
 for name in contid contictl conti-runtime; do
     # A running agent keeps the file that it was started from.
-    cp "$target/$host/release/$name" "$target/bin/.$name.new"
-    mv -f "$target/bin/.$name.new" "$target/bin/$name"
+    cp "$target/$host/release/$name" "$into/.$name.new"
+    mv -f "$into/.$name.new" "$into/$name"
 done

@@ -1,13 +1,18 @@
 #!/bin/bash
 # Boots Debian's cloud kernel in a virtual machine that has cgroup version 2 alone and an initramfs
-# for its root, and checks there what a host with version 1 cannot show: see init.sh.
+# for its root, and checks there what a host with version 1, or without vsock(7), cannot show: see init.sh.
 #
-# The machine is emulated, so it runs wherever the tests do and takes about 15 seconds.
+# The machine is emulated, so it runs wherever the tests do and takes about half a minute.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/apt.sh
 
-bin=$(realpath "${CONTI_BIN_DIR:-${CARGO_TARGET_DIR:-target}/bin}")
+bin=${CONTI_BIN_DIR-}
+if [ -z "$bin" ]; then
+    # With a feature that the release has not, so beside its binaries.
+    bin=${CARGO_TARGET_DIR:-target}/bin-vsock
+    INTO=$bin scripts/build.sh --features contid/vsock,contictl/vsock
+fi
 packages=()
 command -v qemu-system-x86_64 >/dev/null || packages+=(qemu-system-x86)
 command -v cpio >/dev/null || packages+=(cpio)
@@ -17,7 +22,7 @@ command -v cpio >/dev/null || packages+=(cpio)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/conti-vm.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 
-# Only the kernel itself and one module of it are wanted: nothing of the package is installed.
+# Only the kernel itself and a few modules of it are wanted: nothing of the package is installed.
 kernel_package() {
     apt-cache depends linux-image-cloud-amd64 2>/dev/null | awk '/Depends: linux-image/ {print $2; exit}'
 }
@@ -33,7 +38,9 @@ kernel_package() {
 root=$dir/root
 mkdir -p "$root"/{bin,lib,proc,sys,dev,tmp,run,etc,root}
 cp /usr/bin/busybox "$bin"/{contid,contictl,conti-runtime} "$root/bin/"
-find "$dir/kernel/lib/modules" -name 'overlay.ko' -exec cp {} "$root/lib/" \;
+for module in overlay vsock vmw_vsock_virtio_transport_common vsock_loopback; do
+    find "$dir/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/lib/" \;
+done
 cp scripts/vm/init.sh "$root/init"
 (cd "$root" && find . | cpio --quiet -o -H newc | gzip -1 >"$dir/initramfs")
 
