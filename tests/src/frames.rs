@@ -196,6 +196,13 @@ impl Raw {
         raw
     }
 
+    /// Waits until the agent has agreed to the settings, and agrees to its own: it does not give its windows
+    /// before.
+    pub async fn settle(&mut self) {
+        self.until("the settings were exchanged", |answers| answers.acks > 0).await;
+        self.send(&frame(kind::SETTINGS, flag::ACK, 0, &[])).await;
+    }
+
     /// Says nothing yet. What is answered is read until [`Raw::stop_reading`].
     pub fn over(stream: impl Duplex + 'static) -> Raw {
         let (mut reader, writer) = split(Box::new(stream) as Box<dyn Duplex>);

@@ -206,8 +206,7 @@ fn streams_beyond_what_a_connection_may_have_are_refused_one_by_one() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, goes_on| {
         let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-        raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
-        raw.send(&frame(kind::SETTINGS, flag::ACK, 0, &[])).await;
+        raw.settle().await;
         for stream in streams().take(1024 + 20) {
             assert!(raw.send(&open(STREAM, stream)).await, "the connection stays");
         }

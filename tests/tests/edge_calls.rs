@@ -4,7 +4,8 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use conti_proto::v1::{
-    ProcessSpec, ReadFileRequest, ReadSessionRequest, Target, WaitSessionRequest, target,
+    Input, ProcessSpec, ReadFileRequest, ReadSessionRequest, StreamRequest, Target, stream_request,
+    target,
 };
 use conti_tests::{
     api,
@@ -23,7 +24,6 @@ use tonic::Code;
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 const READ: &str = "/conti.v1.SessionService/ReadSession";
 const GET: &str = "/conti.v1.AgentService/GetAgent";
-const WAIT: &str = "/conti.v1.SessionService/WaitSession";
 const CREATE: &str = "/conti.v1.ContainerService/CreateContainer";
 
 /// What all frames of one client may make the agent grow by, in KiB.
@@ -50,7 +50,7 @@ fn large_messages_that_never_end_are_refused_before_they_fill_the_memory() {
     // What one identity may have under way of large messages, beside its connection's window.
     siege.under(96 * 1024, async |mallory, goes_on| {
         let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-        raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+        raw.settle().await;
         let piece = data(1, &[7; 16_000]);
         for stream in streams().take(500) {
             let head = data(stream, &message(4 << 20, &[]));
@@ -137,7 +137,7 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
         named.under(FLAT, async |mallory, goes_on| {
             let stream = mallory.shake().await.expect("it may connect");
             let mut raw = Raw::begin(stream, &[(4, window)]).await;
-            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            raw.settle().await;
             if window > 1 {
                 // All of it may come, and is left in the socket.
                 let large = (1_u32 << 30).to_be_bytes();
@@ -162,89 +162,93 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
     siege.finish();
 }
 
-/// A session whose end is waited for, and the request of a call that does so: it takes one message.
-fn waited(siege: &Siege) -> (Wire, Vec<u8>) {
-    siege.world.agent.block_on(async {
-        let mut api = siege.bob.api().await.expect("it may connect");
-        let start = wire::start(session("c", api::process(["sleep", "1000"])));
-        let wire = Wire::open(&mut api, start).await.expect("it starts");
-        let request = WaitSessionRequest { session_id: wire.session().id.clone() };
-        (wire, request.encode_to_vec())
-    })
+/// What a client sends who starts a session whose process reads nothing, and has so many bytes of input for it.
+fn input_for_nobody(bytes: usize) -> Vec<u8> {
+    let sleep = ProcessSpec { stdin: true, ..api::process(["sleep", "1000"]) };
+    let open = wire::opening(wire::start(session("c", sleep)));
+    let data = vec![7; 1 << 16];
+    let inputs = (0..bytes >> 16).map(|n| {
+        let input = Input { offset: (n << 16) as u64, data: data.clone().into() };
+        StreamRequest { message: Some(stream_request::Message::Input(input)) }
+    });
+    let all = std::iter::once(open).chain(inputs).map(|request| request.encode_to_vec());
+    all.flat_map(|bytes| message(bytes.len() as u32, &bytes)).collect()
+}
+
+/// Sends on streams in turn, in frames of this size, until all is sent or no more is taken.
+async fn feed(raw: &mut Raw, streams: &[u32], all: &[u8], size: usize) {
+    raw.settle().await;
+    for stream in streams {
+        raw.send(&open(STREAM, *stream)).await;
+    }
+    for part in all.chunks(1 << 16) {
+        for stream in streams {
+            let frames: Vec<u8> = part.chunks(size).flat_map(|it| data(*stream, it)).collect();
+            if raw.answers().over() || !raw.send(&frames).await {
+                return;
+            }
+        }
+    }
 }
 
 #[test]
-fn input_that_no_call_takes_is_bounded() {
+fn input_that_no_process_reads_is_bounded_by_windows() {
     let siege = Siege::start();
-    let (waited, request) = waited(&siege);
-    // For each connection its window, and something for the many small pieces.
-    siege.under(4 * 16 * 1024, async |mallory, goes_on| {
+    // For each connection its window and for each session what waits, and something for the many small pieces.
+    let all = input_for_nobody(24 << 20);
+    siege.under(2 * (12 + 10 + 10) * 1024 + 16 * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
-        for size in [16_000, 1000, 300, 1] {
+        for size in [16_000, 300] {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
-            for stream in [1, 3, 5, 7] {
-                let first = message(request.len() as u32, &request);
-                raw.send(&[open(WAIT, stream), data(stream, &first)].concat()).await;
-            }
-            // As much as is taken, behind the one message.
-            let mut sent = 0;
-            'all: while sent < 14 << 20 {
-                for stream in [1, 3, 5, 7] {
-                    let pieces = (1 << 16) / size;
-                    let part = data(stream, &vec![0; size]).repeat(pieces);
-                    if raw.answers().over() || !raw.send(&part).await {
-                        break 'all;
-                    }
-                    sent += pieces * size;
-                }
-            }
-            raw.until("what is beyond the window is refused", |answers| {
-                [1, 3, 5, 7].iter().all(|stream| answers.ended(*stream))
-            })
-            .await;
+            feed(&mut raw, &[1], &all, size).await;
+            raw.until("what is beyond the window is refused", |answers| answers.ended(1)).await;
             held.push(raw);
         }
         while goes_on.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(10)).await;
         }
     });
-    drop(waited);
     siege.finish();
 }
 
 #[test]
-fn heavy_input_that_no_call_takes_is_bounded_on_all_connections_of_an_identity() {
+fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity() {
     let siege = Siege::start();
-    let (waited, request) = waited(&siege);
-    // 8 connections with 12 MiB, and 1 MiB for each of the others.
-    siege.under((8 * 12 + 120 + 64) * 1024, async |mallory, goes_on| {
-        let part = data(1, &vec![0; 16_000]).repeat(4);
+    let all = input_for_nobody(9 << 20);
+    // 128 MiB and a little of each, behind which are the windows of the connections.
+    siege.under((128 + 12 + 8 * 12 + 32) * 1024, async |mallory, goes_on| {
+        let mut held = Vec::new();
+        for _ in 0..40 {
+            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            feed(&mut raw, &[1], &all, 16_000).await;
+            held.push(raw);
+        }
+        let last = held.last_mut().expect("there are some");
+        last.until("the last is refused", |answers| answers.ended(1)).await;
+        assert!(!held[0].answers().ended(1), "the first stays: {:?}", held[0].answers());
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    siege.finish();
+}
+
+#[test]
+fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
+    let siege = Siege::start();
+    let all = input_for_nobody(22 << 20);
+    // What waits in 8 sessions, 8 windows of 12 MiB and 120 of 1 MiB.
+    siege.under((128 + 8 * 12 + 120 + 64) * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..128 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
-            for stream in [1, 3] {
-                let first = message(request.len() as u32, &request);
-                raw.send(&[open(WAIT, stream), data(stream, &first)].concat()).await;
-            }
-            // Somewhat less than a wide connection takes, so that it keeps all.
-            for n in 0..11 * 16 {
-                let mut part = part.clone();
-                for frame in part.chunks_mut(16_009) {
-                    frame[8] = if n % 2 == 0 { 1 } else { 3 };
-                }
-                if raw.answers().ended(1) || !raw.send(&part).await {
-                    break;
-                }
-            }
+            feed(&mut raw, &[1], &all[..all.len() / 22 * 17], 16_000).await;
             held.push(raw);
         }
         while goes_on.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(10)).await;
         }
     });
-    drop(waited);
     siege.finish();
 }
 
@@ -255,7 +259,7 @@ fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
         let mut held = Vec::new();
         for _ in 0..2 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+            raw.settle().await;
             for stream in streams().take(600) {
                 assert!(raw.send(&open(STREAM, stream)).await, "the connection stays");
             }
@@ -292,7 +296,7 @@ fn answers_of_one_client_that_are_not_read_hold_up_no_other() {
     let held = siege.world.agent.block_on(async {
         // Too little for one message.
         let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[(4, 1)]).await;
-        raw.until("the settings were exchanged", |answers| answers.acks > 0).await;
+        raw.settle().await;
         for stream in streams().take(200) {
             let message = message(bytes.len() as u32, &bytes);
             let data = frame(kind::DATA, flag::END_STREAM, stream, &message);

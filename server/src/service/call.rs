@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Status};
 
-use super::{audit::Ticket, status};
+use super::{audit::Ticket, share::Backlog, status};
 use crate::{
     access::{
         Caller, Role,
@@ -19,7 +19,7 @@ use crate::{
         error::Error,
         mounts::live::Which,
         recording::{About, Wanted},
-        session::{Session, Waiting},
+        session::Session,
         spec::{
             ContainerSpec, Mount, MountSource, Namespace, SessionIo, SessionSpec, SessionTarget,
             Target, Tools,
@@ -35,8 +35,8 @@ const JOINED_MAX: usize = 8;
 pub struct Call {
     /// Who makes it.
     pub caller: Caller,
-    /// What waits of all answers to its caller.
-    pub waiting: Waiting,
+    /// What waits of all calls of its caller.
+    pub backlog: Backlog,
     /// Its record, where it is recorded.
     record: Option<Ticket>,
 }
@@ -45,9 +45,9 @@ impl Call {
     /// The call of a request. One that nobody has let in is refused.
     pub fn of<T>(request: &Request<T>) -> Result<Call, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let waiting = request.extensions().get::<Waiting>().cloned().unwrap_or_default();
+        let backlog = request.extensions().get::<Backlog>().cloned().unwrap_or_default();
         let record = request.extensions().get::<Ticket>().cloned();
-        Ok(Call { caller: caller.ok_or_else(status::unauthenticated)?, waiting, record })
+        Ok(Call { caller: caller.ok_or_else(status::unauthenticated)?, backlog, record })
     }
 
     fn is_admin(&self) -> bool {

@@ -15,7 +15,7 @@ use futures::task::AtomicWaker;
 use http_body::{Frame, SizeHint};
 use tonic::{Status, body::Body};
 
-use crate::engine::session::Waiting;
+use crate::engine::session::{Held, Waiting};
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -39,6 +39,7 @@ struct Own {
 struct Piece {
     bytes: Bytes,
     own: Arc<Own>,
+    held: Option<Held>,
 }
 
 impl<H> Outlet<H> {
@@ -61,8 +62,8 @@ impl Piece {
             return bytes;
         }
         own.bytes.fetch_add(bytes.len(), Ordering::AcqRel);
-        own.all.add(bytes.len());
-        Bytes::from_owner(Piece { bytes, own: own.clone() })
+        let held = Some(own.all.hold(bytes.len()));
+        Bytes::from_owner(Piece { bytes, own: own.clone(), held })
     }
 }
 
@@ -74,7 +75,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.own.all.remove(self.bytes.len());
+        drop(self.held.take());
         self.own.bytes.fetch_sub(self.bytes.len(), Ordering::AcqRel);
         self.own.gone.wake();
     }

@@ -99,7 +99,7 @@ impl SessionService for Sessions {
         let session = self.see(&call, &session_id)?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
         let responses =
-            stream::read(session.view(offset, call.waiting), follow, self.stopping.clone());
+            stream::read(session.view(offset, call.backlog.answers), follow, self.stopping.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -115,6 +115,7 @@ impl SessionService for Sessions {
                 v.add(Field::root("data"), stream::TOO_MUCH);
             }
         })?;
+        let _held = stream::hold_input(&call.backlog, &call.caller.name(), 0, data.len())?;
         let taken = self.stopping.or(session.write(offset, data)).await?;
         Ok(Response::new(WriteSessionResponse { offset: taken.map_err(status::of)? }))
     }

@@ -38,6 +38,10 @@ const TURN: Duration = Duration::from_secs(30);
 /// How many bytes of large messages that are not there yet one identity may have under way.
 const LARGE_EACH: usize = 64 << 20;
 
+/// How many bytes of input may wait for the processes of one identity before a session with more than a little of
+/// it is refused more.
+pub const INPUT_EACH: usize = 128 << 20;
+
 /// Services whose calls are questions, and the methods of others whose answers may be large.
 const QUESTIONS: [&str; 9] = [
     "/conti.v1.ContainerService/GetContainer",
@@ -68,7 +72,22 @@ pub struct Share {
     questions: Arc<Semaphore>,
     /// Bytes of large messages.
     pub large: Arc<Semaphore>,
-    waiting: Waiting,
+    backlog: Backlog,
+}
+
+/// What waits of all calls of one identity. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Backlog {
+    /// Answers that their clients do not take.
+    pub answers: Waiting,
+    /// Input that processes do not read.
+    pub input: Waiting,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Backlog { answers: Waiting::default(), input: Waiting::new(INPUT_EACH) }
+    }
 }
 
 /// Held for as long as a call is under way.
@@ -94,7 +113,7 @@ impl Shares {
             calls: Arc::new(Semaphore::new(CALLS_EACH)),
             questions: Arc::new(Semaphore::new(QUESTIONS_EACH)),
             large: Arc::new(Semaphore::new(LARGE_EACH)),
-            waiting: Waiting::default(),
+            backlog: Backlog::default(),
         });
         each.insert(name.to_owned(), Arc::downgrade(&share));
         share
@@ -189,14 +208,14 @@ where
                 Ok(turn) => turn,
                 Err(status) => return Ok(status.into_http()),
             };
-            let waiting = share.waiting.clone();
+            let backlog = share.backlog.clone();
             let mut request =
                 request.map(|body| Body::new(Intake::new(body, name, share.large.clone())));
-            request.extensions_mut().insert(waiting.clone());
+            request.extensions_mut().insert(backlog.clone());
             let response = inner.call(request).await?;
             Ok(response.map(|body| match body.is_end_stream() {
                 true => body,
-                false => Body::new(Outlet::new(body, waiting, (place, turn))),
+                false => Body::new(Outlet::new(body, backlog.answers, (place, turn))),
             }))
         })
     }

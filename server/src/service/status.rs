@@ -223,6 +223,13 @@ pub fn too_large_together(name: &str) -> Status {
     exhausted(message, vec![("identity", name.to_owned()), ("what", what.to_owned())])
 }
 
+/// The status of a call with input for a process, where too much of it waits already.
+pub fn too_much_input(name: &str) -> Status {
+    let what = "input that no process reads";
+    let message = format!("{name} has too much {what}, in all of its sessions together; end some");
+    exhausted(message, vec![("identity", name.to_owned()), ("what", what.to_owned())])
+}
+
 /// The status of a call whose message does not come.
 pub fn too_slow(name: &str) -> Status {
     let message = "the message was not there in time; is the network too slow for it?".to_owned();

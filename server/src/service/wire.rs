@@ -29,7 +29,8 @@ use tonic_prost::ProstCodec;
 use tower::Service;
 use tracing::debug;
 
-use crate::engine::session::Waiting;
+use super::share::Backlog;
+use crate::engine::session::{Held, Waiting};
 
 /// Output from this size on goes out without a copy.
 const DIRECT: usize = 4 * 1024;
@@ -120,7 +121,7 @@ impl<T: SessionService> Service<http::Request<Body>> for SessionsOnWire<T> {
 
 /// What waits of all answers to the caller.
 fn waiting(extensions: &Extensions) -> Waiting {
-    extensions.get().cloned().unwrap_or_default()
+    extensions.get::<Backlog>().cloned().unwrap_or_default().answers
 }
 
 fn respond<S, M>(
@@ -184,31 +185,11 @@ pub struct MessageBody<S> {
     /// What is to be sent before anything else.
     gathered: BytesMut,
     /// What is to be sent after `gathered`.
-    direct: Option<Direct>,
+    /// It counts as waiting from when it was read, until it goes to what counts it further ([`super::outlet`]).
+    direct: Option<(Bytes, Held)>,
     /// How it ended. Sent last.
     status: Option<Status>,
     waiting: Waiting,
-}
-
-/// Output that follows its head. From when it was read it counts as waiting, until it goes to what counts it
-/// further ([`super::outlet`]).
-#[derive(Debug)]
-struct Direct {
-    bytes: Bytes,
-    waiting: Waiting,
-}
-
-impl Direct {
-    fn new(bytes: Bytes, waiting: &Waiting) -> Direct {
-        waiting.add(bytes.len());
-        Direct { bytes, waiting: waiting.clone() }
-    }
-}
-
-impl Drop for Direct {
-    fn drop(&mut self) {
-        self.waiting.remove(self.bytes.len());
-    }
 }
 
 impl<S> MessageBody<S> {
@@ -240,7 +221,10 @@ where
             match Pin::new(messages).poll_next(context) {
                 Poll::Ready(Some(Ok(message))) => {
                     let direct = encode(message, &mut this.gathered);
-                    this.direct = direct.map(|bytes| Direct::new(bytes, &this.waiting));
+                    this.direct = direct.map(|bytes| {
+                        let held = this.waiting.hold(bytes.len());
+                        (bytes, held)
+                    });
                 }
                 Poll::Ready(Some(Err(status))) => {
                     this.messages = None;
@@ -257,8 +241,8 @@ where
         if !this.gathered.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(this.gathered.split().freeze()))));
         }
-        if let Some(direct) = this.direct.take() {
-            return Poll::Ready(Some(Ok(Frame::data(direct.bytes.clone()))));
+        if let Some((bytes, _)) = this.direct.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         let Some(status) = this.status.take() else { return Poll::Ready(None) };
         debug!(method = this.method, code = ?status.code(), problem = status.message(), "ended");

@@ -5,7 +5,7 @@
 //! - [`handled`]: what both a driver and a recorder have done with, whose room alone is free;
 //! - [`record`]: the task that records one;
 //! - [`supervise`]: the task that follows one monitor until the end;
-//! - [`waiting`]: how much waits for clients that do not take it;
+//! - [`waiting`]: how much waits for clients and processes that do not take it;
 //! - [`store`]: its directory, from which an agent that was started again finds it.
 
 mod handled;
@@ -42,7 +42,7 @@ use super::{
 
 use handled::Handled;
 pub use stream::{Driver, Event, Hold, Viewer};
-pub use waiting::Waiting;
+pub use waiting::{Held, Waiting};
 
 /// One process that Conti started, with all that belongs to it.
 #[derive(Debug)]

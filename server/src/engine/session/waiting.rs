@@ -1,25 +1,50 @@
-//! What waits for clients that do not take it.
+//! What waits on its way: output for clients that do not take it, input for processes that do not read it.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-/// Where less than this waits, a reader takes as much at once as serves its speed.
-const MUCH: usize = 16 << 20;
+/// Where less output than this waits, a reader takes as much at once as serves its speed.
+const MUCH_OUTPUT: usize = 16 << 20;
 /// The most output that one event carries then,
 const MOST: usize = 256 << 10;
 /// and where more waits.
 const LEAST: usize = 16 << 10;
 
-/// How many bytes wait for the clients of one identity. Clones count together.
-#[derive(Debug, Clone, Default)]
-pub struct Waiting(Arc<AtomicUsize>);
+/// How many bytes wait on behalf of one identity. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Waiting(Arc<Count>);
+
+#[derive(Debug)]
+struct Count {
+    bytes: AtomicUsize,
+    much: usize,
+}
+
+/// Bytes that wait as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    waiting: Waiting,
+    bytes: usize,
+}
+
+impl Default for Waiting {
+    /// For output.
+    fn default() -> Self {
+        Waiting::new(MUCH_OUTPUT)
+    }
+}
 
 impl Waiting {
+    /// None wait yet; so many are much.
+    pub fn new(much: usize) -> Waiting {
+        Waiting(Arc::new(Count { bytes: AtomicUsize::new(0), much }))
+    }
+
     /// Whether so much waits that more is to be added only to where nothing does.
     pub fn is_much(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= MUCH
+        self.0.bytes.load(Ordering::Relaxed) >= self.0.much
     }
 
     /// How much output is read at once.
@@ -28,12 +53,14 @@ impl Waiting {
     }
 
     /// Adds bytes that wait from now on.
-    pub fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    pub fn hold(&self, bytes: usize) -> Held {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Held { waiting: self.clone(), bytes }
     }
+}
 
-    /// Takes away bytes that were added.
-    pub fn remove(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -15,10 +15,12 @@ use super::{
 use crate::{
     engine::{
         error::Error,
-        session::{Hold, Session},
+        session::{Held, Hold, Session},
     },
     service::{
+        call::Call,
         convert::{Field, process, text},
+        share::Backlog,
         status::{self, valid},
     },
 };
@@ -29,6 +31,9 @@ use crate::{
 const QUEUE_MAX: usize = 10 * 1024 * 1024;
 /// What a message in the queue costs besides its bytes.
 const MESSAGE_COST: usize = 128;
+
+/// How much of it a session may always have.
+const LITTLE: usize = 256 << 10;
 
 type Writing = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 
@@ -43,6 +48,8 @@ pub struct Inbound {
     terminal: bool,
     queue: VecDeque<Item>,
     queued: usize,
+    caller: String,
+    backlog: Backlog,
     writing: Option<Writing>,
     /// The client said that there is no more input.
     eof: bool,
@@ -61,13 +68,13 @@ enum Role {
 
 #[derive(Debug)]
 enum Item {
-    Data(u64, Bytes),
+    Data(u64, Bytes, Held),
     Eof(u64),
 }
 
 impl Inbound {
-    /// The input half of a stream. Without a hold of the session its client only looks.
-    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<Hold>) -> Inbound {
+    /// The input half of a stream of a call. Without a hold of the session its client only looks.
+    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<Hold>, call: &Call) -> Inbound {
         let terminal = session.info().terminal;
         Inbound {
             session,
@@ -78,6 +85,8 @@ impl Inbound {
             terminal,
             queue: VecDeque::new(),
             queued: 0,
+            caller: call.caller.name(),
+            backlog: call.backlog.clone(),
             writing: None,
             eof: false,
             closed: false,
@@ -156,8 +165,10 @@ impl Inbound {
                     return Err(status::sequence("is `input` after `input_eof`"));
                 }
                 if !self.closed {
-                    self.queued += data.len() + MESSAGE_COST;
-                    self.queue.push_back(Item::Data(offset, data));
+                    let size = data.len() + MESSAGE_COST;
+                    let held = hold_input(&self.backlog, &self.caller, self.queued, size)?;
+                    self.queued += size;
+                    self.queue.push_back(Item::Data(offset, data, held));
                     self.write_on();
                 }
             }
@@ -198,10 +209,14 @@ impl Inbound {
         while self.writing.is_none() {
             match self.queue.pop_front() {
                 None => return,
-                Some(Item::Data(offset, data)) => {
+                Some(Item::Data(offset, data, held)) => {
                     self.queued -= data.len() + MESSAGE_COST;
                     let Some(hold) = self.hold.clone() else { continue };
-                    let write = async move { hold.write(offset, data).await };
+                    let write = async move {
+                        let result = hold.write(offset, data).await;
+                        drop(held);
+                        result
+                    };
                     self.writing = Some(Box::pin(write));
                 }
                 Some(Item::Eof(offset)) => {
@@ -251,6 +266,20 @@ impl Inbound {
         self.queue.clear();
         self.queued = 0;
     }
+}
+
+/// Counts input of a session that has `queued` bytes waiting already. Where much waits for all sessions of its caller
+/// together, each may have but a little.
+pub fn hold_input(
+    backlog: &Backlog,
+    caller: &str,
+    queued: usize,
+    size: usize,
+) -> Result<Held, Status> {
+    if queued + size > LITTLE && backlog.input.is_much() {
+        return Err(status::too_much_input(caller));
+    }
+    Ok(backlog.input.hold(size))
 }
 
 /// The result of a write that goes on; never, where there is none.

@@ -40,6 +40,7 @@ use super::{
 use crate::engine::{Engine, error::Error, session::Session};
 use output::{Outbound, Reader};
 
+pub use input::hold_input;
 #[cfg(test)]
 pub use output::output as output_message;
 pub use read::read;
@@ -108,8 +109,9 @@ pub async fn open(
     };
     let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
     let request_id = call.caller.request_id(request_id);
-    let drive =
-        |session: &Arc<Session>, from| Reader::Driver(session.drive(from, call.waiting.clone()));
+    let drive = |session: &Arc<Session>, from| {
+        Reader::Driver(session.drive(from, call.backlog.answers.clone()))
+    };
     let mut warnings = Vec::new();
     let (reader, session) = match what {
         What::Run(spec) => {
@@ -144,7 +146,7 @@ pub async fn open(
             let (open, from) = (Field::root("open"), attach.output_offset);
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
             match attach.view_only {
-                true => (Reader::Viewer(session.view(from, call.waiting.clone())), session),
+                true => (Reader::Viewer(session.view(from, call.backlog.answers.clone())), session),
                 false => (drive(&session, from), session),
             }
         }

@@ -95,7 +95,7 @@ impl Outbound {
     ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
-        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold());
+        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold(), &service.call);
         let outbound = Outbound {
             session,
             lost: reader.hold().map(|hold| hold.lost().boxed()),
@@ -103,7 +103,7 @@ impl Outbound {
             pending: None,
             opened: Some(opened),
             link,
-            waiting: service.call.waiting.clone(),
+            waiting: service.call.backlog.answers.clone(),
             stopped: Box::pin(service.stopping.wait()),
             stopping: service.stopping.clone(),
             inbound: tokio::spawn(inbound.follow(requests)),
