@@ -1,4 +1,4 @@
-# Read by other scripts: installs Debian packages, quietly unless that fails.
+# Read by other scripts: installs Debian packages, quietly unless that fails. Removes none for them.
 
 apt_install() {
     if [ "$(id -u)" != 0 ]; then
@@ -7,7 +7,7 @@ apt_install() {
     fi
     log=$(mktemp)
     if ! { DEBIAN_FRONTEND=noninteractive apt-get update -q &&
-        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } \
+        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove --no-install-recommends "$@"; } \
         >"$log" 2>&1 </dev/null; then
         cat "$log" >&2
         rm -f "$log"
