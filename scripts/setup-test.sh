@@ -65,3 +65,11 @@ if ! cmp -s "$requirements" .tools/venv/requirements.txt; then
     quietly .tools/venv/bin/pip install --quiet --requirement "$requirements"
     cp "$requirements" .tools/venv/requirements.txt
 fi
+
+# The C parts of the client are compiled for other systems by zig.
+zig=$(sed -n 's/^ziglang //p' scripts/tool-versions)
+if ! command -v zig >/dev/null 2>&1 &&
+    [ "$(.tools/venv/bin/python -m ziglang version 2>/dev/null)" != "$zig" ]; then
+    echo "installing zig $zig"
+    quietly .tools/venv/bin/pip install --quiet "ziglang==$zig"
+fi
