@@ -1,6 +1,6 @@
 #!/bin/sh
-# Checks that the client compiles, without a warning, for the systems where people sit: for one target
-# of each, or for those that are named. Linux itself is what all other checks are about.
+# Checks that the client compiles for the systems where people sit: for one target of each, or for those
+# that are named. Linux itself is what all other checks are about.
 #
 # The toolchain that is installed does it for the targets whose standard library it has
 # (`rustup target add TARGET`). For others Debian's does, which has the library's source and builds it
@@ -65,8 +65,11 @@ check() {
         unchecked "$target" "there is no zig to compile ring's C parts with"
         return
     elif [ -d "$libraries/$target/lib" ]; then
+        deny="-D warnings"
         set -- cargo check
     elif get_debian; then
+        # A newer one may warn of what ours does not.
+        deny=
         set -- env RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc /usr/bin/cargo check -Zbuild-std=std
     else
         unchecked "$target" "this toolchain has no standard library for it, and Debian's is missing or older than $needed"
@@ -87,7 +90,7 @@ exec '"$zig cc -target $zig_target"' "$@"'
     name=$(printf %s "$target" | tr - _)
     if env PATH="$tools:$PATH" "CC_$name=$tools/zig-cc" "AR_$name=$tools/zig-ar" \
         ZIG_GLOBAL_CACHE_DIR="$build/zig" CARGO_TARGET_DIR="$build" \
-        CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 RUSTFLAGS="${RUSTFLAGS-} -D warnings" \
+        CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 RUSTFLAGS="${RUSTFLAGS-} $deny" \
         "$@" --quiet --locked --target "$target" -p contictl; then
         echo "contictl compiles for $target"
     else

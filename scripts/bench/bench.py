@@ -298,11 +298,37 @@ def goals(run, execute, stdout, each, namespaces, mounts):
     return "\n".join(lines)
 
 
+def far(path):
+    """What far.py has measured."""
+    results = Results()
+    results.times = json.loads(path.read_text())
+    return results
+
+
+def siege(path):
+    """The longest command of another client during each attack, for each test."""
+    worst = {}
+    for line in path.read_text().splitlines():
+        test, attack, quiet, longest = line.split("\t")
+        quiet, longest = float(quiet), float(longest)
+        bound = max(100, 3 * quiet)
+        if test not in worst or longest / bound > worst[test][2] / worst[test][3]:
+            worst[test] = (attack, quiet, longest, bound)
+    lines = ["| attack | quiet ms | longest ms | |", "|---|---:|---:|---|"]
+    for test, (attack, quiet, longest, bound) in worst.items():
+        name = test.removeprefix("heavy_").replace("_", " ")
+        name += "" if attack == "the attack" else f" ({attack})"
+        lines.append(f"| {name} | {quiet:.1f} | {longest:.1f} | {'yes' if longest <= bound else 'NO'} |")
+    return "\n".join(lines)
+
+
 def version(command):
     return subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[0]
 
 
 def report(bench, run, execute, stdout, stdin, before, each, namespaces, mounts):
+    over = far(bench.far)
+    attacks = siege(bench.siege)
     uname = os.uname()
     return f"""# Benchmarks
 
@@ -333,6 +359,20 @@ Machine: Linux {uname.release}, {uname.machine}, {os.cpu_count()} CPUs. Peers: {
 
 {table(stdin, "contictl exec -i", "s", 1)}
 
+## 1 GiB over a network: {bench.way}, mutual TLS
+
+{table(over, "plain TCP", "s", 1)}
+
+Both ends have TCP buffers of up to 64 MiB (`tcp_rmem`, `tcp_wmem`).
+
+## Under attack
+
+What another client's command takes, from its handshake to its end: before the attack, and the longest of four
+during it. `yes`: within 100 ms, or 3 times the time before. Of tests with several attacks the worst is shown.
+Attacker, bystander and agent share the CPUs.
+
+{attacks}
+
 ## Looking: all namespaces of a host that has {bench.namespaces} more than it had ({bench.look_rounds} rounds)
 
 {table(namespaces, "the API", "ms", 1000)}
@@ -359,6 +399,9 @@ def arguments():
     parser.add_argument("--namespaces", type=int, default=1000)
     parser.add_argument("--mounts", type=int, default=5000)
     parser.add_argument("--seccomp", type=Path, required=True)
+    parser.add_argument("--far", type=Path, required=True)
+    parser.add_argument("--way", required=True)
+    parser.add_argument("--siege", type=Path, required=True)
     parser.add_argument("--dir", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=100)
