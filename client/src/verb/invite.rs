@@ -41,7 +41,7 @@ struct InvitationFlags {
     /// For how long the certificate holds; 90d by default
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cert_expires: Option<Duration>,
-    /// Where the agent is reached, HOST[:PORT] or vsock://CID:PORT, at most 4; by default where its
+    /// Where the agent is reached, HOST, HOST:PORT or vsock://CID:PORT, at most 4; by default where its
     /// certificate says
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Place>,

@@ -35,7 +35,7 @@ pub struct Join {
     /// Make it the current context
     #[arg(long = "use")]
     make_current: bool,
-    /// Where the agent is, HOST[:PORT] or vsock://CID:PORT, instead of what the code says
+    /// Where the agent is, HOST, HOST:PORT or vsock://CID:PORT, instead of what the code says
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Place>,
 }

@@ -62,7 +62,7 @@ pub struct Invite {
     /// For how long the client's certificate holds
     #[arg(long, default_value = "90days", value_parser = humantime::parse_duration)]
     cert_expires: Duration,
-    /// Where clients reach this agent: HOST[:PORT] or vsock://CID:PORT [default: the names of its
+    /// Where clients reach this agent: HOST, HOST:PORT or vsock://CID:PORT [default: the names of its
     /// certificate]. May be given several times
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Place>,
