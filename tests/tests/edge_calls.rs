@@ -195,8 +195,8 @@ async fn feed(raw: &mut Raw, streams: &[u32], all: &[u8], size: usize) {
 fn input_that_no_process_reads_is_bounded_by_windows() {
     let siege = Siege::start();
     // For each connection its window and for each session what waits, and something for the many small pieces.
-    let all = input_for_nobody(24 << 20);
-    siege.under(2 * (12 + 10 + 10) * 1024 + 16 * 1024, async |mallory, goes_on| {
+    let all = input_for_nobody(40 << 20);
+    siege.under(2 * (18 + 16 + 8) * 1024 + 16 * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for size in [16_000, 300] {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
@@ -216,7 +216,7 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
     let siege = Siege::start();
     let all = input_for_nobody(9 << 20);
     // 128 MiB and a little of each, behind which are the windows of the connections.
-    siege.under((128 + 12 + 8 * 12 + 32) * 1024, async |mallory, goes_on| {
+    siege.under((128 + 18 + 4 * 24 + 36 + 32) * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..40 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
@@ -236,13 +236,13 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
 #[test]
 fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
     let siege = Siege::start();
-    let all = input_for_nobody(22 << 20);
-    // What waits in 8 sessions, 8 windows of 12 MiB and 120 of 1 MiB.
-    siege.under((128 + 8 * 12 + 120 + 64) * 1024, async |mallory, goes_on| {
+    let all = input_for_nobody(33 << 20);
+    // What waits in sessions, 4 windows of 24 MiB and 124 of 1 MiB.
+    siege.under((128 + 18 + 4 * 24 + 124 + 64) * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..128 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            feed(&mut raw, &[1], &all[..all.len() / 22 * 17], 16_000).await;
+            feed(&mut raw, &[1], &all, 16_000).await;
             held.push(raw);
         }
         while goes_on.load(Ordering::Relaxed) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 /// How much is kept. Beyond it stdin is not read on. It is what can be under way to an agent far away,
 /// and less than the agent queues: acknowledgements of output must not be held up behind input, which
 /// would stop both for ever.
-pub const LIMIT: u64 = 8 << 20;
+pub const LIMIT: u64 = 16 << 20;
 
 /// What a message counts besides its bytes, as the agent reckons too.
 const MESSAGE_COST: u64 = 128;

@@ -21,7 +21,7 @@ const OF_CONNECTIONS: usize = 16;
 /// And how many where the agent may have few files open.
 const EACH_MIN: usize = 16;
 /// How many of an identity's connections may have much input under way.
-const WIDE_EACH: usize = 8;
+const WIDE_EACH: usize = 4;
 
 /// The connections that are open and counted. Clones share them.
 #[derive(Debug, Clone)]

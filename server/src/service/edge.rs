@@ -40,7 +40,7 @@ pub struct Windows {
 }
 
 /// Enough for a long fat network.
-pub const WIDE: Windows = Windows { stream: 8 << 20, connection: 12 << 20 };
+pub const WIDE: Windows = Windows { stream: 16 << 20, connection: 24 << 20 };
 /// For the further connections of who has many.
 pub const NARROW: Windows = Windows { stream: 256 << 10, connection: 1 << 20 };
 

@@ -26,9 +26,9 @@ use crate::{
 };
 
 /// How much input waits for the process here before the client is made to wait. More than the
-/// 8 MiB that a careful client sends unacknowledged, so that its signals and acknowledgements are not
+/// 16 MiB that a careful client sends unacknowledged, so that its signals and acknowledgements are not
 /// held up behind its input: a process that echoes would never read on.
-const QUEUE_MAX: usize = 10 * 1024 * 1024;
+const QUEUE_MAX: usize = 18 * 1024 * 1024;
 /// What a message in the queue costs besides its bytes.
 const MESSAGE_COST: usize = 128;
 
