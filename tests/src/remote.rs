@@ -67,6 +67,7 @@ impl Remote {
     /// certificate: whether it is let in shows later.
     pub async fn shake(&self) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        stream.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").expect("a name");
         TlsConnector::from(Arc::new(self.config())).connect(name, stream).await
     }
