@@ -1,6 +1,8 @@
 //! The command line as a whole.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+use clap::{Args, Command, FromArgMatches as _, Parser, Subcommand};
 
 use crate::{flags::agent::AgentFlags, output::Format, verb};
 
@@ -15,6 +17,15 @@ use crate::{flags::agent::AgentFlags, output::Format, verb};
 )]
 pub struct Cli {
     #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The flags of all verbs.
+#[derive(Debug, Args)]
+pub struct Common {
+    #[command(flatten)]
     pub agent: AgentFlags,
     /// How data is shown
     #[arg(
@@ -27,8 +38,33 @@ pub struct Cli {
         hide_possible_values = true
     )]
     pub output: Format,
-    #[command(subcommand)]
-    pub verb: Verb,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name included.
+    ///
+    /// To describe all verbs takes longer than many a call of the agent. So those that programs call again and
+    /// again are tried alone first; what is not understood that way goes the long one, which has the words.
+    pub fn read(line: &[OsString]) -> Result<Cli, clap::Error> {
+        Cli::read_one(line).map_or_else(|| Cli::try_parse_from(line), Ok)
+    }
+
+    fn read_one(line: &[OsString]) -> Option<Cli> {
+        type Describe = fn(Command) -> Command;
+        let (name, describe): (&'static str, Describe) = match line.get(1)?.to_str()? {
+            "run" => ("run", verb::run::Run::augment_args),
+            "exec" => ("exec", verb::exec::Exec::augment_args),
+            "enter" => ("enter", verb::enter::Enter::augment_args),
+            "create" => ("create", verb::create::Create::augment_args),
+            "start" => ("start", verb::start::Start::augment_args),
+            "rm" => ("rm", verb::rm::Rm::augment_args),
+            "ps" => ("ps", verb::ps::Ps::augment_args),
+            _ => return None,
+        };
+        let verb = describe(Command::new(name));
+        let command = Common::augment_args(Command::new("contictl")).subcommand(verb);
+        Cli::from_arg_matches(&command.try_get_matches_from(line).ok()?).ok()
+    }
 }
 
 /// What is to be done.
@@ -85,6 +121,7 @@ mod tests {
 
     #[test]
     fn the_lines_of_the_manual_are_understood() {
+        let mut alone = 0;
         for line in [
             "run --rm -- true",
             "run -it --rm --name a --hostname h -e K=V -w /d -u u:g -v /a:/b:ro --ns net=host true",
@@ -170,8 +207,15 @@ mod tests {
             "ps --host unix:///x",
         ] {
             let args = std::iter::once("contictl").chain(line.split(' '));
-            assert!(Cli::try_parse_from(args).is_ok(), "{line}");
+            let args: Vec<OsString> = args.map(OsString::from).collect();
+            let read = Cli::try_parse_from(&args);
+            assert!(read.is_ok(), "{line}");
+            if let Some(one) = Cli::read_one(&args) {
+                assert_eq!(format!("{one:?}"), format!("{:?}", read.expect("it was read")));
+                alone += 1;
+            }
         }
+        assert!(alone > 10, "the short way is taken");
         for line in [
             "run",
             "exec a",
@@ -207,7 +251,8 @@ mod tests {
             "--host tcp://x:y ps",
         ] {
             let args = std::iter::once("contictl").chain(line.split(' '));
-            assert!(Cli::try_parse_from(args).is_err(), "{line}");
+            let args: Vec<OsString> = args.map(OsString::from).collect();
+            assert!(Cli::read(&args).is_err(), "{line}");
         }
     }
 }

@@ -25,7 +25,7 @@ mod verb;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clap::{Parser as _, error::ErrorKind};
+use clap::error::ErrorKind;
 use conti_shared::memory;
 
 use crate::error::{Error, FAILED};
@@ -41,7 +41,8 @@ fn main() {
 
 /// Does what the command line says and returns the exit code.
 fn run() -> u8 {
-    let cli = match cli::Cli::try_parse() {
+    let line: Vec<_> = std::env::args_os().collect();
+    let cli = match cli::Cli::read(&line) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };

@@ -60,7 +60,7 @@ pub struct Context {
 
 /// Does what the command line says. Returns the exit code.
 pub async fn run(cli: Cli) -> Result<u8> {
-    let context = Context { agent: cli.agent, format: cli.output };
+    let context = Context { agent: cli.common.agent, format: cli.common.output };
     match cli.verb {
         Verb::Run(verb) => verb.run(&context).await,
         Verb::Create(verb) => verb.run(&context).await,
