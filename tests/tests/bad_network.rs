@@ -147,6 +147,19 @@ mod needs_tun {
     }
 
     #[test]
+    fn heavy_a_copy_over_a_very_long_way_has_much_under_way() {
+        let mut remote = Remote::start();
+        remote.hosts.large_buffers();
+        remote.hosts.delay(Duration::from_millis(250));
+        remote.copy(128 * MIB, 0, |_| {});
+        for side in [Side::Near, Side::Far] {
+            let most = remote.hosts.most_under_way(side) as u64;
+            assert!(most >= 6 * MIB, "no more than {most} bytes from {side:?}");
+        }
+        remote.agent.finish();
+    }
+
+    #[test]
     fn heavy_a_copy_is_resumed_after_resets_of_its_connection() {
         let mut remote = Remote::start();
         remote.hosts.rate(200);

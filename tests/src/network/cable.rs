@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,8 @@ pub struct Cable {
     megabits: AtomicU64,
     blackhole: AtomicBool,
     cut: AtomicBool,
+    /// The most bytes that were under way at once, in each direction.
+    most: [AtomicUsize; 2],
 }
 
 impl Cable {
@@ -43,15 +45,21 @@ impl Cable {
         self.blackhole.store(on, Ordering::Relaxed);
     }
 
+    /// The most bytes that were under way at once in a direction.
+    pub fn most_under_way(&self, direction: usize) -> usize {
+        self.most[direction].load(Ordering::Relaxed)
+    }
+
     /// Ends both directions.
     pub fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
     }
 
-    /// Carries packets of one direction until the cable is cut. Neither device blocks.
-    pub fn carry(&self, from: &Tun, to: &Tun, mtu: usize, seed: u64) {
-        let mut dice = Dice(seed);
+    /// Carries packets of one direction, 0 or 1, until the cable is cut. Neither device blocks.
+    pub fn carry(&self, from: &Tun, to: &Tun, mtu: usize, direction: usize) {
+        let mut dice = Dice(direction as u64);
         let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+        let mut bytes = 0;
         let mut sent_at = Instant::now();
         let mut buffer = vec![0; mtu];
         while !self.cut.load(Ordering::Relaxed) {
@@ -69,15 +77,17 @@ impl Cable {
                 sent_at = turn + self.time_to_send(length);
                 let delay = Duration::from_micros(self.delay_us.load(Ordering::Relaxed));
                 under_way.push_back((sent_at + delay, buffer[..length].to_vec()));
+                bytes += length;
+                self.most[direction].fetch_max(bytes, Ordering::Relaxed);
                 if under_way.front().is_some_and(|(due, _)| *due <= now) {
                     break;
                 }
             }
             let now = Instant::now();
             while under_way.front().is_some_and(|(due, _)| *due <= now) {
-                if let Some((_, packet)) = under_way.pop_front()
-                    && !self.blackhole.load(Ordering::Relaxed)
-                {
+                let Some((_, packet)) = under_way.pop_front() else { break };
+                bytes -= packet.len();
+                if !self.blackhole.load(Ordering::Relaxed) {
                     // To a device that is down: lost, as on a real one.
                     let _ = to.send(&packet);
                 }

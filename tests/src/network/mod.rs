@@ -67,7 +67,7 @@ impl Hosts {
         let directions = [(one.clone(), two.clone()), (two, one)].into_iter().enumerate();
         let directions = directions.map(|(number, (from, to))| {
             let cable = cable.clone();
-            thread::spawn(move || cable.carry(&from, &to, MTU, number as u64))
+            thread::spawn(move || cable.carry(&from, &to, MTU, number))
         });
         let directions = directions.collect();
         Hosts { near, far, cable, directions }
@@ -120,6 +120,25 @@ impl Hosts {
     /// Lets no packet through, which nobody is told.
     pub fn blackhole(&self, on: bool) {
         self.cable.set_blackhole(on);
+    }
+
+    /// Lets TCP of both hosts have so many bytes under way as a long way needs: the buffers of most systems end
+    /// at 6 MiB.
+    pub fn large_buffers(&self) {
+        for side in [Side::Near, Side::Far] {
+            for name in ["tcp_rmem", "tcp_wmem"] {
+                let set = format!("echo 4096 1048576 67108864 >/proc/sys/net/ipv4/{name}");
+                run(self.command(side, "sh").args(["-c", &set]));
+            }
+        }
+    }
+
+    /// The most bytes that were under way at once from this side.
+    pub fn most_under_way(&self, from: Side) -> usize {
+        self.cable.most_under_way(match from {
+            Side::Near => 0,
+            Side::Far => 1,
+        })
     }
 
     /// Takes the near host's link down: what is sent there fails at once.
