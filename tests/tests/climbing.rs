@@ -1,14 +1,24 @@
 //! Ways round the confinement of a container, and round the rights of others, that an operator does not have.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::symlink,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use conti_proto::v1::{self, ContainerSpec, target};
 use conti_tests::{
     api::{self, Api, bind, container, metadata, process, session, shell, sleeper},
-    wait,
+    rootfs, wait,
     wire::{self, Wire},
     world::World,
 };
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tonic::{Code, Status};
 
 fn of(container: &str) -> Option<v1::Target> {
@@ -200,5 +210,75 @@ fn a_name_that_somebody_else_has_taken_since_makes_no_container_look_confined() 
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
         assert_eq!(metadata(&refused)["needs"], "admin");
     });
+    world.agent.finish();
+}
+
+/// The whole procs that are mounted in a process's namespace, each with what is mounted onto it: the type and the
+/// directory or file of its filesystem. By number, since names change.
+fn procs(pid: u32) -> Vec<BTreeSet<(String, String)>> {
+    let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).expect("the process is there");
+    // proc(5): number, parent, device, root, mount point, ..., " - " and the type.
+    let mounts: Vec<[String; 4]> = table
+        .lines()
+        .map(|line| {
+            let (about, kind) = line.split_once(" - ").expect("a line has two parts");
+            let fields: Vec<&str> = about.split(' ').collect();
+            let kind = kind.split(' ').next().unwrap_or_default();
+            [fields[0], fields[1], fields[3], kind].map(str::to_owned)
+        })
+        .collect();
+    let on = |number: &str| {
+        let children = mounts.iter().filter(|[_, parent, ..]| parent == number);
+        children.map(|[_, _, root, kind]| (kind.clone(), root.clone())).collect()
+    };
+    let whole = mounts.iter().filter(|[_, _, root, kind]| kind == "proc" && root == "/");
+    whole.map(|[number, ..]| on(number)).collect()
+}
+
+#[test]
+fn who_writes_to_a_root_filesystem_meanwhile_does_not_get_a_proc_that_is_open() {
+    let world = World::start("");
+    let root = world.agent.scratch("root");
+    rootfs::build_empty(&root);
+    for dir in ["proc", "sys", "dev", "away"] {
+        fs::create_dir(root.join(dir)).expect("a directory");
+    }
+    symlink("away", root.join("other")).expect("a link");
+    // A directory and a link change places all the time, as another container with this root could do.
+    let goes_on = Arc::new(AtomicBool::new(true));
+    let (proc, other, on) = (root.join("proc"), root.join("other"), goes_on.clone());
+    let usual = world.agent.api(async |mut api| {
+        let made = api.run(sleeper("usual")).await.expect("it runs");
+        procs(made.pid).pop().expect("it has a proc")
+    });
+    assert!(usual.contains(&("proc".to_owned(), "/sys".to_owned())), "{usual:?}");
+    let swapper = thread::spawn(move || {
+        while on.load(Ordering::Relaxed) {
+            renameat_with(CWD, &proc, CWD, &other, RenameFlags::EXCHANGE)
+                .expect("they change places");
+        }
+    });
+    let source =
+        v1::rootfs::Source::Dir(v1::DirRootfs { path: root.display().to_string(), overlay: false });
+    let spec = ContainerSpec {
+        rootfs: Some(v1::Rootfs { source: Some(source) }),
+        ..container("c", process(["/pause"]))
+    };
+    let mut all = Vec::new();
+    for _ in 0..40 {
+        world.agent.api(async |mut api| {
+            // It may fail: nothing says that such a root filesystem can be used.
+            if let Ok(made) = api.run(spec.clone()).await {
+                all.extend(procs(made.pid));
+            }
+            api.delete("c").await.expect("it is deleted");
+        });
+    }
+    goes_on.store(false, Ordering::Relaxed);
+    swapper.join().expect("no panic");
+    assert!(!all.is_empty(), "some start");
+    for mounted in all {
+        assert_eq!(mounted, usual, "what hides parts of proc");
+    }
     world.agent.finish();
 }

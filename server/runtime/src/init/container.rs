@@ -48,9 +48,9 @@ pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(
         attach_layers(container, start.fds).at(Step::Root)?;
     }
     let root = attach_root(&container.root, start.fds, user_ns).at(Step::Root)?;
-    mount_all(container, start, &root, user_ns)?;
+    let mounts = mount_all(container, start, &root, user_ns)?;
     set_sysctls(container)?;
-    cover(container, &root)?;
+    cover(container, &root, &mounts)?;
     if start.plan.process.create_cwd {
         create_cwd(&root, &start.plan.process.cwd).at(Step::Cwd)?;
     }
@@ -110,12 +110,10 @@ fn mount_all(
     start: &Start<'_>,
     root: &OwnedFd,
     user_ns: bool,
-) -> Result<(), Fail> {
+) -> Result<Vec<OwnedFd>, Fail> {
     let scene = Scene { root: root.as_fd(), fds: start.fds, user_ns, terminal: start.terminal() };
-    for (index, one) in container.mounts.iter().enumerate() {
-        mount(one, &scene).at_item(Step::Mount, index)?;
-    }
-    Ok(())
+    let all = container.mounts.iter().enumerate();
+    all.map(|(index, one)| mount(one, &scene).at_item(Step::Mount, index)).collect()
 }
 
 fn set_sysctls(container: &ContainerPlan) -> Result<(), Fail> {
@@ -129,17 +127,34 @@ fn set_sysctls(container: &ContainerPlan) -> Result<(), Fail> {
     Ok(())
 }
 
-fn cover(container: &ContainerPlan, root: &OwnedFd) -> Result<(), Fail> {
+/// Covers what must not be read or written. `mounts`: those of the plan, in its order.
+fn cover(container: &ContainerPlan, root: &OwnedFd, mounts: &[OwnedFd]) -> Result<(), Fail> {
+    // What lies in a mount is looked up from that mount. On the way there from the root, somebody who writes to
+    // the root filesystem could have put a link or another directory in the place of its target meanwhile.
+    let find = |path: &'_ str| {
+        let all = container.mounts.iter().zip(mounts).rev();
+        let mut within = all.filter_map(|(mount, fd)| Some((fd, below(path, &mount.target)?)));
+        within
+            .next()
+            .map_or((root.as_fd(), path.to_owned()), |(fd, rest)| (fd.as_fd(), rest.to_owned()))
+    };
     if !container.masked_paths.is_empty() {
         let cover = Cover::new().at(Step::MaskPath)?;
         for (index, path) in container.masked_paths.iter().enumerate() {
-            cover.hide(root.as_fd(), path).at_item(Step::MaskPath, index)?;
+            let (at, path) = find(path);
+            cover.hide(at, &path).at_item(Step::MaskPath, index)?;
         }
     }
     for (index, path) in container.read_only_paths.iter().enumerate() {
-        make_read_only(root.as_fd(), path).at_item(Step::ReadOnlyPath, index)?;
+        let (at, path) = find(path);
+        make_read_only(at, &path).at_item(Step::ReadOnlyPath, index)?;
     }
     Ok(())
+}
+
+/// What is left of a path below a directory.
+fn below<'a>(path: &'a str, dir: &str) -> Option<&'a str> {
+    path.strip_prefix(dir.trim_end_matches('/'))?.strip_prefix('/').filter(|rest| !rest.is_empty())
 }
 
 fn create_cwd(root: &OwnedFd, path: &str) -> Result<(), Errno> {

@@ -94,39 +94,35 @@ pub(super) struct Scene<'a> {
     pub terminal: Option<BorrowedFd<'a>>,
 }
 
-/// Mounts one thing below the root.
-pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<(), Errno> {
+/// Mounts one thing below the root. Returns its fd: by its path it might not be found again.
+pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<OwnedFd, Errno> {
     let attrs = attributes(&mount.attrs);
-    // A new mount owns its fd; one of the plan is only borrowed.
-    let made;
     let (source, kind) = match &mount.what {
         MountWhat::Detached { fd, dir } => {
             let source = scene.fds.borrow(*fd)?;
             if !attrs.is_empty() {
                 set_attributes(source, attrs, mount.attrs.recursive)?;
             }
+            let source = source.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
             (source, if *dir { Kind::Dir } else { Kind::File })
         }
         MountWhat::Overlay(overlay) => {
-            made = make_overlay(overlay, scene.fds, scene.user_ns)?;
+            let made = make_overlay(overlay, scene.fds, scene.user_ns)?;
             set_attributes_of_new(made.as_fd(), attrs)?;
-            (made.as_fd(), Kind::Dir)
+            (made, Kind::Dir)
         }
-        MountWhat::Fresh { fs } => {
-            made = make_fresh(fs, attrs)?;
-            (made.as_fd(), Kind::Dir)
-        }
+        MountWhat::Fresh { fs } => (make_fresh(fs, attrs)?, Kind::Dir),
         MountWhat::HostSysfs => {
-            made = clone_tree(CWD, "/sys", OpenTreeFlags::AT_RECURSIVE)?;
+            let made = clone_tree(CWD, "/sys", OpenTreeFlags::AT_RECURSIVE)?;
             let attrs = attrs | INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
             set_attributes(made.as_fd(), attrs, true)?;
-            (made.as_fd(), Kind::Dir)
+            (made, Kind::Dir)
         }
         MountWhat::Console => {
             let terminal = scene.terminal.ok_or(Errno::NOTTY)?;
-            made = clone_tree(terminal, "", OpenTreeFlags::AT_EMPTY_PATH)?;
+            let made = clone_tree(terminal, "", OpenTreeFlags::AT_EMPTY_PATH)?;
             set_attributes_of_new(made.as_fd(), attrs)?;
-            (made.as_fd(), Kind::File)
+            (made, Kind::File)
         }
     };
     let target = open_or_create(scene.root, &mount.target, kind)?;
@@ -140,7 +136,8 @@ pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<(), Errno> {
         (Kind::File, true) => return Err(Errno::ISDIR),
         _ => {}
     }
-    attach(source, target.as_fd())
+    attach(source.as_fd(), target.as_fd())?;
+    Ok(source)
 }
 
 /// Puts a detached mount onto an open target.
