@@ -136,6 +136,26 @@ fn heavy_clients_that_never_begin_or_never_end_their_preface_are_let_go() {
 }
 
 #[test]
+fn heavy_thousands_of_clients_that_never_begin_keep_nobody_out() {
+    raise_open_files();
+    let siege = Siege::start();
+    siege.under(FLAT, async |mallory, goes_on| {
+        // Who they are is known. Half a preface each, while the agent lets go of those beyond its limit.
+        let (mut held, mut let_in) = (Vec::with_capacity(MANY), 0);
+        while held.len() < MANY || goes_on.load(Ordering::Relaxed) {
+            if held.len() >= MANY {
+                held.drain(..MANY / 10);
+            }
+            let mut stream = mallory.shake().await.expect("TLS alone");
+            let_in += usize::from(stream.write_all(&PREFACE[..10]).await.is_ok());
+            held.push(stream);
+        }
+        assert!(let_in >= EACH, "{let_in}");
+    });
+    siege.finish();
+}
+
+#[test]
 fn an_identity_has_so_many_connections_and_the_next_one_of_another_is_let_in() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, goes_on| {
