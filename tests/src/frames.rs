@@ -133,10 +133,7 @@ fn text(block: &mut Vec<u8>, value: &str) {
 
 /// A gRPC message that claims to be `length` bytes long, with the bytes that are there.
 pub fn message(length: u32, bytes: &[u8]) -> Vec<u8> {
-    let mut all = vec![0];
-    all.extend(length.to_be_bytes());
-    all.extend(bytes);
-    all
+    [&[0][..], &length.to_be_bytes(), bytes].concat()
 }
 
 /// What the agent has answered so far.

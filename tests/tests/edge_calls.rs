@@ -1,11 +1,14 @@
 //! Calls of clients with a good certificate that mean harm, as `edge.rs`: messages that are too large, too slow or
 //! never whole, answers that nobody takes.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use conti_proto::v1::{
-    Input, ProcessSpec, ReadFileRequest, ReadSessionRequest, StreamRequest, Target, stream_request,
-    target,
+    GetSessionRequest, Input, ProcessSpec, ReadFileRequest, ReadSessionRequest, StreamRequest,
+    Target, stream_request, target,
 };
 use conti_tests::{
     api,
@@ -18,11 +21,12 @@ use conti_tests::{
     wire::{self, Wire},
 };
 use prost::Message as _;
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
 use tonic::Code;
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 const READ: &str = "/conti.v1.SessionService/ReadSession";
+const GET_SESSION: &str = "/conti.v1.SessionService/GetSession";
 const GET: &str = "/conti.v1.AgentService/GetAgent";
 const CREATE: &str = "/conti.v1.ContainerService/CreateContainer";
 
@@ -172,7 +176,7 @@ fn input_for_nobody(bytes: usize) -> Vec<u8> {
         StreamRequest { message: Some(stream_request::Message::Input(input)) }
     });
     let all = std::iter::once(open).chain(inputs).map(|request| request.encode_to_vec());
-    all.flat_map(|bytes| message(bytes.len() as u32, &bytes)).collect()
+    all.map(|bytes| message(bytes.len() as u32, &bytes)).collect::<Vec<_>>().concat()
 }
 
 /// Sends on streams in turn, in frames of this size, until all is sent or no more is taken.
@@ -183,8 +187,8 @@ async fn feed(raw: &mut Raw, streams: &[u32], all: &[u8], size: usize) {
     }
     for part in all.chunks(1 << 16) {
         for stream in streams {
-            let frames: Vec<u8> = part.chunks(size).flat_map(|it| data(*stream, it)).collect();
-            if raw.answers().over() || !raw.send(&frames).await {
+            let frames: Vec<_> = part.chunks(size).map(|it| data(*stream, it)).collect();
+            if raw.answers().over() || !raw.send(&frames.concat()).await {
                 return;
             }
         }
@@ -216,7 +220,7 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
     let siege = Siege::start();
     let all = input_for_nobody(9 << 20);
     // 128 MiB and a little of each, behind which are the windows of the connections.
-    siege.under((128 + 18 + 4 * 24 + 36 + 32) * 1024, async |mallory, goes_on| {
+    siege.under((128 + 18 + 4 * 24 + 36 * 2 + 32) * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..40 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
@@ -236,18 +240,23 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
 #[test]
 fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
     let siege = Siege::start();
-    let all = input_for_nobody(33 << 20);
-    // What waits in sessions, 4 windows of 24 MiB and 124 of 1 MiB.
-    siege.under((128 + 18 + 4 * 24 + 124 + 64) * 1024, async |mallory, goes_on| {
-        let mut held = Vec::new();
+    let all = Arc::new(input_for_nobody(33 << 20));
+    // What waits in sessions, 4 windows of 24 MiB and 124 of 2 MiB.
+    siege.under((128 + 18 + 4 * 24 + 124 * 2 + 64) * 1024, async |mallory, goes_on| {
+        let mut feeding = JoinSet::new();
         for _ in 0..128 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            feed(&mut raw, &[1], &all, 16_000).await;
-            held.push(raw);
+            let all = all.clone();
+            feeding.spawn(async move {
+                feed(&mut raw, &[1], &all, 16_000).await;
+                raw
+            });
         }
+        let held = feeding.join_all().await;
         while goes_on.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(10)).await;
         }
+        drop(held);
     });
     siege.finish();
 }
@@ -277,6 +286,40 @@ fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
             sleep(Duration::from_millis(10)).await;
         }
     });
+    siege.finish();
+}
+
+#[test]
+fn large_answers_that_nobody_takes_are_counted_until_they_are_taken() {
+    let siege = Siege::start();
+    // A session whose description is large.
+    let (held, request) = siege.world.agent.block_on(async {
+        let mut api = siege.bob.api().await.expect("it may connect");
+        let words = std::iter::repeat_n("x".repeat(100_000), 8);
+        let argv: Vec<String> =
+            ["sh", "-c", "sleep 1000"].map(str::to_owned).into_iter().chain(words).collect();
+        let start = wire::start(session("c", api::process(argv)));
+        let wire = Wire::open(&mut api, start).await.expect("it starts");
+        let request = GetSessionRequest { session_id: wire.session().id.clone() };
+        (wire, request.encode_to_vec())
+    });
+    siege.under(FLAT, async |mallory, goes_on| {
+        // The head of an answer may come, and one byte of the rest.
+        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[(4, 1)]).await;
+        raw.settle().await;
+        for stream in streams().take(300) {
+            let message = message(request.len() as u32, &request);
+            let data = frame(kind::DATA, flag::END_STREAM, stream, &message);
+            raw.send(&[open(GET_SESSION, stream), data].concat()).await;
+        }
+        raw.until("some were taken", |answers| answers.headers.len() >= 16).await;
+        sleep(Duration::from_millis(500)).await;
+        assert_eq!(raw.answers().headers.len(), 16, "the others wait for their turn");
+        while goes_on.load(Ordering::Relaxed) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    drop(held);
     siege.finish();
 }
 

@@ -42,7 +42,7 @@ pub struct Windows {
 /// Enough for a long fat network.
 pub const WIDE: Windows = Windows { stream: 16 << 20, connection: 24 << 20 };
 /// For the further connections of who has many.
-pub const NARROW: Windows = Windows { stream: 256 << 10, connection: 1 << 20 };
+pub const NARROW: Windows = Windows { stream: 1 << 20, connection: 2 << 20 };
 
 /// Large frames: each costs a header, a wake-up and a write.
 const FRAME_MAX: u32 = 1024 * 1024;

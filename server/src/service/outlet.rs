@@ -21,14 +21,14 @@ use crate::engine::session::{Held, Waiting};
 #[derive(Debug)]
 pub struct Outlet<H> {
     body: Body,
-    own: Arc<Own>,
-    /// What its call holds until all is sent.
-    _held: H,
+    own: Arc<Own<H>>,
 }
 
 /// What waits of one answer.
 #[derive(Debug)]
-struct Own {
+struct Own<H> {
+    /// What its call holds until all is sent: the last piece may wait when its body is long gone.
+    _held: H,
     bytes: AtomicUsize,
     gone: AtomicWaker,
     /// What waits of all answers to the same identity.
@@ -36,28 +36,28 @@ struct Own {
 }
 
 /// A piece that waits until the connection has written it, or was closed.
-struct Piece {
+struct Piece<H> {
     bytes: Bytes,
-    own: Arc<Own>,
+    own: Arc<Own<H>>,
     held: Option<Held>,
 }
 
 impl<H> Outlet<H> {
     /// The body of an answer to somebody for whom so much waits already, with what its call holds.
     pub fn new(body: Body, all: Waiting, held: H) -> Outlet<H> {
-        let own = Own { bytes: AtomicUsize::new(0), gone: AtomicWaker::new(), all };
-        Outlet { body, own: Arc::new(own), _held: held }
+        let (bytes, gone) = (AtomicUsize::new(0), AtomicWaker::new());
+        Outlet { body, own: Arc::new(Own { _held: held, bytes, gone, all }) }
     }
 }
 
-impl Own {
+impl<H> Own<H> {
     fn is_enough(&self) -> bool {
         self.bytes.load(Ordering::Acquire) > 0 && self.all.is_much()
     }
 }
 
-impl Piece {
-    fn of(bytes: Bytes, own: &Arc<Own>) -> Bytes {
+impl<H: Send + Sync + 'static> Piece<H> {
+    fn of(bytes: Bytes, own: &Arc<Own<H>>) -> Bytes {
         if bytes.is_empty() {
             return bytes;
         }
@@ -67,13 +67,13 @@ impl Piece {
     }
 }
 
-impl AsRef<[u8]> for Piece {
+impl<H> AsRef<[u8]> for Piece<H> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Piece {
+impl<H> Drop for Piece<H> {
     fn drop(&mut self) {
         drop(self.held.take());
         self.own.bytes.fetch_sub(self.bytes.len(), Ordering::AcqRel);
@@ -81,7 +81,7 @@ impl Drop for Piece {
     }
 }
 
-impl<H: Unpin> http_body::Body for Outlet<H> {
+impl<H: Send + Sync + 'static> http_body::Body for Outlet<H> {
     type Data = Bytes;
     type Error = Status;
 
@@ -140,8 +140,20 @@ mod tests {
         assert!(poll!(second.frame()).is_pending(), "one waits");
         drop(one);
         assert!(poll!(second.frame()).is_ready(), "it has gone");
-        drop((held, second));
+        drop(second);
+        drop(held);
         assert_eq!(all.piece(), large, "all is given back");
         assert!(poll!(first.frame()).is_ready());
+    }
+
+    #[tokio::test]
+    async fn what_a_call_holds_is_given_back_with_its_last_piece() {
+        let place = Arc::new(());
+        let mut outlet = Outlet::new(pieces(10), Waiting::default(), place.clone());
+        let piece = outlet.frame().await;
+        drop(outlet);
+        assert_eq!(Arc::strong_count(&place), 2, "a piece waits");
+        drop(piece);
+        assert_eq!(Arc::strong_count(&place), 1);
     }
 }

@@ -115,7 +115,7 @@ impl SessionService for Sessions {
                 v.add(Field::root("data"), stream::TOO_MUCH);
             }
         })?;
-        let _held = stream::hold_input(&call.backlog, &call.caller.name(), 0, data.len())?;
+        let _held = stream::hold_input(&call.backlog, &call.caller.name(), data.len())?;
         let taken = self.stopping.or(session.write(offset, data)).await?;
         Ok(Response::new(WriteSessionResponse { offset: taken.map_err(status::of)? }))
     }

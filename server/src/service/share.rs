@@ -43,7 +43,7 @@ const LARGE_EACH: usize = 64 << 20;
 pub const INPUT_EACH: usize = 128 << 20;
 
 /// Services whose calls are questions, and the methods of others whose answers may be large.
-const QUESTIONS: [&str; 9] = [
+const QUESTIONS: [&str; 10] = [
     "/conti.v1.ContainerService/GetContainer",
     "/conti.v1.ContainerService/ListContainers",
     "/conti.v1.FileService/",
@@ -51,6 +51,7 @@ const QUESTIONS: [&str; 9] = [
     "/conti.v1.NamespaceService/",
     "/conti.v1.NetworkService/",
     "/conti.v1.ProcessService/",
+    "/conti.v1.SessionService/GetSession",
     "/conti.v1.SessionService/ListSessions",
     "/conti.v1.SessionService/ReadRecording",
 ];

@@ -226,7 +226,9 @@ pub fn too_large_together(name: &str) -> Status {
 /// The status of a call with input for a process, where too much of it waits already.
 pub fn too_much_input(name: &str) -> Status {
     let what = "input that no process reads";
-    let message = format!("{name} has too much {what}, in all of its sessions together; end some");
+    let message = format!(
+        "{name} has too much {what}, in all of its sessions together; end some, or let them read"
+    );
     exhausted(message, vec![("identity", name.to_owned()), ("what", what.to_owned())])
 }
 

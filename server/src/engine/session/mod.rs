@@ -308,6 +308,7 @@ impl Session {
             let known = usize::try_from(taken - offset).unwrap_or(usize::MAX);
             data.slice(known.min(data.len())..)
         };
+        let mut owned = false;
         loop {
             activity.mark_unchanged();
             let room = self.recorder.room().await;
@@ -329,6 +330,10 @@ impl Session {
             }
             if rest.is_empty() {
                 return self.with_input(Reader::input_head);
+            }
+            if !owned {
+                // It may wait for long, and must not keep the whole buffer that it came in.
+                (rest, owned) = (Bytes::copy_from_slice(&rest), true);
             }
             if pushed == 0 && activity.changed().await.is_err() {
                 return Err(self.wrong_state("it has ended"));

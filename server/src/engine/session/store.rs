@@ -87,8 +87,11 @@ pub fn read_journal(dir: &Path) -> Option<Saved> {
     Saved::load(&mut file).ok()
 }
 
-/// Leaves a note, for its owner only, in the place of one that is there.
+/// Leaves a note, for its owner only. One that is there stays.
 pub fn leave_note(dir: &Path, note: &[u8]) -> io::Result<()> {
+    if dir.join(NOTE).exists() {
+        return Ok(());
+    }
     store::write_bytes(dir, NOTE, note, 0o600, store::Durability::Boot)
 }
 

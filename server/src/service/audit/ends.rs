@@ -1,8 +1,7 @@
 //! Ends of sessions that outlive their call, and perhaps the agent.
 //!
-//! The begin of a call that has started a session lies beside that session until its end is written, so that
-//! an agent that is started again knows whose end it is. Where the agent dies between the two, the end is
-//! written twice rather than not at all.
+//! The begin of a call that has started a session lies beside that session until its end is on its way to the
+//! log, so that an agent that is started again knows whose end it is.
 
 use std::sync::Arc;
 

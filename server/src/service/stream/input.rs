@@ -1,10 +1,11 @@
 //! What comes from the client of a stream after `open`.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use conti_proto::v1::{self, StreamRequest, stream_request::Message};
 use futures::FutureExt as _;
+use tokio::time::sleep;
 use tonic::{Status, Streaming};
 
 use super::{
@@ -32,8 +33,12 @@ const QUEUE_MAX: usize = 18 * 1024 * 1024;
 /// What a message in the queue costs besides its bytes.
 const MESSAGE_COST: usize = 128;
 
-/// How much of it a session may always have.
-const LITTLE: usize = 256 << 10;
+/// How much of it a session may always have, and a message carry, where much waits for all sessions of its caller.
+const LITTLE: usize = 257 << 10;
+/// How long a session with more than that is not listened to then, before it is refused: its process may wait for
+/// something that stands behind its input.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(250);
 
 type Writing = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 
@@ -95,7 +100,7 @@ impl Inbound {
 
     /// Handles messages until the client sends no more and all of its input was taken.
     pub async fn follow(mut self, mut requests: Streaming<StreamRequest>) {
-        let mut listening = true;
+        let (mut listening, mut held_back) = (true, Duration::ZERO);
         while listening || self.writing.is_some() {
             tokio::select! {
                 () = resolved(&mut self.lost) => {
@@ -108,7 +113,17 @@ impl Inbound {
                     self.wrote(result);
                     self.write_on();
                 }
-                message = requests.message(), if listening && self.queued < QUEUE_MAX => {
+                () = sleep(LOOK), if listening && self.is_held_back() => {
+                    held_back += LOOK;
+                    if held_back >= PATIENCE {
+                        let status = status::too_much_input(&self.caller);
+                        return self.link.finish(Finish::Refuse(status));
+                    }
+                }
+                message = requests.message(),
+                    if listening && self.queued < QUEUE_MAX && !self.is_held_back() =>
+                {
+                    held_back = Duration::ZERO;
                     let handled = match message {
                         Ok(Some(StreamRequest { message: Some(message) })) => self.handle(message),
                         Ok(Some(StreamRequest { message: None })) => {
@@ -166,7 +181,10 @@ impl Inbound {
                 }
                 if !self.closed {
                     let size = data.len() + MESSAGE_COST;
-                    let held = hold_input(&self.backlog, &self.caller, self.queued, size)?;
+                    let held = hold_input(&self.backlog, &self.caller, size)?;
+                    // What waits must not keep the whole buffer that it came in.
+                    let waits = self.writing.is_some();
+                    let data = if waits { Bytes::copy_from_slice(&data) } else { data };
                     self.queued += size;
                     self.queue.push_back(Item::Data(offset, data, held));
                     self.write_on();
@@ -202,6 +220,11 @@ impl Inbound {
             Err(Error::WrongSessionState { .. }) if !fault => Ok(()),
             other => other.map_err(status::of),
         }
+    }
+
+    /// Whether much input of its caller waits, and some of it here.
+    fn is_held_back(&self) -> bool {
+        self.queued > LITTLE && self.backlog.input.is_much()
     }
 
     /// Begins with the next item, where nothing is being written.
@@ -268,15 +291,10 @@ impl Inbound {
     }
 }
 
-/// Counts input of a session that has `queued` bytes waiting already. Where much waits for all sessions of its caller
-/// together, each may have but a little.
-pub fn hold_input(
-    backlog: &Backlog,
-    caller: &str,
-    queued: usize,
-    size: usize,
-) -> Result<Held, Status> {
-    if queued + size > LITTLE && backlog.input.is_much() {
+/// Counts input that comes for a session. Where much waits for all sessions of its caller together, it is to come in
+/// small messages.
+pub fn hold_input(backlog: &Backlog, caller: &str, size: usize) -> Result<Held, Status> {
+    if size > LITTLE && backlog.input.is_much() {
         return Err(status::too_much_input(caller));
     }
     Ok(backlog.input.hold(size))
