@@ -21,7 +21,7 @@ use conti_tests::{
     wire::{self, Wire},
 };
 use prost::Message as _;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{sync::Semaphore, task::JoinSet, time::sleep};
 use tonic::Code;
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
@@ -240,15 +240,26 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
 #[test]
 fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
     let siege = Siege::start();
-    let all = Arc::new(input_for_nobody(33 << 20));
+    let all = Arc::new(input_for_nobody(15 << 20));
     // What waits in sessions, 4 windows of 24 MiB and 124 of 2 MiB.
     siege.under((128 + 18 + 4 * 24 + 124 * 2 + 64) * 1024, async |mallory, goes_on| {
-        let mut feeding = JoinSet::new();
+        // More at a time would have to wait for each other, and give up.
+        let (mut feeding, turns) = (JoinSet::new(), Arc::new(Semaphore::new(12)));
         for _ in 0..128 {
             let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
-            let all = all.clone();
+            let (all, turns) = (all.clone(), turns.clone());
             feeding.spawn(async move {
-                feed(&mut raw, &[1], &all, 16_000).await;
+                let _turn = turns.acquire().await.expect("nobody closes it");
+                raw.settle().await;
+                raw.send(&open(STREAM, 1)).await;
+                // Not more at once than the smallest window, or the stream is reset and all of it given back.
+                for part in all.chunks(900 << 10).take(16) {
+                    let frames: Vec<_> = part.chunks(16_000).map(|it| data(1, it)).collect();
+                    if raw.answers().ended(1) || !raw.send(&frames.concat()).await {
+                        break;
+                    }
+                    sleep(Duration::from_millis(30)).await;
+                }
                 raw
             });
         }
