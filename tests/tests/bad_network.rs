@@ -84,17 +84,22 @@ mod needs_tun {
         /// `trouble` begins when `begin` bytes are back. Checks every byte and the command's code, and
         /// returns what the client said.
         fn copy(&mut self, total: u64, begin: u64, trouble: impl FnOnce(&mut Remote)) -> String {
-            let mut client = self.client(&[
-                "exec",
-                "-i",
-                "--disconnect=keep=120s",
-                "--reconnect-timeout=120s",
-                "c",
-                "--",
-                "sh",
-                "-c",
-                "cat; exit 7",
-            ]);
+            self.copy_by(&["exec", "-i", "c"], total, begin, trouble)
+        }
+
+        /// The same by another verb than exec.
+        fn copy_by(
+            &mut self,
+            verb: &[&str],
+            total: u64,
+            begin: u64,
+            trouble: impl FnOnce(&mut Remote),
+        ) -> String {
+            let (name, rest) = verb.split_first().expect("a verb");
+            let patience = ["--disconnect=keep=120s", "--reconnect-timeout=120s"];
+            let command = ["--", "sh", "-c", "cat; exit 7"];
+            let mut client =
+                self.client(&[&[*name][..], &patience[..], rest, &command[..]].concat());
             let (mut stdin, mut stdout) = (client.stdin(), client.stdout());
             let writer = thread::spawn(move || {
                 let mut pattern = Pattern::new(11);
@@ -163,7 +168,7 @@ mod needs_tun {
     fn heavy_a_copy_is_resumed_after_resets_of_its_connection() {
         let mut remote = Remote::start();
         remote.hosts.rate(200);
-        let said = remote.copy(64 * MIB, 8 * MIB, |remote| {
+        let said = remote.copy_by(&["run", "--rm", "-i"], 64 * MIB, 8 * MIB, |remote| {
             for side in [Side::Near, Side::Far, Side::Near] {
                 remote.hosts.reset_connections(side);
                 thread::sleep(Duration::from_millis(500));
