@@ -16,7 +16,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::wait::PATIENCE;
+use crate::{remote::Remote, wait::PATIENCE};
 
 /// What a client says first.
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -186,6 +186,11 @@ pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 impl Raw {
+    /// Connects as a client that is let in, and begins HTTP/2 with these settings.
+    pub async fn connect(remote: &Remote, all: &[(u16, u32)]) -> Raw {
+        Raw::begin(remote.shake().await.expect("it may connect"), all).await
+    }
+
     /// Begins HTTP/2 with these settings.
     pub async fn begin(stream: impl Duplex + 'static, all: &[(u16, u32)]) -> Raw {
         let mut raw = Raw::over(stream);

@@ -156,6 +156,13 @@ impl Attack<'_> {
     }
 }
 
+/// Waits until an attacker is told to stop, with what it holds.
+pub async fn hold_on(goes_on: &AtomicBool) {
+    while goes_on.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Adds a line of tab-separated fields: the test, the attack, and milliseconds of a command before it and of the
 /// longest during it.
 fn note_times(attack: &str, quiet: Duration, longest: Duration) {

@@ -4,18 +4,16 @@
 use std::{
     io,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 
 use conti_tests::{
     frames::{
         self, Duplex, Raw, code, data, flag, frame, kind, literal, open, reset, settings, streams,
     },
-    siege::Siege,
+    siege::{Siege, hold_on},
     user::Common,
     world::World,
 };
-use tokio::time::sleep;
 
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 const GET: &str = "/conti.v1.AgentService/GetAgent";
@@ -35,7 +33,7 @@ fn heavy_a_hundred_thousand_streams_that_are_reset_at_once_end_the_connection() 
         .collect();
     siege.under(FLAT, async |mallory, goes_on| {
         while goes_on.load(Ordering::Relaxed) {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             for part in burst.chunks(1 << 16) {
                 if raw.answers().over() || !raw.send(part).await {
                     break;
@@ -52,7 +50,7 @@ fn heavy_a_hundred_thousand_streams_that_are_reset_at_once_end_the_connection() 
 fn calls_that_are_given_up_as_soon_as_they_are_taken_leave_nothing() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, goes_on| {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::connect(&mallory, &[]).await;
         for (turn, stream) in streams().enumerate() {
             // The answer to the ping comes after the stream was taken.
             let ping = frame(kind::PING, flag::NONE, 0, &[0; 8]);
@@ -153,7 +151,7 @@ fn a_header_block_without_an_end_ends_the_connection() {
     }
     siege.under(FLAT, async |mallory, goes_on| {
         while goes_on.load(Ordering::Relaxed) {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             raw.send(&frame(kind::HEADERS, flag::NONE, 1, &frames::call(GET))).await;
             let part = frame(kind::CONTINUATION, flag::NONE, 1, &block);
             for _ in 0..10_000 {
@@ -182,7 +180,7 @@ fn headers_that_are_small_on_the_wire_and_large_when_read_reach_no_method() {
     siege.under(FLAT, async |mallory, goes_on| {
         while goes_on.load(Ordering::Relaxed) {
             for block in [&bomb, &long] {
-                let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+                let mut raw = Raw::connect(&mallory, &[]).await;
                 let flags = flag::END_HEADERS | flag::END_STREAM;
                 raw.send(&frame(kind::HEADERS, flags, 1, &planted)).await;
                 for stream in streams().skip(1).take(200) {
@@ -205,7 +203,7 @@ fn headers_that_are_small_on_the_wire_and_large_when_read_reach_no_method() {
 fn streams_beyond_what_a_connection_may_have_are_refused_one_by_one() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, goes_on| {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::connect(&mallory, &[]).await;
         raw.settle().await;
         for stream in streams().take(1024 + 20) {
             assert!(raw.send(&open(STREAM, stream)).await, "the connection stays");
@@ -218,9 +216,7 @@ fn streams_beyond_what_a_connection_may_have_are_refused_one_by_one() {
                 .iter()
                 .all(|(stream, reason)| { *stream > 2048 && *reason == code::REFUSED_STREAM })
         );
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }

@@ -16,7 +16,7 @@ use conti_tests::{
     frames::{self, Raw, data, flag, frame, kind, message, open, streams},
     host,
     remote::Remote,
-    siege::Siege,
+    siege::{Siege, hold_on},
     wait,
     wire::{self, Wire},
 };
@@ -38,7 +38,7 @@ fn a_message_that_says_it_is_too_large_is_refused_before_it_has_come() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, _| {
         for length in [(4 << 20) + 1, u32::MAX] {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             let head = data(1, &message(length, &[]));
             raw.send(&[open(CREATE, 1), head].concat()).await;
             let answers = raw.until("it was answered", |answers| answers.ended(1)).await;
@@ -53,7 +53,7 @@ fn large_messages_that_never_end_are_refused_before_they_fill_the_memory() {
     let siege = Siege::start();
     // What one identity may have under way of large messages, beside its connection's window.
     siege.under(96 * 1024, async |mallory, goes_on| {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::connect(&mallory, &[]).await;
         raw.settle().await;
         let piece = data(1, &[7; 16_000]);
         for stream in streams().take(500) {
@@ -72,9 +72,7 @@ fn large_messages_that_never_end_are_refused_before_they_fill_the_memory() {
                 raw.send(&piece).await;
             }
         }
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }
@@ -83,7 +81,7 @@ fn large_messages_that_never_end_are_refused_before_they_fill_the_memory() {
 fn heavy_a_message_that_drips_is_given_up_and_its_connection_stays() {
     let siege = Siege::start();
     siege.under(FLAT, async |mallory, _| {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::connect(&mallory, &[]).await;
         let head = data(1, &message(10_000, &[]));
         raw.send(&[open(CREATE, 1), head, open(GET, 3)].concat()).await;
         while !(raw.answers().ended(1) && raw.answers().ended(3)) {
@@ -139,8 +137,7 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
     for window in [0, 1, 1 << 20] {
         let named = siege.named(&format!("a window of {window}"));
         named.under(FLAT, async |mallory, goes_on| {
-            let stream = mallory.shake().await.expect("it may connect");
-            let mut raw = Raw::begin(stream, &[(4, window)]).await;
+            let mut raw = Raw::connect(&mallory, &[(4, window)]).await;
             raw.settle().await;
             if window > 1 {
                 // All of it may come, and is left in the socket.
@@ -158,9 +155,7 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
             if window <= 1 {
                 raw.until("all were taken", |answers| answers.headers.len() >= 1000).await;
             }
-            while goes_on.load(Ordering::Relaxed) {
-                sleep(Duration::from_millis(10)).await;
-            }
+            hold_on(&goes_on).await;
         });
     }
     siege.finish();
@@ -203,14 +198,12 @@ fn input_that_no_process_reads_is_bounded_by_windows() {
     siege.under(2 * (18 + 16 + 8) * 1024 + 16 * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for size in [16_000, 300] {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             feed(&mut raw, &[1], &all, size).await;
             raw.until("what is beyond the window is refused", |answers| answers.ended(1)).await;
             held.push(raw);
         }
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }
@@ -223,16 +216,14 @@ fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity(
     siege.under((128 + 18 + 4 * 24 + 36 * 2 + 32) * 1024, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..40 {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             feed(&mut raw, &[1], &all, 16_000).await;
             held.push(raw);
         }
         let last = held.last_mut().expect("there are some");
         last.until("the last is refused", |answers| answers.ended(1)).await;
         assert!(!held[0].answers().ended(1), "the first stays: {:?}", held[0].answers());
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }
@@ -246,7 +237,7 @@ fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
         // More at a time would have to wait for each other, and give up.
         let (mut feeding, turns) = (JoinSet::new(), Arc::new(Semaphore::new(12)));
         for _ in 0..128 {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             let (all, turns) = (all.clone(), turns.clone());
             feeding.spawn(async move {
                 let _turn = turns.acquire().await.expect("nobody closes it");
@@ -264,9 +255,7 @@ fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
             });
         }
         let held = feeding.join_all().await;
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
         drop(held);
     });
     siege.finish();
@@ -278,7 +267,7 @@ fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
     siege.under(FLAT, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..2 {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             raw.settle().await;
             for stream in streams().take(600) {
                 assert!(raw.send(&open(STREAM, stream)).await, "the connection stays");
@@ -293,9 +282,7 @@ fn an_identity_has_so_many_calls_under_way_on_all_of_its_connections() {
             count = held.iter().map(refused).sum();
         }
         assert_eq!(count, 2 * 600 - 1024, "those beyond 1024 were refused");
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }
@@ -316,7 +303,7 @@ fn large_answers_that_nobody_takes_are_counted_until_they_are_taken() {
     });
     siege.under(FLAT, async |mallory, goes_on| {
         // The head of an answer may come, and one byte of the rest.
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[(4, 1)]).await;
+        let mut raw = Raw::connect(&mallory, &[(4, 1)]).await;
         raw.settle().await;
         for stream in streams().take(300) {
             let message = message(request.len() as u32, &request);
@@ -326,9 +313,7 @@ fn large_answers_that_nobody_takes_are_counted_until_they_are_taken() {
         raw.until("some were taken", |answers| answers.headers.len() >= 16).await;
         sleep(Duration::from_millis(500)).await;
         assert_eq!(raw.answers().headers.len(), 16, "the others wait for their turn");
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     drop(held);
     siege.finish();
@@ -349,7 +334,7 @@ fn answers_of_one_client_that_are_not_read_hold_up_no_other() {
     let mallory = siege.world.as_role("root", "admin");
     let held = siege.world.agent.block_on(async {
         // Too little for one message.
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[(4, 1)]).await;
+        let mut raw = Raw::connect(&mallory, &[(4, 1)]).await;
         raw.settle().await;
         for stream in streams().take(200) {
             let message = message(bytes.len() as u32, &bytes);
@@ -386,7 +371,7 @@ fn open_files_are_as_many_after_an_attack_as_before() {
 async fn connections(mallory: &Remote, many: usize) -> Vec<Raw> {
     let mut held = Vec::new();
     for _ in 0..many {
-        let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+        let mut raw = Raw::connect(mallory, &[]).await;
         raw.send(&open(STREAM, 1)).await;
         held.push(raw);
     }

@@ -15,7 +15,7 @@ use conti_tests::{
     frames::{PREFACE, Raw},
     host,
     remote::Remote,
-    siege::Siege,
+    siege::{Siege, hold_on},
     wait,
     world::World,
 };
@@ -161,16 +161,14 @@ fn an_identity_has_so_many_connections_and_the_next_one_of_another_is_let_in() {
     siege.under(FLAT, async |mallory, goes_on| {
         let mut held = Vec::new();
         for _ in 0..EACH {
-            let mut raw = Raw::begin(mallory.shake().await.expect("it may connect"), &[]).await;
+            let mut raw = Raw::connect(&mallory, &[]).await;
             raw.settle().await;
             held.push(raw);
         }
         let mut raw = Raw::begin(mallory.shake().await.expect("TLS alone"), &[]).await;
         raw.until("it is one too many", |answers| answers.closed).await;
         assert!(held.iter().all(|raw| !raw.answers().over()), "the others stay");
-        while goes_on.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(10)).await;
-        }
+        hold_on(&goes_on).await;
     });
     siege.finish();
 }
