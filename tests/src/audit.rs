@@ -56,10 +56,15 @@ pub fn behind(script: &str, policy: &str) -> Agent {
 pub const SMALL_DISK: &str =
     "mkdir -p $dir/data/audit; mount -t tmpfs -o size=64k none $dir/data/audit";
 
+/// The directory of [`SMALL_DISK`], as it is seen from here.
+pub fn disk_of(agent: &Agent) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root", agent.pid()))
+        .join(agent.path("data/audit").strip_prefix("/").expect("absolute"))
+}
+
 /// Fills the disk of [`SMALL_DISK`]: its directory, and the file to remove so that there is room again.
 pub fn fill(agent: &Agent) -> (PathBuf, PathBuf) {
-    let inside = PathBuf::from(format!("/proc/{}/root", agent.pid()))
-        .join(agent.path("data/audit").strip_prefix("/").expect("absolute"));
+    let inside = disk_of(agent);
     let filler = inside.join("filler");
     let mut file = fs::File::create(&filler).expect("a file");
     let zeros = [0; 4096];

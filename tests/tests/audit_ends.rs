@@ -1,10 +1,12 @@
 //! Ends of sessions in the audit log: each that a call has started has one, also where the agent was away.
 
+use std::{collections::BTreeSet, path::Path};
+
 use conti_proto::v1::{GetSessionRequest, SessionState, StartSessionRequest, WaitSessionRequest};
 use conti_tests::{
     Agent,
     api::{session, shell, sleeper},
-    audit::{entries, last},
+    audit::{SMALL_DISK, behind, disk_of, entries, fill, last, read},
     wait,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -77,6 +79,41 @@ fn a_session_that_outlives_its_call_has_an_end_of_its_own() {
     assert_eq!((&ends[0]["code"], &ends[0]["end"]), (&"OK".into(), &Value::Null));
     assert_eq!(ends[1]["end"]["exit"], 9);
     assert_eq!(ends[0]["session"], ends[1]["session"]);
+    agent.finish();
+}
+
+#[test]
+fn ends_that_find_no_room_are_written_by_the_next_agent() {
+    // The next agent gets an empty disk.
+    let mut agent = behind(SMALL_DISK, "");
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let mut missing: BTreeSet<String> = (0..6).map(|_| start(&agent, "exec sleep 1000")).collect();
+    let pids: Vec<Pid> = missing.iter().map(|id| pid_of(&agent, id)).collect();
+    let (disk, _) = fill(&agent);
+    // What was there before may have left some room in its last page.
+    wait::until_true("a call is refused", || {
+        agent.ctl(["exec", "c", "--", "true"]).run().code != 0
+    });
+    for pid in pids {
+        kill_process(pid, Signal::KILL).expect("it is there");
+    }
+    agent.api(async |mut api| {
+        for session_id in missing.clone() {
+            api.sessions.wait_session(WaitSessionRequest { session_id }).await.expect("waited");
+        }
+    });
+    let ended = |disk: &Path| -> BTreeSet<String> {
+        let all = read(&disk.join("audit.jsonl")).into_iter();
+        let ends = all.filter(|entry| entry["end"].is_object());
+        ends.map(|end| end["session"].as_str().expect("a session").to_owned()).collect()
+    };
+    // One or two may have found room where a begin did not.
+    missing.retain(|id| !ended(&disk).contains(id));
+    assert!(!missing.is_empty(), "some found none");
+    agent.kill();
+    agent.restart();
+    let disk = disk_of(&agent);
+    wait::until_true("the others are in the log", || missing.is_subset(&ended(&disk)));
     agent.finish();
 }
 

@@ -128,7 +128,7 @@ impl Log {
         entry.call = id::new();
         entry.denied = Some(short(why));
         entry.outcome.code = Some(code.to_owned());
-        self.add(&entry);
+        self.add(&entry, None);
     }
 
     /// Records that a connection was refused, and why. What is too much is not even counted here: the
@@ -138,7 +138,7 @@ impl Log {
         if shared.doors.allows(&who.pace_key()) {
             let mut entry = Entry::new(Event::Refused, who, "", Subject::default());
             entry.denied = Some(short(why));
-            self.add(&entry);
+            self.add(&entry, None);
         }
     }
 
@@ -153,9 +153,9 @@ impl Log {
         }
     }
 
-    fn add(&self, entry: &Entry) {
+    fn add(&self, entry: &Entry, written: Option<oneshot::Sender<Result<(), String>>>) {
         if let Some(shared) = &self.0 {
-            let line = Line { bytes: entry.line(), durability: Durability::Written, written: None };
+            let line = Line { bytes: entry.line(), durability: Durability::Written, written };
             // It is counted, and told in the log once that can be written.
             let _ = shared.send(line);
         }
@@ -195,13 +195,19 @@ impl Open {
 
     /// Records what came of it.
     pub fn end(mut self, outcome: Outcome) {
-        self.write(outcome);
+        self.write(outcome, None);
     }
 
-    /// As `end`, of a call that saw its session end.
-    pub fn end_with(mut self, mut outcome: Outcome, end: &SessionEnd) {
+    /// As `end`, of a call that saw its session end. Resolves to whether the record is where it must be.
+    pub fn end_with(
+        mut self,
+        mut outcome: Outcome,
+        end: &SessionEnd,
+    ) -> impl Future<Output = bool> + Send + use<> {
         outcome.end = Some(End::from(end));
-        self.write(outcome);
+        let (written, answer) = oneshot::channel();
+        self.write(outcome, Some(written));
+        async move { matches!(answer.await, Ok(Ok(()))) }
     }
 
     /// Records that the call was refused after all, and why.
@@ -211,7 +217,7 @@ impl Open {
             entry.time = super::entry::now();
             entry.denied = Some(short(why));
             entry.outcome.code = Some(code.to_owned());
-            self.log.add(&entry);
+            self.log.add(&entry, None);
         }
     }
 
@@ -226,7 +232,11 @@ impl Open {
         Open { log: self.log.clone(), entry: self.entry.clone(), begun: self.begun }
     }
 
-    fn write(&mut self, mut outcome: Outcome) {
+    fn write(
+        &mut self,
+        mut outcome: Outcome,
+        written: Option<oneshot::Sender<Result<(), String>>>,
+    ) {
         let Some(begun) = self.entry.take() else { return };
         outcome.took(self.begun.elapsed());
         let Subject { target, container, session, .. } = begun.subject;
@@ -235,13 +245,13 @@ impl Open {
         let mut entry = Entry::new(Event::End, begun.who, &begun.method, subject);
         entry.call = begun.call;
         entry.outcome = outcome;
-        self.log.add(&entry);
+        self.log.add(&entry, written);
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.write(Outcome::of("CANCELLED", ""));
+        self.write(Outcome::of("CANCELLED", ""), None);
     }
 }
 

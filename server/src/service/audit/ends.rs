@@ -1,7 +1,8 @@
 //! Ends of sessions that outlive their call, and perhaps the agent.
 //!
-//! The begin of a call that has started a session lies beside that session until its end is on its way to the
-//! log, so that an agent that is started again knows whose end it is.
+//! The begin of a call that has started a session lies beside that session until its end is in the log, so
+//! that an agent that is started again knows whose end it is. Where the agent dies between the two, or the log
+//! could not be written, the next agent writes it: twice rather than not at all.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use tracing::warn;
 
 use crate::{
     audit::{Log, Open, Outcome},
-    engine::{Engine, session::Session},
+    engine::{Engine, info::SessionEnd, session::Session},
 };
 
 /// Keeps the begin of a call beside the session that it has started.
@@ -27,8 +28,17 @@ pub fn keep(open: &Open, session: &Session) {
 pub fn later(open: Open, session: Arc<Session>) {
     tokio::spawn(async move {
         let end = session.wait().await;
-        open.end_with(Outcome::default(), &end);
-        session.remove_note();
+        now(open, Outcome::default(), session, &end);
+    });
+}
+
+/// Writes the end of a session that is there.
+pub fn now(open: Open, outcome: Outcome, session: Arc<Session>, end: &SessionEnd) {
+    let written = open.end_with(outcome, end);
+    tokio::spawn(async move {
+        if written.await {
+            session.remove_note();
+        }
     });
 }
 

@@ -74,12 +74,8 @@ impl Ticket {
         let Some(open) = open else { return };
         let Some(session) = session else { return open.end(outcome) };
         match session.info().end {
-            Some(end) => {
-                open.end_with(outcome, &end);
-                if started {
-                    session.remove_note();
-                }
-            }
+            Some(end) if started => ends::now(open, outcome, session, &end),
+            Some(end) => drop(open.end_with(outcome, &end)),
             None if started => {
                 let later = open.again();
                 open.end(outcome);
