@@ -162,7 +162,7 @@ fn answers_that_nobody_takes_are_not_kept_without_bound() {
 }
 
 /// What a client sends who starts a session whose process reads nothing, and has so many bytes of input for it.
-fn input_for_nobody(bytes: usize) -> Vec<u8> {
+fn requests_for_nobody(bytes: usize) -> Vec<StreamRequest> {
     let sleep = ProcessSpec { stdin: true, ..api::process(["sleep", "1000"]) };
     let open = wire::opening(wire::start(session("c", sleep)));
     let data = vec![7; 1 << 16];
@@ -170,7 +170,12 @@ fn input_for_nobody(bytes: usize) -> Vec<u8> {
         let input = Input { offset: (n << 16) as u64, data: data.clone().into() };
         StreamRequest { message: Some(stream_request::Message::Input(input)) }
     });
-    let all = std::iter::once(open).chain(inputs).map(|request| request.encode_to_vec());
+    std::iter::once(open).chain(inputs).collect()
+}
+
+/// The same as bytes.
+fn input_for_nobody(bytes: usize) -> Vec<u8> {
+    let all = requests_for_nobody(bytes).into_iter().map(|request| request.encode_to_vec());
     all.map(|bytes| message(bytes.len() as u32, &bytes)).collect::<Vec<_>>().concat()
 }
 
@@ -208,22 +213,43 @@ fn input_that_no_process_reads_is_bounded_by_windows() {
     siege.finish();
 }
 
+/// Feeds a session not more at once than the smallest window: who sends more has the stream reset, and all of it given
+/// back.
+async fn feed_slowly(raw: &mut Raw, all: &[u8]) {
+    raw.settle().await;
+    raw.send(&open(STREAM, 1)).await;
+    for part in all.chunks(900 << 10) {
+        let frames: Vec<_> = part.chunks(16_000).map(|it| data(1, it)).collect();
+        if raw.answers().ended(1) || !raw.send(&frames.concat()).await {
+            return;
+        }
+        sleep(Duration::from_millis(30)).await;
+    }
+}
+
 #[test]
 fn heavy_input_that_no_process_reads_is_bounded_for_all_sessions_of_an_identity() {
     let siege = Siege::start();
-    let all = input_for_nobody(9 << 20);
-    // 128 MiB and a little of each, behind which are the windows of the connections.
-    siege.under((128 + 18 + 4 * 24 + 36 * 2 + 32) * 1024, async |mallory, goes_on| {
-        let mut held = Vec::new();
-        for _ in 0..40 {
-            let mut raw = Raw::connect(&mallory, &[]).await;
-            feed(&mut raw, &[1], &all, 16_000).await;
-            held.push(raw);
+    // 128 MiB and what was on its way then.
+    siege.under((128 + 18 + 32) * 1024, async |mallory, _| {
+        let mut feeding = JoinSet::new();
+        for _ in 0..12 {
+            let mut api = mallory.api().await.expect("it may connect");
+            feeding
+                .spawn(async move { wire::refused(&mut api, requests_for_nobody(20 << 20)).await });
         }
-        let last = held.last_mut().expect("there are some");
-        last.until("the last is refused", |answers| answers.ended(1)).await;
-        assert!(!held[0].answers().ended(1), "the first stays: {:?}", held[0].answers());
-        hold_on(&goes_on).await;
+        // A session with little input goes on.
+        let mut api = mallory.api().await.expect("it may connect");
+        let cat = ProcessSpec { stdin: true, ..api::process(["cat"]) };
+        let open = wire::start(session("c", cat));
+        let mut wire = Wire::open(&mut api, open).await.expect("it starts");
+        wire.write("little\n").await;
+        wire.read_until("little\n").await;
+        wire.close_input().await;
+        // One of those that wait is told that it is too much.
+        let refused = feeding.join_next().await.expect("there are some").expect("no panic");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert_eq!(api::metadata(&refused)["what"], "input that no process reads");
     });
     siege.finish();
 }
@@ -241,16 +267,7 @@ fn heavy_the_windows_of_all_connections_of_an_identity_are_bounded() {
             let (all, turns) = (all.clone(), turns.clone());
             feeding.spawn(async move {
                 let _turn = turns.acquire().await.expect("nobody closes it");
-                raw.settle().await;
-                raw.send(&open(STREAM, 1)).await;
-                // Not more at once than the smallest window, or the stream is reset and all of it given back.
-                for part in all.chunks(900 << 10).take(16) {
-                    let frames: Vec<_> = part.chunks(16_000).map(|it| data(1, it)).collect();
-                    if raw.answers().ended(1) || !raw.send(&frames.concat()).await {
-                        break;
-                    }
-                    sleep(Duration::from_millis(30)).await;
-                }
+                feed_slowly(&mut raw, &all).await;
                 raw
             });
         }

@@ -27,7 +27,8 @@ use crate::{
     engine::session::Waiting,
 };
 
-/// How many calls one identity has under way at most: each costs some 10 KiB. Those of administrators of this machine are not counted.
+/// How many calls one identity has under way at most: each costs some 10 KiB. Those of administrators of this
+/// machine are not counted.
 const CALLS_EACH: usize = 1024;
 /// How many calls there are at most.
 const CALLS: usize = 4096;
@@ -39,8 +40,8 @@ const TURN: Duration = Duration::from_secs(30);
 const LARGE_EACH: usize = 64 << 20;
 
 /// How many bytes of input may wait for the processes of one identity before a session with more than a little of
-/// it is refused more.
-pub const INPUT_EACH: usize = 128 << 20;
+/// it is not listened to.
+const INPUT_EACH: usize = 128 << 20;
 
 /// Services whose calls are questions, and the methods of others whose answers may be large.
 const QUESTIONS: [&str; 10] = [
