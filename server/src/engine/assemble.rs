@@ -20,12 +20,12 @@ use rustix::mount::MountAttrFlags;
 use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
-    facts::CgroupVersion,
+    facts::{self, CgroupVersion},
     process,
     sources::{
         FdList, bind, dev, filesystem,
         host_view::HostView,
-        requested,
+        proc, requested,
         rootfs::{self, Idmap},
     },
     spec::{ContainerSpec, Namespace, SessionIo},
@@ -236,12 +236,19 @@ fn namespaces(request: &Request<'_>, fds: &mut FdList) -> Result<Namespaces> {
     })
 }
 
+impl Joined {
+    /// The main process of the container whose namespace of this type is joined.
+    fn process(&self, kind: NsType) -> Result<ProcessId> {
+        let found = self.processes.iter().find(|(have, _)| *have == kind);
+        found
+            .map(|(_, process)| *process)
+            .ok_or_else(|| Error::Internal(format!("no process to join for {kind:?}")))
+    }
+}
+
 /// Opens a namespace of a joined container.
 fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
-    let process =
-        joined.processes.iter().find(|(have, _)| *have == kind).map(|(_, process)| *process);
-    let process =
-        process.ok_or_else(|| Error::Internal(format!("no process to join for {kind:?}")))?;
+    let process = joined.process(kind)?;
     let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
     let namespace = fs::File::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
         .map_err(|error| process::gone(process.pid, &error))?;
@@ -315,12 +322,22 @@ fn standard_mounts(
         target: target.to_owned(),
         attrs,
     };
+    let shared_proc = match namespaces.pid {
+        NsSource::Join(_) if !facts::proc_of_namespace() => {
+            Some(proc::of(request.joined.process(NsType::Pid)?)?)
+        }
+        _ => None,
+    };
+    let mut proc = fresh("proc", "/proc", closed);
+    if let Some(fd) = shared_proc {
+        proc.what = MountWhat::Detached { fd: fds.add(fd), dir: true };
+    }
+    mounts.push(proc);
     let mut detached = |fd: OwnedFd, target: &str| Mount {
         what: MountWhat::Detached { fd: fds.add(fd), dir: true },
         target: target.to_owned(),
         attrs: MountAttrs::default(),
     };
-    mounts.push(fresh("proc", "/proc", closed));
     mounts.push(detached(dev::make(owner, nodes, spec.io.terminal.is_some())?, "/dev"));
     mounts.push(detached(duplicate(devpts)?, "/dev/pts"));
     let all = MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -123,6 +123,11 @@ fn features(cgroups: &Cgroups) -> Vec<Feature> {
             "not needed: processes are born in their cgroup (CLONE_INTO_CGROUP)",
         ),
         feature(
+            "proc_of_namespace",
+            proc_of_namespace(),
+            "a container in another's pid namespace shares that one's proc (Linux 6.17)",
+        ),
+        feature(
             "time_namespace",
             Path::new("/proc/self/ns/time").exists(),
             "time namespaces are refused",
@@ -142,4 +147,12 @@ fn overlay_layer_fds() -> bool {
     let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
     let Ok(dir) = fs::File::open("/") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", dir.as_fd()).is_ok()
+}
+
+/// Whether a proc can be made for a pid namespace that its maker is not in (mount option `pidns`, Linux
+/// 6.17): tried on a context that is never created.
+pub fn proc_of_namespace() -> bool {
+    let Ok(context) = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
+    let Ok(own) = fs::File::open("/proc/self/ns/pid") else { return false };
+    rustix::mount::fsconfig_set_fd(context.as_fd(), "pidns", own.as_fd()).is_ok()
 }

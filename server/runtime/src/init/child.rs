@@ -1,31 +1,38 @@
 //! The child: one straight recipe from the fresh clone to execve.
 //!
 //! ```text
-//!  step                 container  join   why here
-//!  -------------------  ---------  ----   ---------------------------------------------------
-//!  close fds               x        x     the monitor's own must not be in reach for a moment
-//!                                         longer than needed: a joined pid namespace has tracers
-//!  not dumpable            x        x     for the same reason
-//!  wait for the id map     x              with a new user namespace; then it becomes root there
-//!  oom_score_adj           x        x     while the launcher's /proc is there to write it in
-//!  session keyring         x        x
-//!  session, terminal       x        x     a session leader without a terminal can take one
-//!  namespaces, mounts      x        x     container.rs, join.rs, host.rs (as join, but for the id map)
-//!  user, group             x        x     in the new root's own files
-//!  limits, cwd, umask      x        x     with root's rights still
-//!  stdio                   x        x     its owner is changed, so before the ids
-//!  signals                 x        x
-//!  bounding set            x        x     needs CAP_SETPCAP
-//!  [filter]                x        x     without no_new_privs it needs CAP_SYS_ADMIN: here, or
-//!  groups, ids             x        x
-//!  capabilities            x        x
-//!  close fds               x        x     but stdio, and two that close at execve
-//!  no_new_privs, [filter]  x        x     last, with no_new_privs: nothing after it is filtered
-//!                                         that need not be
+//!  step                 why here
+//!  -------------------  ----------------------------------------------------------------------
+//!  prepare
+//!    close fds          the monitor's own must not be in reach for a moment longer than needed
+//!    not dumpable       for the same reason
+//!    [namespaces]       of a process that is born last: stage.rs
+//!    wait for the map   with a new user namespace; then it becomes root there
+//!    oom_score_adj      while the launcher's /proc is there to write it in
+//!    session keyring
+//!    namespaces, mounts container.rs, join.rs, host.rs
+//!    user, group        in the new root's own files
+//!    limits, cwd, umask with root's rights still
+//!    stdio              its owner is changed, so before the ids
+//!    signals
+//!    bounding set       needs CAP_SETPCAP
+//!    [filter]           without no_new_privs it needs CAP_SYS_ADMIN: here, or below
+//!    groups, ids
+//!    capabilities
+//!    close fds          but stdio, and two that close at execve
+//!    no_new_privs,      last, with no_new_privs: nothing after it is filtered that need not be
+//!    [filter]
+//!  [clone]              here, where the process is born last
+//!  finish
+//!    session, terminal  a session is led by the process itself; with a reaper the command leads it
+//!    processes          the limit of a process that is born last: the stage counts as one of them
+//!    wait for the gate
+//!    [fork]             of the command by its reaper
+//!    signals, execve
 //! ```
 //!
 //! Every step succeeds or is reported; then nothing is run. Steps after the filter use system calls
-//! that it allows: write, read, clone, execve.
+//! that it allows: write, read, setsid, ioctl, prlimit64, clone, execve.
 
 use std::{
     convert::Infallible,
@@ -45,7 +52,7 @@ use super::{
     command::Command,
     confine, container,
     failure::{At as _, Fail, TARGET_CWD},
-    host, join, reaper,
+    host, join, reaper, stage,
     status::Status,
     user::{self, Ids},
 };
@@ -74,9 +81,11 @@ pub(super) struct Start<'a> {
     pub status: BorrowedFd<'a>,
     /// Where a paused child waits.
     pub gate: BorrowedFd<'a>,
+    /// The ids of its user namespace that stand for root: 0, where that is mapped.
+    pub owner: (u32, u32),
     /// Where it waits for its id map.
     pub mapped: Option<BorrowedFd<'a>>,
-    /// Whether other namespaces were joined before the clone already.
+    /// Whether the namespaces of others were joined already.
     pub joined: bool,
 }
 
@@ -89,34 +98,49 @@ impl Start<'_> {
         }
     }
 
+    fn has_terminal(&self) -> bool {
+        self.terminal().is_some()
+    }
+
     fn has_reaper(&self) -> bool {
         matches!(&self.plan.place, Place::Container(container) if container.init)
     }
 }
 
 /// Carries out the recipe and becomes the command, or reports why not and ends.
-pub(super) fn run(proof: &OnlyThread, mut start: Start<'_>) -> ! {
-    let status = start.status;
-    let Err(fail) = recipe(proof, &mut start);
-    Status::from(fail).send(status);
+pub(super) fn run(proof: &OnlyThread, start: &mut Start<'_>) -> ! {
+    match prepare(proof, start) {
+        Ok(()) => finish(proof, start),
+        Err(fail) => give_up(start, fail),
+    }
+}
+
+fn give_up(start: &Start<'_>, fail: Fail) -> ! {
+    Status::from(fail).send(start.status);
     exit_now(1)
 }
 
-fn recipe(proof: &OnlyThread, start: &mut Start<'_>) -> Result<Infallible, Fail> {
+/// The first part of the recipe: afterwards this process is what the command is to be.
+pub(super) fn prepare(proof: &OnlyThread, start: &mut Start<'_>) -> Result<(), Fail> {
     close_fds(proof, start)?;
     confine::undumpable()?;
     let process = &start.plan.process;
     confine::oom_score_adj(process.oom_score_adj)?;
+    match &start.plan.place {
+        Place::Container(plan) if start.plan.place.is_born_last() => {
+            stage::enter_namespaces(plan, start)?;
+            start.joined = true;
+        }
+        _ => {}
+    }
     become_root_of_user_namespace(start)?;
     confine::keyring()?;
-    // A reaper leaves the terminal to the command, which then leads the session that has it.
-    begin_session(start.terminal().filter(|_| !start.has_reaper()))?;
     match &start.plan.place {
         Place::Container(plan) => {
             umask(Mode::empty());
             container::assemble(plan, start)?;
         }
-        Place::Join(plan) => join::enter(plan, start.fds)?,
+        Place::Join(plan) => join::enter(plan, start.owner, start.fds)?,
         Place::Host(plan) => host::settle(plan)?,
     }
 
@@ -126,13 +150,26 @@ fn recipe(proof: &OnlyThread, start: &mut Start<'_>) -> Result<Infallible, Fail>
     }
     enter_cwd(start)?;
     umask(Mode::from_raw_mode(process.umask & 0o777));
-    confine::limits(&process.rlimits)?;
+    confine::limits(&process.rlimits, start.plan.place.is_born_last())?;
     place_stdio(start.stdio)?;
     confine::own_stdio(&ids)?;
     default_dispositions();
     if start.has_reaper() { block_all() } else { Ok(()) }.at(Step::Init)?;
-    confine(proof, start, &ids)?;
+    confine(proof, start, &ids)
+}
 
+/// The second part: becomes the command, or reports why not and ends.
+pub(super) fn finish(proof: &OnlyThread, start: &Start<'_>) -> ! {
+    let Err(fail) = execute(proof, start);
+    give_up(start, fail)
+}
+
+fn execute(proof: &OnlyThread, start: &Start<'_>) -> Result<Infallible, Fail> {
+    // A reaper leaves the terminal to the command, which then leads the session that has it.
+    begin_session(start.has_terminal() && !start.has_reaper())?;
+    if start.plan.place.is_born_last() {
+        confine::limit_processes(&start.plan.process.rlimits)?;
+    }
     Status::Ready.send(start.status);
     if start.plan.paused {
         wait_for(start.gate).at(Step::Init)?;
@@ -171,7 +208,7 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
         // It takes its ids when it is in there.
         Place::Join(_) => false,
     };
-    if joins { confine::become_root() } else { Ok(()) }
+    if joins { confine::become_owner(start.owner) } else { Ok(()) }
 }
 
 /// Finds out who the command runs as, in what is `/` by now. The fd of it is closed again: it could lie
@@ -179,16 +216,14 @@ fn become_root_of_user_namespace(start: &Start<'_>) -> Result<(), Fail> {
 fn find_user(start: &Start<'_>) -> Result<Ids, Fail> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, "/", flags, Mode::empty()).at(Step::Root)?;
-    user::find(&start.plan.process.identity, !start.command.has_home(), root.as_fd())
+    let want_home = !start.command.has_home();
+    user::find(&start.plan.process.identity, start.owner, want_home, root.as_fd())
 }
 
-/// Leads a new session, with a controlling terminal where one is given.
-fn begin_session(terminal: Option<BorrowedFd<'_>>) -> Result<(), Fail> {
+/// Leads a new session, with stdin as its controlling terminal where that is one.
+fn begin_session(terminal: bool) -> Result<(), Fail> {
     setsid().at(Step::Session)?;
-    match terminal {
-        Some(slave) => ioctl_tiocsctty(slave).at(Step::Terminal),
-        None => Ok(()),
-    }
+    if terminal { ioctl_tiocsctty(rustix::stdio::stdin()).at(Step::Terminal) } else { Ok(()) }
 }
 
 /// Goes to the working directory. It must be reachable from the root: a directory outside of it, by
@@ -248,7 +283,8 @@ fn confine(proof: &OnlyThread, start: &Start<'_>, ids: &Ids) -> Result<(), Fail>
     confine::undumpable()?;
     confine::capabilities_of(ids, granted)?;
     // These two close at execve. A paused child holds nothing of the plan while it waits.
-    let mut keep = [0, 1, 2, start.status.as_raw_fd(), start.gate.as_raw_fd()];
+    let mut keep = vec![0, 1, 2, start.status.as_raw_fd()];
+    keep.extend(start.plan.paused.then(|| start.gate.as_raw_fd()));
     close_all_but(proof, &mut keep).at(Step::CloseFds)?;
     if no_new_privs {
         set_no_new_privs(true).at(Step::NoNewPrivs)?;
@@ -276,7 +312,7 @@ fn fork_command(proof: &OnlyThread, start: &Start<'_>) -> Result<(), Fail> {
     if let Some(child) = proof.fork().at(Step::Init)? {
         reaper::stay(proof, child);
     }
-    begin_session(start.terminal().map(|_| rustix::stdio::stdin()))
+    begin_session(start.has_terminal())
 }
 
 fn errno_of(error: &std::io::Error) -> Errno {

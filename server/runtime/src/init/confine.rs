@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use rustix::{
     fs::{FileType, Mode, OFlags, fchown, fstat},
     io::{Errno, write},
-    process::{DumpableBehavior, set_dumpable_behavior},
+    process::{DumpableBehavior, Resource, getgroups, getrlimit, set_dumpable_behavior},
     thread::{
         CapabilitySet, CapabilitySets, Gid, Uid, capabilities, capability_is_in_bounding_set,
         clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
@@ -28,14 +28,24 @@ pub(super) fn undumpable() -> Result<(), Fail> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::Credentials)
 }
 
-/// Takes id 0 in the user namespace that this process is in.
-pub(super) fn become_root() -> Result<(), Fail> {
-    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
-    set_thread_groups(&[]).at(Step::IdMap)?;
+/// Takes the ids that stand for root in the user namespace that this process is in, and keeps its
+/// capabilities there.
+pub(super) fn become_owner((uid, gid): (u32, u32)) -> Result<(), Fail> {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    drop_groups().at(Step::IdMap)?;
     set_thread_res_gid(gid, gid, gid).at(Step::IdMap)?;
     set_thread_res_uid(uid, uid, uid).at(Step::IdMap)?;
     // Changed ids may make a process dumpable again (the sysctl fs.suid_dumpable).
     undumpable()
+}
+
+/// Leaves all supplementary groups. A user namespace may deny setgroups(2), which matters only while there
+/// are groups to leave (user_namespaces(7), /proc/PID/setgroups).
+pub(super) fn drop_groups() -> Result<(), Errno> {
+    match set_thread_groups(&[]) {
+        Err(Errno::PERM) if getgroups()?.is_empty() => Ok(()),
+        other => other,
+    }
 }
 
 /// A session keyring of its own: without it the host's would be searched from inside.
@@ -62,9 +72,27 @@ pub(super) fn oom_score_adj(wish: Option<i32>) -> Result<(), Fail> {
     set().at(Step::OomScoreAdj)
 }
 
-/// Sets the resource limits.
-pub(super) fn limits(limits: &[Rlimit]) -> Result<(), Fail> {
-    for (index, limit) in limits.iter().enumerate() {
+/// RLIMIT_NPROC of include/uapi/asm-generic/resource.h.
+const PROCESSES: u32 = 6;
+
+/// Sets the resource limits. A stage, which counts as a process of its user, only makes room for that of
+/// processes; [`limit_processes`] sets it.
+pub(super) fn limits(limits: &[Rlimit], stage: bool) -> Result<(), Fail> {
+    for (index, Rlimit { resource, soft, hard }) in limits.iter().enumerate() {
+        let (mut soft, mut hard) = (*soft, *hard);
+        if stage && *resource == PROCESSES {
+            let present = getrlimit(Resource::Nproc);
+            soft = soft.max(present.current.unwrap_or(u64::MAX));
+            hard = hard.max(present.maximum.unwrap_or(u64::MAX));
+        }
+        set_limit(*resource, soft, hard).at_item(Step::Rlimit, index)?;
+    }
+    Ok(())
+}
+
+/// Sets the limit of processes of one that is born last.
+pub(super) fn limit_processes(limits: &[Rlimit]) -> Result<(), Fail> {
+    for (index, limit) in limits.iter().enumerate().filter(|(_, l)| l.resource == PROCESSES) {
         set_limit(limit.resource, limit.soft, limit.hard).at_item(Step::Rlimit, index)?;
     }
     Ok(())
@@ -123,7 +151,11 @@ pub(super) fn bound(granted: CapabilitySet) -> Result<(), Fail> {
 /// Becomes the user: groups first, while there is the right to.
 pub(super) fn become_user(ids: &Ids) -> Result<(), Fail> {
     let (uid, gid) = (ids.kernel_uid(), ids.kernel_gid());
-    set_thread_groups(&ids.kernel_groups()).at(Step::Credentials)?;
+    match ids.groups.is_empty() {
+        true => drop_groups(),
+        false => set_thread_groups(&ids.kernel_groups()),
+    }
+    .at(Step::Credentials)?;
     set_thread_res_gid(gid, gid, gid).at(Step::Credentials)?;
     set_thread_res_uid(uid, uid, uid).at(Step::Credentials)
 }

@@ -17,7 +17,7 @@
 //!  pivot             lets go of the launcher's namespace
 //! ```
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     io::Errno,
@@ -49,7 +49,7 @@ pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(
     }
     let root = attach_root(&container.root, start.fds, user_ns).at(Step::Root)?;
     let mounts = mount_all(container, start, &root, user_ns)?;
-    set_sysctls(container)?;
+    set_sysctls(container, start)?;
     cover(container, &root, &mounts)?;
     if start.plan.process.create_cwd {
         create_cwd(&root, &start.plan.process.cwd).at(Step::Cwd)?;
@@ -60,11 +60,11 @@ pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(
     pivot(root.as_fd()).at(Step::PivotRoot)
 }
 
-/// Joins what is joined, unless [`super::spawn`] had to do it before the clone, and names what is new.
+/// Joins what is joined, unless that had to be done before already, and names what is new.
 fn enter_namespaces(container: &ContainerPlan, start: &Start<'_>) -> Result<(), Fail> {
     let namespaces = &container.namespaces;
     if !start.joined {
-        join_all(namespaces, start.fds, &[NsType::User, NsType::Pid])?;
+        join_all(namespaces, start.fds, &[NsType::User])?;
     }
     if namespaces.cgroup == NsSource::New {
         unshare_cgroup().at(Step::Clone)?;
@@ -111,16 +111,29 @@ fn mount_all(
     root: &OwnedFd,
     user_ns: bool,
 ) -> Result<Vec<OwnedFd>, Fail> {
-    let scene = Scene { root: root.as_fd(), fds: start.fds, user_ns, terminal: start.terminal() };
+    let pid_ns = joined_pid_ns(container, start)?;
+    let terminal = start.terminal();
+    let scene = Scene { root: root.as_fd(), fds: start.fds, pid_ns, user_ns, terminal };
     let all = container.mounts.iter().enumerate();
     all.map(|(index, one)| mount(one, &scene).at_item(Step::Mount, index)).collect()
 }
 
-fn set_sysctls(container: &ContainerPlan) -> Result<(), Fail> {
+/// The pid namespace of others that the container is in.
+fn joined_pid_ns<'a>(
+    container: &ContainerPlan,
+    start: &Start<'a>,
+) -> Result<Option<BorrowedFd<'a>>, Fail> {
+    match container.namespaces.pid {
+        NsSource::Join(fd) => start.fds.borrow(fd).map(Some).at(Step::Plan),
+        NsSource::New | NsSource::Host => Ok(None),
+    }
+}
+
+fn set_sysctls(container: &ContainerPlan, start: &Start<'_>) -> Result<(), Fail> {
     if container.sysctls.is_empty() {
         return Ok(());
     }
-    let proc = PrivateProc::open().at(Step::Sysctl)?;
+    let proc = PrivateProc::open(joined_pid_ns(container, start)?).at(Step::Sysctl)?;
     for (index, (name, value)) in container.sysctls.iter().enumerate() {
         proc.set(name, value).at_item(Step::Sysctl, index)?;
     }

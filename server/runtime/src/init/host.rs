@@ -46,7 +46,7 @@ pub(super) fn settle(host: &HostPlan) -> Result<(), Fail> {
     }
     if host.mount_proc {
         let mount = || {
-            let proc = make_fresh("proc", MountAttrFlags::empty())?;
+            let proc = make_fresh("proc", MountAttrFlags::empty(), None)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let point = openat(CWD, "/proc", flags, Mode::empty())?;
             attach(proc.as_fd(), point.as_fd())

@@ -54,19 +54,44 @@ pub(super) fn map_mounts(
     Ok(())
 }
 
-/// Gives the pipes or the terminal to the root of the user namespace that the child will be in: in
-/// there, nobody else could hand them on to the user. Nothing is changed where that root has no id here.
-pub(super) fn give_stdio(stdio: &ChildStdio, plan: &Plan, fds: &PlanFds) -> Result<(), Fail> {
-    let root = match &plan.place {
+/// Who stands for root in the user namespace that a process will be in: id 0, or the first id where that
+/// one is not mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    /// User and group, seen from inside.
+    pub inside: (u32, u32),
+    /// The same, seen from here. `None` where it is the host's root, or has no id here.
+    outside: Option<(u32, u32)>,
+}
+
+/// The owner of what a plan's process is given and makes.
+pub(super) fn owner(plan: &Plan, fds: &PlanFds) -> Result<Owner, Fail> {
+    let maps = match &plan.place {
         Place::Container(_) | Place::Host(_) => {
-            plan.place.id_maps().and_then(|(uids, gids)| root_of(uids).zip(root_of(gids)))
+            plan.place.id_maps().map(|(uids, gids)| (uids.to_vec(), gids.to_vec()))
         }
         Place::Join(join) if join.namespaces.contains(&NsType::User) => {
-            fds.borrow(join.pidfd).and_then(root_of_process).at(Step::Stdio)?
+            Some(fds.borrow(join.pidfd).and_then(maps_of_process).at(Step::IdMap)?)
         }
         Place::Join(_) => None,
     };
-    let Some((uid, gid)) = root else { return Ok(()) };
+    let Some((uids, gids)) = maps else { return Ok(Owner { inside: (0, 0), outside: None }) };
+    let (uid, gid) = (first(&uids), first(&gids));
+    let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
+    Ok(Owner { inside: (uid.0, gid.0), outside: known(uid.1).zip(known(gid.1)) })
+}
+
+/// Id 0 of a map, or the first one: inside and outside. Without a map 0, which nothing can be made of.
+fn first(maps: &[IdMap]) -> (u32, u32) {
+    let root = maps.iter().find(|map| map.inside == 0 && map.count > 0);
+    let lowest = || maps.iter().filter(|map| map.count > 0).min_by_key(|map| map.inside);
+    root.or_else(lowest).map_or((0, u32::MAX), |map| (map.inside, map.outside))
+}
+
+/// Gives the pipes or the terminal to the owner in the user namespace that the process will be in: in
+/// there, nobody else could hand them on to the user. Nothing is changed where that owner has no id here.
+pub(super) fn give_stdio(stdio: &ChildStdio, owner: &Owner) -> Result<(), Fail> {
+    let Some((uid, gid)) = owner.outside else { return Ok(()) };
     let give = |fd: &OwnedFd| match is_pipe_or_terminal(fd.as_fd())? {
         true => fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))),
         false => Ok(()),
@@ -80,14 +105,14 @@ pub(super) fn give_stdio(stdio: &ChildStdio, plan: &Plan, fds: &PlanFds) -> Resu
     .at(Step::Stdio)
 }
 
-/// The outer ids of the root of a process's user namespace. What is read belongs to the process behind
-/// the pidfd if that still lives afterwards; if it does not, joining it fails anyhow.
-fn root_of_process(pidfd: BorrowedFd<'_>) -> Result<Option<(u32, u32)>, Errno> {
+/// The id maps of a process's user namespace. What is read belongs to the process behind the pidfd if that
+/// still lives afterwards; if it does not, joining it fails anyhow.
+fn maps_of_process(pidfd: BorrowedFd<'_>) -> Result<(Vec<IdMap>, Vec<IdMap>), Errno> {
     let info = read_proc(&format!("self/fdinfo/{}", pidfd.as_raw_fd()))?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
     let pid = pid.ok_or(Errno::SRCH)?;
     let maps = |name: &str| read_proc(&format!("{pid}/{name}")).map(|text| parse_map(&text));
-    Ok(root_of(&maps("uid_map")?).zip(root_of(&maps("gid_map")?)))
+    Ok((maps("uid_map")?, maps("gid_map")?))
 }
 
 fn read_proc(path: &str) -> Result<String, Errno> {
@@ -119,12 +144,6 @@ fn map_text(maps: &[IdMap]) -> String {
     text
 }
 
-/// The outer id of id 0, where there is one that a file can have.
-fn root_of(maps: &[IdMap]) -> Option<u32> {
-    let root = maps.iter().find(|map| map.inside == 0 && map.count > 0);
-    root.map(|map| map.outside).filter(|id| *id != u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,8 +157,8 @@ mod tests {
         assert_eq!(map_text(&maps), "1 100001 65535\n0 1000 1\n");
         assert_eq!(parse_map("         1     100001      65535\n 0 1000 1\n"), maps);
         assert_eq!(parse_map("1\nx y z\n"), []);
-        assert_eq!(root_of(&maps), Some(1000));
-        assert_eq!(root_of(&maps[..1]), None);
-        assert_eq!(root_of(&[IdMap { inside: 0, outside: u32::MAX, count: 1 }]), None);
+        assert_eq!(first(&maps), (0, 1000));
+        assert_eq!(first(&maps[..1]), (1, 100_001));
+        assert_eq!(first(&[]), (0, u32::MAX));
     }
 }

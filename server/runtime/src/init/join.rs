@@ -4,7 +4,6 @@
 //! there but what the plan asks for.
 
 use rustix::{
-    io::Errno,
     process::{chroot, fchdir},
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
 };
@@ -16,15 +15,16 @@ use super::{
 };
 use crate::plan::{JoinPlan, NsType, Step};
 
-/// Joins the target's namespaces, in one call, and takes its root. The pid namespace is joined before
-/// the clone ([`enter_pid_namespace`]): it only holds for children.
+/// Joins the target's namespaces, in one call, and takes its root. The pid namespace among them holds for
+/// the clone that is to come. `owner`: the ids that stand for root in the target's user namespace.
 ///
 /// The kernel checks every one of them against the rights that this process has at the call, also
 /// where a user namespace is among them, so that the order is its own care; joining that namespace
 /// then grants every capability in it, and none outside.
-pub(super) fn enter(join: &JoinPlan, fds: &PlanFds) -> Result<(), Fail> {
-    let wanted = join.namespaces.iter().filter(|ns| **ns != NsType::Pid);
-    let set = wanted.fold(ThreadNameSpaceType::empty(), |set, ns| set | ns.set());
+pub(super) fn enter(join: &JoinPlan, owner: (u32, u32), fds: &PlanFds) -> Result<(), Fail> {
+    // In a user namespace that denies setgroups(2) they could not be dropped any more.
+    confine::drop_groups().at(Step::Credentials)?;
+    let set = join.namespaces.iter().fold(ThreadNameSpaceType::empty(), |set, ns| set | ns.set());
     let takes_mounts = join.namespaces.contains(&NsType::Mount);
     if let Some(fd) = join.host_mount_ns.filter(|_| !takes_mounts) {
         // Before a user namespace is joined: in there this process has no right over the host's.
@@ -44,17 +44,7 @@ pub(super) fn enter(join: &JoinPlan, fds: &PlanFds) -> Result<(), Fail> {
     let Some(tools) = &join.tools else { return Ok(()) };
     if join.namespaces.contains(&NsType::User) {
         // What is made from here on must have an owner that this user namespace knows.
-        confine::become_root()?;
+        confine::become_owner(owner)?;
     }
     tools::settle(tools, fds)
-}
-
-/// Has the children of this process be born in the target's pid namespace, where that is wanted.
-pub(super) fn enter_pid_namespace(join: &JoinPlan, fds: &PlanFds) -> Result<(), Fail> {
-    if !join.namespaces.contains(&NsType::Pid) {
-        return Ok(());
-    }
-    let index = NsType::ALL.iter().position(|ns| *ns == NsType::Pid).unwrap_or_default();
-    let enter = |fd| -> Result<(), Errno> { move_into_thread_name_spaces(fd, NsType::Pid.set()) };
-    fds.borrow(join.pidfd).and_then(enter).at_item(Step::JoinNamespace, index)
 }

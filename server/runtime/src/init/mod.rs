@@ -2,8 +2,8 @@
 //!
 //! Read in this order:
 //!
-//! - [`spawn()`] (`spawn.rs`): the parent's part: the clone, and the id map of a user namespace
-//!   (`id_map.rs`);
+//! - [`Spawn`] (`spawn.rs`): the parent's part: the clone, and the id map of a user namespace
+//!   (`id_map.rs`); [`Stage`] (`stage.rs`): what is cloned last;
 //! - `status.rs`: what the child tells its parent; `failure.rs`: how a failed step is named;
 //! - `child.rs`: the recipe, in the order of its steps;
 //! - `container.rs`: the assembly of a new container, with `mounts.rs`, `path.rs` (lookups in a root
@@ -36,12 +36,14 @@ mod path;
 mod reaper;
 pub mod seccomp;
 mod spawn;
+mod stage;
 mod status;
 mod sysctl;
 mod tools;
 mod user;
 
-pub use spawn::spawn;
+pub use spawn::{Ends, ProcessEnds, Spawn, pipes};
+pub use stage::{Outcome, Stage, ended_early};
 pub use status::Status;
 
 /// The fds that travelled with a plan, which names them by their place in this list.
@@ -91,27 +93,18 @@ pub enum ChildStdio {
     },
 }
 
-/// Whose child the new process becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Birth {
-    /// The caller's.
-    Child,
-    /// The caller's sibling: a forker clones on behalf of its parent (CLONE_PARENT). The forker is
-    /// used up by it: it may have joined namespaces, and exits.
-    Sibling,
-}
-
-/// A process that was started and is on its way to its command.
+/// A process on its way to its command.
 #[derive(Debug)]
-pub struct Child {
-    /// Its pid, seen from the caller.
-    pub pid: i32,
-    /// Its pidfd.
-    pub pidfd: OwnedFd,
-    /// Gives [`Status`] records of [`Status::RECORD_LEN`] bytes, each whole. Does not block.
-    pub status: OwnedFd,
-    /// One byte in here lets a paused child go on.
-    pub gate: OwnedFd,
+pub enum Child {
+    /// It was cloned.
+    Born {
+        /// Its pid, seen from the caller.
+        pid: i32,
+        /// Its pidfd.
+        pidfd: OwnedFd,
+    },
+    /// It is cloned when all else is done.
+    Staged(Stage),
 }
 
 #[cfg(test)]

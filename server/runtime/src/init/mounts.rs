@@ -88,6 +88,8 @@ pub(super) struct Scene<'a> {
     pub root: BorrowedFd<'a>,
     /// The fds of the plan.
     pub fds: &'a PlanFds,
+    /// The pid namespace of others that the container is in: this process is not.
+    pub pid_ns: Option<BorrowedFd<'a>>,
     /// Whether the container has a user namespace of its own.
     pub user_ns: bool,
     /// The slave of the terminal, where there is one.
@@ -111,7 +113,7 @@ pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<OwnedFd, Errno> 
             set_attributes_of_new(made.as_fd(), attrs)?;
             (made, Kind::Dir)
         }
-        MountWhat::Fresh { fs } => (make_fresh(fs, attrs)?, Kind::Dir),
+        MountWhat::Fresh { fs } => (make_fresh(fs, attrs, scene.pid_ns)?, Kind::Dir),
         MountWhat::HostSysfs => {
             let made = clone_tree(CWD, "/sys", OpenTreeFlags::AT_RECURSIVE)?;
             let attrs = attrs | INERT | MountAttrFlags::MOUNT_ATTR_RDONLY;
@@ -170,13 +172,21 @@ pub(super) fn make_root_read_only(root: BorrowedFd<'_>) -> Result<(), Errno> {
     set_attributes(root, MountAttrFlags::MOUNT_ATTR_RDONLY, false)
 }
 
-/// A new filesystem of this kind, detached, of which nothing can be executed.
-pub(super) fn make_fresh(fs: &str, attrs: MountAttrFlags) -> Result<OwnedFd, Errno> {
+/// A new filesystem of this kind, detached, of which nothing can be executed. A proc shows the pid namespace
+/// that is given, else that of this process. A given one takes Linux 6.17 (the mount option `pidns`).
+pub(super) fn make_fresh(
+    fs: &str,
+    attrs: MountAttrFlags,
+    pid_ns: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, Errno> {
     // A plan may name these and nothing else: each belongs to a namespace of the container.
     if !["proc", "sysfs", "mqueue", "cgroup2"].contains(&fs) {
         return Err(Errno::NODEV);
     }
     let context = fsopen(fs, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(pid_ns) = pid_ns.filter(|_| fs == "proc") {
+        fsconfig_set_fd(&context, "pidns", pid_ns)?;
+    }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attrs | INERT)
 }

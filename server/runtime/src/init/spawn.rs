@@ -1,26 +1,26 @@
 //! The parent's part: what is made before the clone, the clone, and what the child waits for.
 //!
 //! ```text
-//!  user namespace   others joined      who clones
-//!  ---------------  -----------------  ----------------------------------------------------------
-//!  the host's       by the child       the caller
-//!  new              none               the caller; writes the id map while the child waits
-//!  new              before the clone   a stage: a process that is used up by it
-//!  any, on the      the host's mount   a stage, likewise
-//!  host's root      namespace
-//!  joined           before the clone   a stage, which joins the user namespace last, so that what
-//!                                      the clone makes new belongs to it
+//!  place                        who clones the process
+//!  ---------------------------  ----------------------------------------------------------------
+//!  new container                the caller; it writes the id map of a new user namespace, while the
+//!                               child waits for it
+//!  the same, that joins a user  an intermediate, that is used up by joining first, so that what the
+//!  namespace, or other ones     clone makes new belongs to the user namespace
+//!  beside a new one
+//!  the host's root              an intermediate that has joined the host's mount namespace
+//!  a pid namespace of others    a stage (`stage.rs`), when all is done
 //! ```
 //!
 //! A process that has joined a user namespace has no rights over the namespaces of others any more, and
-//! no way back. So the stage does it: a short-lived child of the caller that clones with CLONE_PARENT,
-//! or the caller itself where it is a forker and used up anyhow.
+//! no way back. So an intermediate does it: a short-lived child of the caller that clones with
+//! CLONE_PARENT, or the caller itself where it is a forker and used up anyhow.
 
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use rustix::{
     fs::{OFlags, fcntl_setfl},
-    io::{Errno, fcntl_dupfd_cloexec, read, retry_on_intr, write},
+    io::{Errno, fcntl_dupfd_cloexec, write},
     pipe::{PipeFlags, pipe_with},
     process::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -29,106 +29,198 @@ use rustix::{
 };
 
 use super::{
-    Birth, Child, ChildStdio, PlanFds,
+    Child, ChildStdio, PlanFds,
     child::{self, Start},
     command::Command,
     container::join_all,
     failure::{At as _, Fail},
-    host, id_map, join, seccomp,
+    host, id_map, seccomp,
+    stage::{self, Stage},
 };
 use crate::{
-    plan::{ContainerPlan, NsSource, NsType, Overlay, Place, Plan, Root, SetupFailure, Step},
-    plan::{Fd, MountWhat},
+    plan::{
+        ContainerPlan, Fd, MountWhat, NsSource, NsType, Overlay, Place, Plan, Root, SetupFailure,
+        Step,
+    },
     sys::{
-        clone::{CLONE_PARENT, CloneArgs, Cloned, clone_process, exit_now},
+        clone::{CLONE_PARENT, CloneArgs, Cloned, OnlyThread, clone_process, exit_now},
         ns::unshare_time_for_children,
+        shm::StageReport,
     },
 };
 
-/// Starts the process of a plan. The caller has one thread and the launcher's mount namespace. On
-/// failure nothing is left but, with [`Birth::Sibling`], perhaps a killed process for the parent to
-/// reap.
-///
-/// A pid or time namespace is joined, or made, through the caller: its later children are in it too.
-pub fn spawn(
-    plan: &Plan,
-    fds: &PlanFds,
-    stdio: ChildStdio,
-    birth: Birth,
-) -> Result<Child, SetupFailure> {
-    check_fds(plan, fds)?;
-    let command = Command::new(&plan.process)?;
-    let filter = match plan.process.confinement.seccomp {
-        true => seccomp::filter(plan.process.confinement.capabilities),
-        false => Vec::new(),
-    };
-    let pipes = || -> Result<_, Errno> { Ok((pipe()?, pipe()?, pipe()?)) };
-    let ((status, child_status), (child_gate, gate), (child_mapped, mapped)) =
-        pipes().at(Step::Stdio).map_err(|fail| fail.describe(plan))?;
-
-    let maps = plan.place.id_maps();
-    let start = Start {
-        plan,
-        fds,
-        stdio: &stdio,
-        command,
-        filter,
-        status: child_status.as_fd(),
-        gate: child_gate.as_fd(),
-        mapped: maps.map(|_| child_mapped.as_fd()),
-        joined: false,
-    };
-    let started = || -> Result<(i32, OwnedFd), Fail> {
-        id_map::give_stdio(&stdio, plan, fds)?;
-        let (pid, pidfd) = clone_init(start, birth)?;
-        if let Some(maps) = maps {
-            let written = id_map::write_maps(pid, maps, &plan.place, fds);
-            if let Err(fail) = written {
-                abandon(&pidfd, birth);
-                return Err(fail);
-            }
-            // A child that is dead already cannot be released; its status pipe says so.
-            let _ = write(&mapped, &[1]);
-        }
-        Ok((pid, pidfd))
-    };
-    let (pid, pidfd) = started().map_err(|fail| fail.describe(plan))?;
-    fcntl_setfl(&status, OFlags::NONBLOCK).at(Step::Stdio).map_err(|fail| fail.describe(plan))?;
-    Ok(Child { pid, pidfd, status, gate })
+/// The parent's ends of the pipes between it and the process.
+#[derive(Debug)]
+pub struct Ends {
+    /// Gives [`super::Status`] records, each whole. Does not block.
+    pub status: OwnedFd,
+    /// One byte in here lets a paused process go on.
+    pub gate: OwnedFd,
 }
 
-/// Clones, through a stage where one is needed. In the child it does not return.
-fn clone_init(mut start: Start<'_>, birth: Birth) -> Result<(i32, OwnedFd), Fail> {
-    match &start.plan.place {
-        Place::Join(plan) => {
-            join::enter_pid_namespace(plan, start.fds)?;
-            clone_into(start, birth, 0)
-        }
-        Place::Container(container) => {
-            let flags = new_namespaces(container);
-            if container.namespaces.time == NsSource::New {
-                // clone3 knows this flag only since 6.3. Either way the child is born in it.
-                unshare_time_for_children().at(Step::Clone)?;
-            }
-            if !needs_stage(container) {
-                join_pid(container, start.fds)?;
-                return clone_into(start, birth, flags);
-            }
-            start.joined = true;
-            clone_after(|fds| enter_stage(container, fds), start, birth, flags)
-        }
-        Place::Host(host) => {
-            if host.new.contains(&NsType::Time) {
-                unshare_time_for_children().at(Step::Clone)?;
-            }
-            // A new mount namespace is a copy of the cloner's, and a process in a new user namespace
-            // may not join the host's any more.
-            clone_after(|fds| host::enter(host, fds), start, birth, clone_flags(&host.new))
+/// The process's ends of the same pipes.
+#[derive(Debug)]
+pub struct ProcessEnds {
+    /// Takes status records.
+    pub status: OwnedFd,
+    /// Where a paused process waits.
+    pub gate: OwnedFd,
+}
+
+/// Makes the pipes between a process and its parent.
+pub fn pipes() -> Result<(Ends, ProcessEnds), Errno> {
+    let (status, process_status) = pipe()?;
+    let (process_gate, gate) = pipe()?;
+    fcntl_setfl(&status, OFlags::NONBLOCK)?;
+    Ok((Ends { status, gate }, ProcessEnds { status: process_status, gate: process_gate }))
+}
+
+/// A plan that was checked and is ready to be carried out, by a process that has one thread and the
+/// launcher's mount namespace.
+pub struct Spawn<'a> {
+    start: Start<'a>,
+}
+
+impl<'a> Spawn<'a> {
+    /// Checks a plan and prepares what can be prepared before the clone.
+    pub fn new(
+        plan: &'a Plan,
+        fds: &'a PlanFds,
+        stdio: &'a ChildStdio,
+        ends: &'a ProcessEnds,
+    ) -> Result<Spawn<'a>, SetupFailure> {
+        check_fds(plan, fds)?;
+        let command = Command::new(&plan.process)?;
+        let filter = match plan.process.confinement.seccomp {
+            true => seccomp::filter(plan.process.confinement.capabilities),
+            false => Vec::new(),
+        };
+        let describe = |fail: Fail| fail.describe(plan);
+        let owner = id_map::owner(plan, fds).map_err(describe)?;
+        id_map::give_stdio(stdio, &owner).map_err(describe)?;
+        let (status, gate) = (ends.status.as_fd(), ends.gate.as_fd());
+        let start = Start {
+            plan,
+            fds,
+            stdio,
+            command,
+            filter,
+            status,
+            gate,
+            owner: owner.inside,
+            mapped: None,
+            joined: false,
+        };
+        Ok(Spawn { start })
+    }
+
+    /// Starts the process as a child of the caller. On failure nothing is left.
+    ///
+    /// A time namespace is made through the caller: its later children are in it too.
+    pub fn as_child(self) -> Result<Child, SetupFailure> {
+        let plan = self.start.plan;
+        let started = match plan.place.is_born_last() {
+            true => clone_stage(self.start).map(Child::Staged),
+            false => clone(self.start, Birth::Child),
+        };
+        started.map_err(|fail| fail.describe(plan))
+    }
+
+    /// Starts the process as a sibling of the caller: a forker clones on behalf of its parent
+    /// (CLONE_PARENT). The forker is used up by it: it may have joined namespaces, and exits. On failure
+    /// nothing is left but perhaps a killed process for the parent to reap.
+    pub fn as_sibling(self) -> Result<Child, SetupFailure> {
+        let plan = self.start.plan;
+        clone(self.start, Birth::Sibling).map_err(|fail| fail.describe(plan))
+    }
+
+    /// Makes the caller the stage of a process that is born last, as a sibling of it.
+    pub fn become_stage(mut self, report: &StageReport) -> ! {
+        let _guard = NeverReturn;
+        let ready =
+            unshare_time(self.start.plan).and_then(|()| OnlyThread::check().at(Step::Clone));
+        match ready {
+            Ok(proof) => stage::run(&proof, &mut self.start, report),
+            Err(fail) => stage::fail(report, fail),
         }
     }
 }
 
-/// Clones from a process that has joined namespaces and is used up by that: a stage, or the caller
+/// Whose child the new process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Birth {
+    /// The caller's.
+    Child,
+    /// The caller's sibling.
+    Sibling,
+}
+
+/// Clones the stage of a process that is born last.
+fn clone_stage(mut start: Start<'_>) -> Result<Stage, Fail> {
+    let report = StageReport::new().at(Step::Clone)?;
+    unshare_time(start.plan)?;
+    let cgroup = start.plan.cgroup.map(|fd| start.fds.borrow(fd)).transpose().at(Step::Plan)?;
+    match clone_process(&CloneArgs { flags: 0, cgroup }).at(Step::Clone)? {
+        Cloned::Parent { pidfd, .. } => Ok(Stage::new(pidfd, report)),
+        Cloned::Child(proof) => {
+            let _guard = NeverReturn;
+            stage::run(&proof, &mut start, &report)
+        }
+    }
+}
+
+/// Makes a new time namespace for the children of this process, where the plan has one. clone3 knows
+/// this flag only since Linux 6.3.
+fn unshare_time(plan: &Plan) -> Result<(), Fail> {
+    let new = match &plan.place {
+        Place::Container(container) => container.namespaces.time == NsSource::New,
+        Place::Host(host) => host.new.contains(&NsType::Time),
+        Place::Join(_) => false,
+    };
+    if new { unshare_time_for_children().at(Step::Clone) } else { Ok(()) }
+}
+
+/// Clones the process, through an intermediate where one is needed, and writes its id map. In the child it
+/// does not return.
+fn clone(start: Start<'_>, birth: Birth) -> Result<Child, Fail> {
+    let (plan, fds) = (start.plan, start.fds);
+    let maps = plan.place.id_maps();
+    let (is_mapped, mapped) = pipe().at(Step::IdMap)?;
+    let start = Start { mapped: maps.map(|_| is_mapped.as_fd()), ..start };
+    let (pid, pidfd) = clone_init(start, birth)?;
+    if let Some(maps) = maps {
+        if let Err(fail) = id_map::write_maps(pid, maps, &plan.place, fds) {
+            abandon(&pidfd, birth);
+            return Err(fail);
+        }
+        // A child that is dead already cannot be released; its status pipe says so.
+        let _ = write(&mapped, &[1]);
+    }
+    Ok(Child::Born { pid, pidfd })
+}
+
+fn clone_init(mut start: Start<'_>, birth: Birth) -> Result<(i32, OwnedFd), Fail> {
+    unshare_time(start.plan)?;
+    match &start.plan.place {
+        Place::Container(container) => {
+            let flags = clone_flags(&new_namespaces(container));
+            if !needs_intermediate(container) {
+                return clone_into(start, birth, flags);
+            }
+            start.joined = true;
+            clone_after(|fds| enter_intermediate(container, fds), start, birth, flags)
+        }
+        // A new mount namespace is a copy of the cloner's, and a process in a new user namespace may not
+        // join the host's any more.
+        Place::Host(host) => {
+            clone_after(|fds| host::enter(host, fds), start, birth, clone_flags(&host.new))
+        }
+        // It is born last.
+        Place::Join(_) => Err(Fail::new(Step::Clone, 0, Errno::INVAL)),
+    }
+}
+
+/// Clones from a process that has joined namespaces and is used up by that: an intermediate, or the caller
 /// itself where it is a forker.
 fn clone_after(
     enter: impl FnOnce(&PlanFds) -> Result<(), Fail>,
@@ -141,18 +233,18 @@ fn clone_after(
             enter(start.fds)?;
             clone_into(start, birth, flags)
         }
-        Birth::Child => clone_through_stage(enter, start, flags),
+        Birth::Child => clone_through_intermediate(enter, start, flags),
     }
 }
 
-fn clone_into(start: Start<'_>, birth: Birth, flags: u64) -> Result<(i32, OwnedFd), Fail> {
+fn clone_into(mut start: Start<'_>, birth: Birth, flags: u64) -> Result<(i32, OwnedFd), Fail> {
     let cgroup = start.plan.cgroup.map(|fd| start.fds.borrow(fd)).transpose().at(Step::Plan)?;
     let parent = if birth == Birth::Sibling { CLONE_PARENT } else { 0 };
     match clone_process(&CloneArgs { flags: flags | parent, cgroup }).at(Step::Clone)? {
         Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
         Cloned::Child(proof) => {
             let _guard = NeverReturn;
-            child::run(&proof, start)
+            child::run(&proof, &mut start)
         }
     }
 }
@@ -167,7 +259,7 @@ impl Drop for NeverReturn {
 }
 
 /// Whether the clone needs a process that has joined namespaces before.
-fn needs_stage(container: &ContainerPlan) -> bool {
+fn needs_intermediate(container: &ContainerPlan) -> bool {
     let joins = |ns: NsType| matches!(container.namespaces.source(ns), NsSource::Join(_));
     match container.namespaces.user {
         NsSource::Host => false,
@@ -177,7 +269,7 @@ fn needs_stage(container: &ContainerPlan) -> bool {
 }
 
 /// Joins all namespaces that are joined, the user namespace last.
-fn enter_stage(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
+pub(super) fn enter_intermediate(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
     join_all(&container.namespaces, fds, &[NsType::User])?;
     let NsSource::Join(fd) = container.namespaces.user else { return Ok(()) };
     let user_ns = fds.borrow(fd).at(Step::JoinNamespace)?;
@@ -186,69 +278,47 @@ fn enter_stage(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
     move_into_thread_name_spaces(user_ns, NsType::User.set()).at(Step::JoinNamespace)
 }
 
-fn join_pid(container: &ContainerPlan, fds: &PlanFds) -> Result<(), Fail> {
-    let NsSource::Join(fd) = container.namespaces.pid else { return Ok(()) };
-    let index = NsType::ALL.iter().position(|ns| *ns == NsType::Pid).unwrap_or_default();
-    let enter = |fd| move_into_thread_name_spaces(fd, NsType::Pid.set());
-    fds.borrow(fd).and_then(enter).at_item(Step::JoinNamespace, index)
-}
-
 /// Has a short-lived child join what is joined and clone a sibling of itself, which is then the
 /// caller's own child.
-fn clone_through_stage(
+fn clone_through_intermediate(
     enter: impl FnOnce(&PlanFds) -> Result<(), Fail>,
     start: Start<'_>,
     flags: u64,
 ) -> Result<(i32, OwnedFd), Fail> {
-    let (answer, stage_answer) = pipe().at(Step::Clone)?;
+    let report = StageReport::new().at(Step::Clone)?;
     match clone_process(&CloneArgs::default()).at(Step::Clone)? {
         Cloned::Child(_) => {
             let _guard = NeverReturn;
-            let cloned = enter(start.fds).and_then(|()| clone_into(start, Birth::Sibling, flags));
-            let numbers = match cloned {
-                Ok((pid, _)) => [pid, 0, 0, 0],
-                Err(fail) => [0, fail.step as i32, fail.index as i32, fail.errno],
-            };
-            let _ = write(&stage_answer, numbers.map(i32::to_le_bytes).as_flattened());
+            let entered = report.keep_from_children().at(Step::Clone);
+            let entered = entered.and_then(|()| enter(start.fds));
+            match entered.and_then(|()| clone_into(start, Birth::Sibling, flags)) {
+                Ok((pid, _)) => report.born(pid),
+                Err(fail) => stage::fail(&report, fail),
+            }
             exit_now(0)
         }
-        Cloned::Parent { pidfd: stage, .. } => {
-            drop(stage_answer);
-            let mut record = [0; 16];
-            let length = retry_on_intr(|| read(&answer, &mut record));
-            let _ = waitid(WaitId::PidFd(stage.as_fd()), WaitIdOptions::EXITED);
-            let number = |i: usize| {
-                let bytes = record[i * 4..].first_chunk();
-                bytes.map_or(0, |bytes| i32::from_le_bytes(*bytes))
+        Cloned::Parent { pidfd, .. } => {
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            let Some(pid) = report.pid() else {
+                let silent = Fail::new(Step::Clone, 0, Errno::CHILD);
+                return Err(stage::failure(&report).unwrap_or(silent));
             };
-            if length != Ok(record.len()) {
-                return Err(Fail::new(Step::Clone, 0, Errno::CHILD));
-            }
-            match Pid::from_raw(number(0)) {
-                // It is the caller's child and not reaped, so that the pid is its own.
-                Some(pid) => {
-                    let pidfd = pidfd_open(pid, PidfdFlags::empty()).at(Step::Clone)?;
-                    Ok((number(0), pidfd))
-                }
-                None => Err(Fail {
-                    step: super::failure::step_from_number(number(1) as u32).unwrap_or(Step::Clone),
-                    index: number(2) as u32,
-                    errno: number(3),
-                }),
-            }
+            // It is the caller's child and not reaped, so that the pid is its own.
+            let raw = Pid::from_raw(pid).ok_or(Errno::SRCH).at(Step::Clone)?;
+            Ok((pid, pidfd_open(raw, PidfdFlags::empty()).at(Step::Clone)?))
         }
     }
 }
 
-/// The CLONE_NEW* flags of a container.
-fn new_namespaces(container: &ContainerPlan) -> u64 {
+/// The namespaces that a container makes.
+pub(super) fn new_namespaces(container: &ContainerPlan) -> Vec<NsType> {
     let is_new = |ns: &NsType| container.namespaces.source(*ns) == NsSource::New;
-    clone_flags(&NsType::ALL.into_iter().filter(is_new).collect::<Vec<_>>())
+    NsType::ALL.into_iter().filter(is_new).collect()
 }
 
 /// The CLONE_NEW* flags of new namespaces. The cgroup namespace is not among them: clone3 would root it
-/// at the cgroup of the parent. Nor is the time namespace, see [`clone_init`].
-fn clone_flags(new: &[NsType]) -> u64 {
+/// at the cgroup of the parent. Nor is the time namespace, see [`unshare_time`].
+pub(super) fn clone_flags(new: &[NsType]) -> u64 {
     let cloned = new.iter().filter(|ns| !matches!(ns, NsType::Cgroup | NsType::Time));
     cloned.fold(0, |flags, ns| flags | ns.clone_flag())
 }
@@ -262,7 +332,7 @@ fn abandon(pidfd: &OwnedFd, birth: Birth) {
 }
 
 /// A pipe, read end first, both ends above the numbers of stdio, which the child overwrites.
-fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     let above = |fd: OwnedFd| if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(&fd, 3) };
     Ok((above(read)?, above(write)?))

@@ -3,7 +3,7 @@
 //! Written below a procfs that nobody else can reach: the container's /proc could be anything, and a
 //! write that lands in another file of it is how runtimes were broken before.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2},
@@ -13,7 +13,7 @@ use rustix::{
 
 use super::mounts::make_fresh;
 
-/// A procfs of this process's pid namespace that is mounted nowhere.
+/// A procfs that is mounted nowhere.
 pub(super) struct PrivateProc {
     mount: OwnedFd,
 }
@@ -21,8 +21,9 @@ pub(super) struct PrivateProc {
 impl PrivateProc {
     /// Opens one. In a user namespace the kernel wants to see an unmasked /proc mounted, so that this
     /// comes before the pivot.
-    pub(super) fn open() -> Result<PrivateProc, Errno> {
-        let mount = make_fresh("proc", MountAttrFlags::empty())?;
+    /// `pid_ns`: the container's, where this process is not in it.
+    pub(super) fn open(pid_ns: Option<BorrowedFd<'_>>) -> Result<PrivateProc, Errno> {
+        let mount = make_fresh("proc", MountAttrFlags::empty(), pid_ns)?;
         if fstatfs(&mount)?.f_type != PROC_SUPER_MAGIC {
             return Err(Errno::NODEV);
         }

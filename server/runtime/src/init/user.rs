@@ -43,9 +43,11 @@ impl Ids {
     }
 }
 
-/// Finds the ids, and with `want_home` the home directory, in the filesystem below `root`.
+/// Finds the ids, and with `want_home` the home directory, in the filesystem below `root`. `owner`: the
+/// user and group that stand for root where nobody is named.
 pub(super) fn find(
     identity: &Identity,
+    owner: (u32, u32),
     want_home: bool,
     root: BorrowedFd<'_>,
 ) -> Result<Ids, Fail> {
@@ -74,6 +76,10 @@ pub(super) fn find(
         Vec::new()
     };
     let mut ids = resolve(user, group, additional_groups, &passwd, &groups_file)?;
+    if user.is_empty() && owner != (0, 0) {
+        ids.uid = owner.0;
+        ids.gid = if group.is_empty() { owner.1 } else { ids.gid };
+    }
     ids.home = want_home.then(|| home_of(&passwd, ids.uid));
     Ok(ids)
 }

@@ -6,10 +6,13 @@
 //! process is the monitor's child all the same.
 //!
 //! ```text
-//!   forker --Attached | NotAttached----------------------> monitor
-//!          <-Spawn, fds: plan, stdio, plan's fds; MoreFds---
-//!          --Spawned, fds: pidfd, status, gate | Failed---->  and exits
+//!   forker --Attached | NotAttached---------------------------------> monitor
+//!          <-Spawn, fds: plan, stdio, status, gate, plan's fds; MoreFds--
+//!          --Spawned, fd: pidfd | Failed | Staged------------------->  and exits
 //! ```
+//!
+//! `Staged`: the process is born last, and the forker is its stage from here on
+//! ([`crate::init::Stage`]); what became of it the monitor learns from memory that they share.
 
 use std::{
     fs::File,
@@ -17,6 +20,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,11 +28,13 @@ use super::{
     order::{gather, read_plan},
 };
 use crate::{
-    init::{Birth, Child, ChildStdio, PlanFds},
+    init::{Child, ChildStdio, PlanFds, ProcessEnds, Spawn, Stage},
     plan::{Fd, Plan, SetupFailure, Step},
     protocol::MAX_PACKET,
     sys::{
+        clone::exit_now,
         process::{Fork, fork},
+        shm::StageReport,
         socket::{Packet, Wait, pair, recv_packet, send_packet, send_with_fds},
         wait::reap_pid,
     },
@@ -39,7 +45,8 @@ const MAX_MESSAGE: usize = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
 enum ToForker {
-    /// Clone. Fds: the plan's memfd; the terminal, or stdin, stdout and stderr; the plan's fds.
+    /// Clone. Fds: the plan's memfd; the terminal, or stdin, stdout and stderr; the process's ends of the
+    /// status pipe and the gate; the plan's fds.
     Spawn { terminal: bool, plan_fds: u32 },
     /// Further fds of the plan.
     MoreFds,
@@ -51,10 +58,11 @@ enum FromForker {
     NotAttached {
         errno: i32,
     },
-    /// Fds: pidfd, status pipe, gate.
+    /// Fd: its pidfd.
     Spawned {
         pid: i32,
     },
+    Staged,
     Failed(SetupFailure),
 }
 
@@ -64,12 +72,14 @@ pub struct Forker {
     /// `None` once it is closed, upon which the forker exits.
     socket: Option<OwnedFd>,
     pid: i32,
+    /// `None` once it belongs to a stage, which is reaped by its own handle.
+    report: Option<StageReport>,
 }
 
 /// On which side of the fork one is.
 pub enum Side {
-    /// In the forker, with its socket.
-    Forker(OwnedFd),
+    /// In the forker, with its socket, and with where it reports as a stage.
+    Forker(OwnedFd, StageReport),
     /// In the monitor.
     Monitor(Forker),
 }
@@ -77,9 +87,12 @@ pub enum Side {
 /// Forks the forker.
 pub fn fork_off() -> io::Result<Side> {
     let (ours, theirs) = pair()?;
+    let report = StageReport::new()?;
     match fork()? {
-        Fork::Child => Ok(Side::Forker(theirs)),
-        Fork::Parent(pid) => Ok(Side::Monitor(Forker { socket: Some(ours), pid })),
+        Fork::Child => Ok(Side::Forker(theirs, report)),
+        Fork::Parent(pid) => {
+            Ok(Side::Monitor(Forker { socket: Some(ours), pid, report: Some(report) }))
+        }
     }
 }
 
@@ -104,11 +117,12 @@ impl Forker {
         plan: &OwnedFd,
         fds: &PlanFds,
         plan_fds: u32,
-        stdio: ChildStdio,
+        stdio: &ChildStdio,
+        ends: &ProcessEnds,
     ) -> Result<Child, SetupFailure> {
         let lost = |error: io::Error| failure(Step::Clone, "the forker in the cgroup", &error);
         let mut all: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
-        let terminal = match &stdio {
+        let terminal = match stdio {
             ChildStdio::Pipes { stdin, stdout, stderr } => {
                 all.extend([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
                 false
@@ -118,6 +132,7 @@ impl Forker {
                 true
             }
         };
+        all.extend([ends.status.as_fd(), ends.gate.as_fd()]);
         for number in 0..plan_fds {
             all.push(fds.get(Fd(number))?);
         }
@@ -126,14 +141,23 @@ impl Forker {
         send_with_fds(self.socket().map_err(lost)?, &first, &more, &all).map_err(lost)?;
         match self.receive().map_err(lost)? {
             (FromForker::Spawned { pid }, fds) => {
-                let fds: [OwnedFd; 3] =
+                let [pidfd]: [OwnedFd; 1] =
                     fds.try_into().map_err(|_| lost(io::ErrorKind::InvalidData.into()))?;
-                let [pidfd, status, gate] = fds;
-                Ok(Child { pid, pidfd, status, gate })
+                Ok(Child::Born { pid, pidfd })
             }
+            (FromForker::Staged, _) => self.into_stage().map(Child::Staged).map_err(lost),
             (FromForker::Failed(failure), _) => Err(failure),
             _ => Err(lost(io::ErrorKind::InvalidData.into())),
         }
+    }
+
+    /// It is the stage of the process from here on.
+    fn into_stage(mut self) -> io::Result<Stage> {
+        let pid = Pid::from_raw(self.pid).ok_or(io::ErrorKind::NotFound)?;
+        // It is not reaped yet, so that the pid is its own.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let report = self.report.take().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Stage::new(pidfd, report))
     }
 
     fn receive(&self) -> io::Result<(FromForker, Vec<OwnedFd>)> {
@@ -154,36 +178,39 @@ impl Forker {
 impl Drop for Forker {
     fn drop(&mut self) {
         self.socket = None;
-        // It exits when its socket closes; that it was reaped by nobody else is known: only this does.
-        let _ = reap_pid(self.pid);
+        if self.report.is_some() {
+            // It exits when its socket closes; that it was reaped by nobody else is known: only this does.
+            let _ = reap_pid(self.pid);
+        }
     }
 }
 
-/// The forker's life.
-pub fn serve(socket: &OwnedFd, cgroups: Vec<OwnedFd>, oom_score_adj: i32) {
+/// The forker's life. It ends with the process.
+pub fn serve(
+    socket: OwnedFd,
+    report: &StageReport,
+    cgroups: Vec<OwnedFd>,
+    oom_score_adj: i32,
+) -> ! {
     // For the eye only.
     let _ = rustix::thread::set_name(c"conti-forker");
     let attached = cgroups.into_iter().try_for_each(attach);
-    let told = match attached {
-        Ok(()) => send(socket, &FromForker::Attached, &[]),
+    let told = match &attached {
+        Ok(()) => send(&socket, &FromForker::Attached, &[]),
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            send(socket, &FromForker::NotAttached { errno }, &[])
+            send(&socket, &FromForker::NotAttached { errno }, &[])
         }
     };
     crate::sys::process::release_free_memory();
-    if told.is_err() {
-        return;
+    if told.is_ok()
+        && let Ok(Some(order)) = Order::receive(&socket)
+        && let Err(failure) = order.carry_out(socket.as_fd(), report, oom_score_adj)
+    {
+        // A monitor that is gone cannot be told.
+        let _ = send(&socket, &FromForker::Failed(failure), &[]);
     }
-    let Ok(Some((order, fds))) = receive_order(socket) else { return };
-    // The answer goes to a monitor that waits for it; if that is gone there is nobody to tell.
-    let _ = match carry_out(order, fds, oom_score_adj) {
-        Ok(child) => {
-            let fds = [child.pidfd.as_fd(), child.status.as_fd(), child.gate.as_fd()];
-            send(socket, &FromForker::Spawned { pid: child.pid }, &fds)
-        }
-        Err(failure) => send(socket, &FromForker::Failed(failure), &[]),
-    };
+    exit_now(0)
 }
 
 /// Moves this process into the cgroup of a `cgroup.procs` file.
@@ -199,46 +226,67 @@ fn attach(procs: OwnedFd) -> io::Result<()> {
     }
 }
 
-/// What a forker is asked for: the plan's file and how stdio comes.
+/// What a forker is asked for: how stdio comes, and all fds.
 struct Order {
     terminal: bool,
+    fds: Vec<OwnedFd>,
 }
 
-/// `None` where the monitor has closed.
-fn receive_order(socket: &OwnedFd) -> io::Result<Option<(Order, Vec<OwnedFd>)>> {
-    let mut buffer = [0; MAX_MESSAGE];
-    let Packet { len, fds } = recv_packet(socket, &mut buffer, Wait::Yes)?;
-    if len == 0 {
-        return Ok(None);
+impl Order {
+    /// `None` where the monitor has closed.
+    fn receive(socket: &OwnedFd) -> io::Result<Option<Order>> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let Packet { len, fds } = recv_packet(socket, &mut buffer, Wait::Yes)?;
+        if len == 0 {
+            return Ok(None);
+        }
+        let ToForker::Spawn { terminal, plan_fds } = serde_json::from_slice(&buffer[..len])? else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let count = plan_fds as usize + if terminal { 4 } else { 6 };
+        let is_more = |bytes: &[u8]| matches!(serde_json::from_slice(bytes), Ok(ToForker::MoreFds));
+        Ok(Some(Order { terminal, fds: gather(socket, fds, count, is_more)? }))
     }
-    let ToForker::Spawn { terminal, plan_fds } = serde_json::from_slice(&buffer[..len])? else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let count = plan_fds as usize + if terminal { 2 } else { 4 };
-    let is_more = |bytes: &[u8]| matches!(serde_json::from_slice(bytes), Ok(ToForker::MoreFds));
-    Ok(Some((Order { terminal }, gather(socket, fds, count, is_more)?)))
-}
 
-fn carry_out(order: Order, fds: Vec<OwnedFd>, oom_score_adj: i32) -> Result<Child, SetupFailure> {
-    let broken = || failure(Step::Plan, "the fds of the plan", &io::ErrorKind::InvalidData.into());
-    let mut fds = fds.into_iter();
-    let mut next = || fds.next().ok_or_else(broken);
-    let memfd = next()?;
-    let stdio = if order.terminal {
-        ChildStdio::Terminal { slave: next()? }
-    } else {
-        ChildStdio::Pipes { stdin: next()?, stdout: next()?, stderr: next()? }
-    };
-    let mut plan: Plan =
-        read_plan(memfd).map_err(|error| failure(Step::Plan, "the plan", &error))?;
-    plan.process.oom_score_adj.get_or_insert(oom_score_adj);
-    crate::init::spawn(&plan, &PlanFds::new(fds.collect()), stdio, Birth::Sibling)
+    /// Clones, or becomes a stage and does not return.
+    fn carry_out(
+        self,
+        socket: BorrowedFd<'_>,
+        report: &StageReport,
+        oom_score_adj: i32,
+    ) -> Result<(), SetupFailure> {
+        let broken =
+            || failure(Step::Plan, "the fds of the plan", &io::ErrorKind::InvalidData.into());
+        let mut fds = self.fds.into_iter();
+        let mut next = || fds.next().ok_or_else(broken);
+        let memfd = next()?;
+        let stdio = if self.terminal {
+            ChildStdio::Terminal { slave: next()? }
+        } else {
+            ChildStdio::Pipes { stdin: next()?, stdout: next()?, stderr: next()? }
+        };
+        let ends = ProcessEnds { status: next()?, gate: next()? };
+        let mut plan: Plan =
+            read_plan(memfd).map_err(|error| failure(Step::Plan, "the plan", &error))?;
+        plan.process.oom_score_adj.get_or_insert(oom_score_adj);
+        let fds = PlanFds::new(fds.collect());
+        let spawn = Spawn::new(&plan, &fds, &stdio, &ends)?;
+        // What the monitor does not hear of it finds out by the forker's end.
+        if plan.place.is_born_last() {
+            let _ = send(socket, &FromForker::Staged, &[]);
+            spawn.become_stage(report);
+        }
+        if let Child::Born { pid, pidfd } = spawn.as_sibling()? {
+            let _ = send(socket, &FromForker::Spawned { pid }, &[pidfd.as_fd()]);
+        }
+        Ok(())
+    }
 }
 
 fn encode(message: &ToForker) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(message)?)
 }
 
-fn send(socket: &OwnedFd, message: &FromForker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send(socket: impl AsFd, message: &FromForker, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_packet(socket, &serde_json::to_vec(message)?, fds, Wait::Yes)
 }

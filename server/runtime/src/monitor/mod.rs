@@ -30,11 +30,10 @@ use rustix::process::Signal;
 
 use self::{forker::Forker, session::Session};
 use crate::{
-    init::{Birth, PlanFds},
+    init::{self, PlanFds, Spawn},
     plan::{Plan, SetupFailure, Step},
     protocol::FromMonitor,
     sys::{
-        clone::exit_now,
         process::release_free_memory,
         signal::{Disposition, set_disposition},
         socket::{Wait, send_packet},
@@ -53,11 +52,10 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
     let forker = if cgroups.is_empty() { None } else { Some(forker::fork_off()) };
     let (forker, pid) = match forker {
         None => (None, 0),
-        Some(Ok(forker::Side::Forker(socket))) => {
+        Some(Ok(forker::Side::Forker(socket, report))) => {
             // Only the monitor holds its control socket: the agent sees the monitor's end by it.
             drop(control);
-            forker::serve(&socket, cgroups, oom_score_adj);
-            exit_now(0)
+            forker::serve(socket, &report, cgroups, oom_score_adj)
         }
         Some(Ok(forker::Side::Monitor(forker))) => match forker.attached() {
             Ok(()) => {
@@ -114,12 +112,14 @@ fn carry_out(
     let plan_fds = PlanFds::new(fds.plan);
     let (theirs, ours) = stdio::make(&plan.stdio, &plan_fds)?;
     session.keep_devpts(stdio::devpts(&plan.stdio, &plan_fds)?);
+    let (status, process_ends) =
+        init::pipes().map_err(|errno| failure(Step::Stdio, "the status pipe", &errno.into()))?;
     let child = match forker {
-        None => crate::init::spawn(&plan, &plan_fds, theirs, Birth::Child)?,
-        Some(forker) => forker.spawn(&fds.memfd, &plan_fds, count, theirs)?,
+        None => Spawn::new(&plan, &plan_fds, &theirs, &process_ends)?.as_child()?,
+        Some(forker) => forker.spawn(&fds.memfd, &plan_fds, count, &theirs, &process_ends)?,
     };
-    drop(plan_fds);
-    session.begin(plan, child, ours);
+    drop((plan_fds, theirs, process_ends));
+    session.begin(plan, child, status, ours);
     Ok(())
 }
 

@@ -3,14 +3,13 @@
 use std::{fs, os::fd::OwnedFd};
 
 use rustix::{
-    fs::{OFlags, fcntl_getfl, fcntl_setfl},
     io::Errno,
     process::{Signal, pidfd_send_signal},
 };
 
 use crate::{
-    init::{Child, Status},
-    plan::{Plan, SetupFailure, Step},
+    init::{Child, Ends, Outcome, Stage, Status, ended_early},
+    plan::{Plan, SetupFailure},
     protocol::{KillCause, ProcessId, WaitStatus},
     sys::{signal, wait},
 };
@@ -32,8 +31,7 @@ pub enum Progress {
 /// A process that was spawned and not reaped yet.
 #[derive(Debug)]
 pub struct Process {
-    id: ProcessId,
-    pidfd: OwnedFd,
+    whom: Whom,
     /// While init has not become the command: the pipe, the gate, and the plan that gives names to what
     /// fails.
     setup: Option<Setup>,
@@ -41,37 +39,77 @@ pub struct Process {
     causes: [Option<KillCause>; SIGNALS],
 }
 
+/// Who is waited for.
+#[derive(Debug)]
+enum Whom {
+    /// The process itself.
+    Process { id: ProcessId, pidfd: OwnedFd },
+    /// The stage that is about to clone it.
+    Stage(Stage),
+}
+
+impl Whom {
+    fn process(pid: i32, pidfd: OwnedFd) -> Whom {
+        Whom::Process { id: ProcessId { pid, start_ticks: start_ticks(pid) }, pidfd }
+    }
+}
+
 #[derive(Debug)]
 struct Setup {
+    /// From a process that others may trace: whatever comes may come from them.
     status: OwnedFd,
     gate: OwnedFd,
     plan: Plan,
     /// A record that has come in part.
     partial: Vec<u8>,
+    created: bool,
     executing: bool,
 }
 
 impl Process {
-    pub fn new(plan: Plan, child: Child) -> Process {
-        let Child { pid, pidfd, status, gate } = child;
-        // The event loop reads it until it is empty.
-        let _ =
-            fcntl_getfl(&status).and_then(|flags| fcntl_setfl(&status, flags | OFlags::NONBLOCK));
-        Process {
-            id: ProcessId { pid, start_ticks: start_ticks(pid) },
-            pidfd,
-            setup: Some(Setup { status, gate, plan, partial: Vec::new(), executing: false }),
-            causes: [None; SIGNALS],
+    pub fn new(plan: Plan, child: Child, ends: Ends) -> Process {
+        let whom = match child {
+            Child::Born { pid, pidfd } => Whom::process(pid, pidfd),
+            Child::Staged(stage) => Whom::Stage(stage),
+        };
+        let Ends { status, gate } = ends;
+        let partial = Vec::new();
+        let setup = Setup { status, gate, plan, partial, created: false, executing: false };
+        Process { whom, setup: Some(setup), causes: [None; SIGNALS] }
+    }
+
+    /// Takes the process in place of a stage that has ended. An error where it cloned none, `None` where
+    /// there is no such stage.
+    pub fn leave_stage(&mut self) -> Option<Result<(), SetupFailure>> {
+        let (Whom::Stage(stage), Some(setup)) = (&self.whom, &self.setup) else { return None };
+        match stage.outcome(&setup.plan)? {
+            Outcome::Failed(failure) => {
+                self.setup = None;
+                Some(Err(failure))
+            }
+            Outcome::Born { pid, pidfd, signal } => {
+                self.whom = Whom::process(pid, pidfd);
+                // It was meant for the process, which was born a moment before.
+                if let Some(number) = signal {
+                    self.signal(number, None);
+                }
+                Some(Ok(()))
+            }
         }
     }
 
-    /// Readable when it has ended.
+    /// Readable when it, or its stage, has ended.
     pub fn pidfd(&self) -> &OwnedFd {
-        &self.pidfd
+        match &self.whom {
+            Whom::Process { pidfd, .. } => pidfd,
+            Whom::Stage(stage) => stage.pidfd(),
+        }
     }
 
-    /// Readable when the set-up has come further; `None` once the command runs.
+    /// Readable when the set-up has come further; `None` once the command runs, and while nobody can tell
+    /// yet whose set-up it is.
     pub fn status(&self) -> Option<&OwnedFd> {
+        let Whom::Process { .. } = self.whom else { return None };
         self.setup.as_ref().map(|setup| &setup.status)
     }
 
@@ -86,6 +124,7 @@ impl Process {
     /// Reads the status pipe until it is empty.
     pub fn advance(&mut self) -> Vec<Progress> {
         let mut progress = Vec::new();
+        let Whom::Process { id, .. } = self.whom else { return progress };
         let mut bytes = [0; 4 * Status::RECORD_LEN];
         while let Some(setup) = &mut self.setup {
             match rustix::io::read(&setup.status, &mut bytes) {
@@ -102,14 +141,20 @@ impl Process {
             {
                 let record: Vec<u8> = setup.partial.drain(..Status::RECORD_LEN).collect();
                 match Status::decode(&record) {
-                    Some(Status::Ready) => progress.push(Progress::Created(self.id)),
-                    Some(Status::Executing) => setup.executing = true,
+                    Some(Status::Ready) if !setup.created => {
+                        setup.created = true;
+                        progress.push(Progress::Created(id));
+                    }
+                    Some(Status::Executing) if setup.created && !setup.executing => {
+                        setup.executing = true;
+                    }
                     Some(Status::Failed { step, index, errno }) => {
                         let argument = setup.plan.argument(step, index);
                         let failure = SetupFailure { step, argument, errno };
                         progress.push(self.abandon(Some(failure)));
                     }
-                    None => progress.push(self.abandon(None)),
+                    // Each comes once and in order: more of them would keep the monitor busy for ever.
+                    _ => progress.push(self.abandon(None)),
                 }
             }
         }
@@ -129,20 +174,8 @@ impl Process {
     fn abandon(&mut self, failure: Option<SetupFailure>) -> Progress {
         self.setup = None;
         self.kill();
-        let end = wait::reap(&self.pidfd);
-        Progress::Failed(failure.unwrap_or_else(|| SetupFailure {
-            step: Step::Init,
-            argument: match end {
-                Ok(WaitStatus::Exited(code)) => {
-                    format!("it exited with code {code} during the set-up")
-                }
-                Ok(WaitStatus::Signaled { signal, .. }) => {
-                    format!("signal {signal} ended it during the set-up")
-                }
-                Err(error) => format!("its end is unknown: {error}"),
-            },
-            errno: 0,
-        }))
+        let end = wait::reap(self.pidfd());
+        Progress::Failed(failure.unwrap_or_else(|| ended_early(&end)))
     }
 
     /// Whether the set-up is not over although the process has ended: its pipe is held by another.
@@ -155,7 +188,7 @@ impl Process {
     pub fn signal(&mut self, number: i32, cause: Option<KillCause>) {
         let Some(signal) = signal::from_number(number) else { return };
         // It may have ended a moment ago.
-        if pidfd_send_signal(&self.pidfd, signal).is_ok()
+        if pidfd_send_signal(self.pidfd(), signal).is_ok()
             && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))
         {
             *slot = slot.or(cause);
@@ -170,7 +203,7 @@ impl Process {
     pub fn try_reap(&mut self) -> Option<(WaitStatus, Option<KillCause>)> {
         // No child, against all reason: nothing is known but that it is gone.
         let gone = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
-        let status = wait::try_reap(&self.pidfd).unwrap_or(Some(gone))?;
+        let status = wait::try_reap(self.pidfd()).unwrap_or(Some(gone))?;
         let cause = match status {
             WaitStatus::Exited(_) => None,
             WaitStatus::Signaled { signal, .. } => {

@@ -25,7 +25,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
-    init::Child,
+    init::{self, Child},
     journal::Writer,
     plan::{Plan, SetupFailure},
     protocol::{End, FromMonitor, KillCause, MonitorState, ToMonitor, WaitStatus},
@@ -105,13 +105,13 @@ impl Session {
     }
 
     /// Takes charge of the process that was spawned.
-    pub fn begin(&mut self, plan: Plan, child: Child, ends: Ends) {
+    pub fn begin(&mut self, plan: Plan, child: Child, status: init::Ends, stdio: Ends) {
         self.limits = Limits {
             deadline: plan.deadline_ms.map(Duration::from_millis),
             drain: Duration::from_millis(plan.drain_ms),
         };
-        self.streams.connect(ends);
-        self.process = Some(Process::new(plan, child));
+        self.streams.connect(stdio);
+        self.process = Some(Process::new(plan, child, status));
     }
 
     /// The plan could not be carried out.
@@ -261,8 +261,13 @@ impl Session {
         }
     }
 
-    /// The process has ended: what its status pipe still holds comes first.
+    /// The process has ended, or the stage before it. What the status pipe still holds comes first.
     fn handle_end(&mut self) {
+        match self.process.as_mut().and_then(Process::leave_stage) {
+            Some(Ok(())) => return,
+            Some(Err(failure)) => return self.fail(failure),
+            None => {}
+        }
         self.handle_status();
         if let Some(progress) = self.process.as_mut().and_then(Process::conclude) {
             self.progress(progress);

@@ -1,5 +1,5 @@
-//! Making processes: clone3(2), fork(2) and the hard exit of a process that is no longer its parent's
-//! copy in spirit but still is in memory.
+//! Making processes: clone3(2), clone(2), fork(2) and the hard exit of a process that is no longer its
+//! parent's copy in spirit but still is in memory.
 
 use std::{
     io,
@@ -8,12 +8,17 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::shm::StageReport;
+
 /// CLONE_PIDFD: the parent gets a pidfd.
 const CLONE_PIDFD: u64 = 0x1000;
 /// CLONE_INTO_CGROUP: the child is born in a cgroup (version 2).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// CLONE_PARENT: the child becomes a sibling of the caller.
 pub const CLONE_PARENT: u64 = 0x8000;
+
+/// CLONE_PARENT_SETTID: the kernel stores the child's pid in the caller's memory before the child runs.
+const CLONE_PARENT_SETTID: u64 = 0x10_0000;
 
 /// struct clone_args up to `cgroup`, which every kernel since 5.7 knows.
 #[repr(C)]
@@ -55,19 +60,15 @@ pub enum Cloned {
     },
 }
 
-/// The proof that the process that holds it was made by [`clone_process`] and so began with one
-/// thread. Nothing in this crate starts a second one.
+/// The proof that the process that holds it has one thread: it was made by [`clone_process`], or asked the
+/// kernel. Nothing in this crate starts a second one.
 #[derive(Debug)]
 pub struct OnlyThread(());
 
 /// clone3(2) without a stack of its own: as fork(2), with namespaces. Fails with EINVAL in a process
 /// that has more than one thread: a lock that another thread holds would stay locked in the child.
 pub fn clone_process(args: &CloneArgs<'_>) -> Result<Cloned, Errno> {
-    // SAFETY: unshare with CLONE_VM changes nothing: it is EINVAL in a process with several threads
-    // and does nothing in one with a single thread.
-    if unsafe { libc::unshare(libc::CLONE_VM) } != 0 {
-        return Err(last_errno());
-    }
+    let _single = OnlyThread::check()?;
     let mut pidfd: libc::c_int = -1;
     let mut raw = RawArgs {
         flags: args.flags | CLONE_PIDFD,
@@ -96,6 +97,34 @@ pub fn clone_process(args: &CloneArgs<'_>) -> Result<Cloned, Errno> {
 }
 
 impl OnlyThread {
+    /// Asks the kernel whether this process has one thread; EINVAL where it has more.
+    pub fn check() -> Result<OnlyThread, Errno> {
+        // SAFETY: unshare with CLONE_VM changes nothing: it is EINVAL in a process with several threads
+        // and does nothing in one with a single thread.
+        match unsafe { libc::unshare(libc::CLONE_VM) } {
+            0 => Ok(OnlyThread(())),
+            _ => Err(last_errno()),
+        }
+    }
+
+    /// clone(2) of a sibling: the child of this process's parent. The kernel writes its pid into the report
+    /// before it runs, so that it is known even where this process is killed at that moment. `None` in
+    /// the child. Like [`OnlyThread::fork`] it works under the default system call filter.
+    pub fn clone_sibling(&self, report: &StageReport) -> Result<Option<i32>, Errno> {
+        let flags = CLONE_PARENT | CLONE_PARENT_SETTID;
+        // SAFETY: without CLONE_VM the child runs on a copy of this memory and stack; `self` proves that
+        // no lock is copied locked; the pid's place lies in a mapping that lives through the call. The
+        // fourth and fifth argument, whose order differs between architectures, are both null.
+        let result = unsafe {
+            libc::syscall(libc::SYS_clone, flags, 0usize, report.pid_address(), 0usize, 0usize)
+        };
+        match result {
+            -1 => Err(last_errno()),
+            0 => Ok(None),
+            pid => Ok(Some(pid as i32)),
+        }
+    }
+
     /// fork(2): the child's pid, or `None` in the child. It needs nothing but the clone system call and
     /// so works under the default system call filter.
     pub fn fork(&self) -> Result<Option<i32>, Errno> {

@@ -24,6 +24,23 @@ pub fn unshare_mounts() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
 }
 
+/// Moves this process into new namespaces: CLONE_NEW* flags but CLONE_NEWPID and CLONE_NEWTIME, which would
+/// hold for its children only. With a user namespace among them the others belong to that.
+pub fn unshare_namespaces(flags: u64) -> Result<(), Errno> {
+    let flags = UnshareFlags::from_bits_retain(flags as u32);
+    let allowed = UnshareFlags::NEWNS
+        | UnshareFlags::NEWCGROUP
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNET;
+    if !allowed.contains(flags) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: as in `unshare_mounts`; none of these flags changes an fd table or memory.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
 /// Makes a new time namespace for the children of this process; it stays in its own itself.
 pub fn unshare_time_for_children() -> Result<(), Errno> {
     // SAFETY: as in `unshare_cgroup`: NEWTIME changes no fd table and no memory of this process.

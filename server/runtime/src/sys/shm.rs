@@ -9,10 +9,13 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     ptr,
     ptr::NonNull,
-    sync::atomic::AtomicU64,
+    sync::atomic::{AtomicI32, AtomicU64, Ordering},
 };
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::{
+    io::Errno,
+    mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap},
+};
 
 /// A part of a mapping: where it begins and how long it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +49,26 @@ impl Mapping {
         // SAFETY: a null hint lets the kernel choose free addresses, so that no mapping is replaced.
         let address = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) }?;
         let address = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = Mapping { address, len };
+        mapping.keep_from_children()?;
+        Ok(mapping)
+    }
+
+    /// As [`Mapping::new`], of memory that no file stands for. Children of this process share it.
+    fn anonymous(len: usize) -> Result<Mapping, Errno> {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a null hint lets the kernel choose free addresses, so that no mapping is replaced.
+        let address = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::SHARED) }?;
+        let address = NonNull::new(address.cast()).ok_or(Errno::NOMEM)?;
         Ok(Mapping { address, len })
+    }
+
+    /// Has children of this process not get the mapping: one that is traced by others gives nothing away.
+    fn keep_from_children(&self) -> Result<(), Errno> {
+        // SAFETY: address and length are those of the mapping. LINUX_DONT_FORK changes nothing in this
+        // process; a child has no object that would reach what it lacks, because it becomes another
+        // program or ends without looking at it.
+        unsafe { madvise(self.address.as_ptr().cast(), self.len, Advice::LinuxDontFork) }
     }
 
     /// The word at `offset`, a multiple of 8.
@@ -136,5 +158,60 @@ impl Drop for Mapping {
         // SAFETY: address and length are those of the mapping; no reference into it outlives `self`.
         // A failure would leave it mapped, which harms nothing.
         let _ = unsafe { munmap(self.address.as_ptr().cast(), self.len) };
+    }
+}
+
+/// What a stage ([`crate::init`]) tells the process that made it: the pid of what it has cloned, or which step
+/// failed. It is memory and no pipe, because the clone, which others may trace, must not have it.
+#[derive(Debug)]
+pub struct StageReport(Mapping);
+
+/// How many numbers a report has: the pid, and the step, item and errno of a failure.
+const REPORT_NUMBERS: usize = 4;
+
+impl StageReport {
+    /// An empty one, shared with the children that this process makes from now on.
+    pub fn new() -> Result<StageReport, Errno> {
+        Mapping::anonymous(REPORT_NUMBERS * size_of::<i32>()).map(StageReport)
+    }
+
+    /// Has children that are made from now on not share it.
+    pub fn keep_from_children(&self) -> Result<(), Errno> {
+        self.0.keep_from_children()
+    }
+
+    /// Reports a failed step.
+    pub fn fail(&self, numbers: [i32; 3]) {
+        for (index, number) in numbers.into_iter().enumerate() {
+            self.number(index + 1).store(number, Ordering::Release);
+        }
+    }
+
+    /// Reports the pid of a clone, where the kernel did not ([`super::clone::OnlyThread::clone_sibling`]).
+    pub fn born(&self, pid: i32) {
+        self.number(0).store(pid, Ordering::Release);
+    }
+
+    /// The pid of the clone; `None` where nothing was cloned.
+    pub fn pid(&self) -> Option<i32> {
+        Some(self.number(0).load(Ordering::Acquire)).filter(|pid| *pid > 0)
+    }
+
+    /// What [`StageReport::fail`] reported; zeros where it was not called.
+    pub fn failure(&self) -> [i32; 3] {
+        [1, 2, 3].map(|index| self.number(index).load(Ordering::Acquire))
+    }
+
+    /// Where the kernel stores the pid.
+    pub(super) fn pid_address(&self) -> *mut libc::pid_t {
+        self.number(0).as_ptr()
+    }
+
+    fn number(&self, index: usize) -> &AtomicI32 {
+        assert!(index < REPORT_NUMBERS);
+        // SAFETY: the number lies inside the mapping (checked above) and is aligned, because a mapping
+        // begins at a page. All access to it, here and in the children, is atomic, but for the kernel's
+        // one store of a pid.
+        unsafe { AtomicI32::from_ptr(self.0.address.as_ptr().cast::<i32>().add(index)) }
     }
 }

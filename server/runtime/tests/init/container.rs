@@ -1,7 +1,7 @@
 //! New containers, from inside.
 
 use conti_runtime::{
-    init::{Birth, ChildStdio, Status},
+    init::{ChildStdio, Status},
     plan::*,
 };
 use rustix::{fs::Mode, pty::OpenptFlags};

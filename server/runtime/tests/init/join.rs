@@ -1,9 +1,6 @@
 //! Processes that join what exists, from inside.
 
-use conti_runtime::{
-    init::{Birth, Status},
-    plan::*,
-};
+use conti_runtime::{init::Status, plan::*};
 use rustix::{fs::Mode, process::Pid};
 
 use crate::world::*;

@@ -10,12 +10,13 @@ use std::{
 };
 
 use conti_runtime::{
-    init::{Birth, Child, ChildStdio, PlanFds, Status, spawn},
+    init::{self, ChildStdio, Ends, Outcome as StageOutcome, PlanFds, Spawn, Stage, Status, pipes},
     launcher::NEW_ROOT,
     plan::*,
     sys::{
         clone::exit_now,
         process::{Fork, fork},
+        shm::StageReport,
         wait::reap_pid,
     },
 };
@@ -44,6 +45,24 @@ pub fn in_world(name: &str, test: fn(&mut World)) {
         .status()
         .unwrap();
     assert!(status.success(), "the test failed in its world, see above");
+}
+
+/// Whose child a process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Birth {
+    /// The world's.
+    Child,
+    /// The world's too, cloned by a forker.
+    Sibling,
+}
+
+/// A process that was cloned.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub status: OwnedFd,
+    pub gate: OwnedFd,
 }
 
 /// What a session did.
@@ -181,10 +200,34 @@ impl World {
     /// Starts the plan. The plan's fds are used up.
     pub fn spawn(&mut self, stdio: ChildStdio, birth: Birth) -> Result<Child, SetupFailure> {
         let fds = PlanFds::new(std::mem::take(&mut self.fds));
-        match birth {
-            Birth::Child => spawn(&self.plan, &fds, stdio, birth),
-            Birth::Sibling => spawn_by_forker(&self.plan, &fds, stdio),
+        let (Ends { status, gate }, theirs) = pipes().unwrap();
+        let child = match birth {
+            Birth::Child => Spawn::new(&self.plan, &fds, &stdio, &theirs)?.as_child()?,
+            Birth::Sibling => by_forker(&self.plan, |report| {
+                let spawn = Spawn::new(&self.plan, &fds, &stdio, &theirs)?;
+                match self.plan.place.is_born_last() {
+                    true => spawn.become_stage(report),
+                    false => spawn.as_sibling(),
+                }
+            })?,
+        };
+        let (pid, pidfd) = match child {
+            init::Child::Born { pid, pidfd } => (pid, pidfd),
+            init::Child::Staged(stage) => born(&stage, &self.plan)?,
+        };
+        Ok(Child { pid, pidfd, status, gate })
+    }
+}
+
+/// Waits until a stage has cloned.
+fn born(stage: &Stage, plan: &Plan) -> Result<(i32, OwnedFd), SetupFailure> {
+    poll(&mut [PollFd::new(stage.pidfd(), PollFlags::IN)], None).unwrap();
+    match stage.outcome(plan).expect("it has ended") {
+        StageOutcome::Born { pid, pidfd, signal } => {
+            assert_eq!(signal, None);
+            Ok((pid, pidfd))
         }
+        StageOutcome::Failed(failure) => Err(failure),
     }
 }
 
@@ -198,53 +241,40 @@ fn failed_outcome(failure: SetupFailure) -> Outcome {
     }
 }
 
-/// Has another process spawn, and takes what it made out of its fd table.
-fn spawn_by_forker(plan: &Plan, fds: &PlanFds, stdio: ChildStdio) -> Result<Child, SetupFailure> {
-    use std::{io::Write as _, os::fd::AsRawFd as _};
+/// Has another process clone, as a monitor has its forker.
+fn by_forker(
+    plan: &Plan,
+    clone: impl FnOnce(&StageReport) -> Result<init::Child, SetupFailure>,
+) -> Result<init::Child, SetupFailure> {
+    use std::io::Write as _;
     let (mut answer, mut end) = std::io::pipe().unwrap();
-    let (hold, let_go) = std::io::pipe().unwrap();
+    let report = StageReport::new().unwrap();
     let forker = match fork().unwrap() {
         Fork::Child => {
-            drop(let_go);
-            let result = spawn(plan, fds, stdio, Birth::Sibling)
-                .map(|c| (c.pid, c.status.as_raw_fd(), c.gate.as_raw_fd(), c));
-            let text = match &result {
-                Ok((pid, status, gate, _)) => format!("{pid} {status} {gate}"),
-                Err(failure) => serde_json::to_string(failure).unwrap(),
+            let text = match clone(&report) {
+                Ok(init::Child::Born { pid, .. }) => {
+                    report.born(pid);
+                    String::new()
+                }
+                Ok(init::Child::Staged(_)) => unreachable!("a sibling is born at once"),
+                Err(failure) => serde_json::to_string(&failure).unwrap(),
             };
             end.write_all(text.as_bytes()).unwrap();
-            drop(end);
-            let _ = std::io::Read::read(&mut &hold, &mut [0]);
             exit_now(0)
         }
-        Fork::Parent(pid) => pid,
+        Fork::Parent(pid) => rustix::process::Pid::from_raw(pid).unwrap(),
     };
-    drop((end, stdio));
+    drop(end);
     let mut text = String::new();
     answer.read_to_string(&mut text).unwrap();
-    let pid = rustix::process::Pid::from_raw(forker).unwrap();
-    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
-    let numbers: Option<Vec<i32>> = text.split(' ').map(|n| n.parse().ok()).collect();
-    let result = match numbers.as_deref() {
-        Some([pid, status, gate]) => {
-            let get = |fd: i32| {
-                let flags = rustix::process::PidfdGetfdFlags::empty();
-                rustix::process::pidfd_getfd(&pidfd, fd, flags).unwrap()
-            };
-            let raw = rustix::process::Pid::from_raw(*pid).unwrap();
-            Ok(Child {
-                pid: *pid,
-                pidfd: rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty())
-                    .unwrap(),
-                status: get(*status),
-                gate: get(*gate),
-            })
-        }
-        _ => Err(serde_json::from_str(&text).unwrap()),
-    };
-    drop(let_go);
-    reap_pid(forker).unwrap();
-    result
+    let pidfd = rustix::process::pidfd_open(forker, rustix::process::PidfdFlags::empty()).unwrap();
+    let stage = Stage::new(pidfd, report);
+    if !text.is_empty() {
+        reap_pid(forker.as_raw_nonzero().get()).unwrap();
+        return Err(serde_json::from_str(&text).unwrap());
+    }
+    let (pid, pidfd) = born(&stage, plan)?;
+    Ok(init::Child::Born { pid, pidfd })
 }
 
 /// A session that was started.

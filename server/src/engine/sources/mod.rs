@@ -6,6 +6,7 @@
 //! - [`requested`]: what a user asks to be mounted;
 //! - [`dev`]: the container's /dev;
 //! - [`host_view`]: the `host` root filesystem;
+//! - [`proc`]: the proc of a container whose pid namespace is joined;
 //! - [`tools`]: what is put on top of a target's view for debugging;
 //! - [`rootfs`]: roots with or without a private layer.
 //!
@@ -16,6 +17,7 @@ pub mod bind;
 pub mod dev;
 pub mod filesystem;
 pub mod host_view;
+pub mod proc;
 pub mod requested;
 pub mod rootfs;
 pub mod tools;
