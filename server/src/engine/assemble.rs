@@ -20,12 +20,12 @@ use rustix::mount::MountAttrFlags;
 use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
-    facts::{self, CgroupVersion},
+    facts::CgroupVersion,
     process,
     sources::{
         FdList, bind, dev, filesystem,
         host_view::HostView,
-        proc, requested,
+        requested,
         rootfs::{self, Idmap},
     },
     spec::{ContainerSpec, Namespace, SessionIo},
@@ -77,6 +77,8 @@ pub struct Request<'a> {
 pub struct Joined {
     /// The processes.
     pub processes: Vec<(NsType, ProcessId)>,
+    /// The proc of a joined pid namespace, where none can be made anew.
+    pub proc: Option<OwnedFd>,
     /// The host's ids of user 0 in a joined user namespace.
     pub owner: Option<(u32, u32)>,
 }
@@ -322,15 +324,9 @@ fn standard_mounts(
         target: target.to_owned(),
         attrs,
     };
-    let shared_proc = match namespaces.pid {
-        NsSource::Join(_) if !facts::proc_of_namespace() => {
-            Some(proc::of(request.joined.process(NsType::Pid)?)?)
-        }
-        _ => None,
-    };
     let mut proc = fresh("proc", "/proc", closed);
-    if let Some(fd) = shared_proc {
-        proc.what = MountWhat::Detached { fd: fds.add(fd), dir: true };
+    if let Some(fd) = &request.joined.proc {
+        proc.what = MountWhat::Detached { fd: fds.add(duplicate(fd)?), dir: true };
     }
     mounts.push(proc);
     let mut detached = |fd: OwnedFd, target: &str| Mount {

@@ -20,7 +20,7 @@ use super::{
     assemble::{self, Joined},
     container::Container,
     error::{Error, Result},
-    id, io_error,
+    facts, id, io_error,
     lifecycle::blocking,
     monitor::{Monitor, RunFds},
     recording::{About, tape::Tape},
@@ -63,7 +63,7 @@ impl Engine {
         let Slot { cgroup, monitor } =
             self.slots.take().await.map_err(io_error("cannot make room for a container"))?;
         let session_id = id::new();
-        let joined = match self.joined(&container.spec) {
+        let joined = match self.joined(&container.spec).await {
             Ok(joined) => joined,
             Err(error) => {
                 self.release(Arc::new(cgroup), true).await;
@@ -165,7 +165,7 @@ impl Engine {
     }
 
     /// The processes of the containers whose namespaces are joined.
-    fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
+    async fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
         let wanted = &spec.namespaces;
         let mut joined = Joined::default();
         for (kind, namespace) in [
@@ -179,7 +179,13 @@ impl Engine {
         ] {
             let Namespace::Container(key) = namespace else { continue };
             let other = self.registry.container(key)?;
-            joined.processes.push((kind, other.running_process("join a namespace of")?));
+            let process = other.running_process("join a namespace of")?;
+            joined.processes.push((kind, process));
+            // A new user namespace has no right to a new proc of a pid namespace that it does not own.
+            let is_made = wanted.user != Namespace::Private && facts::proc_of_namespace();
+            if kind == NsType::Pid && !is_made {
+                joined.proc = Some(self.proc_of(process).await?);
+            }
             if kind == NsType::User {
                 joined.owner = assemble::owner_of(&other.spec.namespaces);
             }
