@@ -223,3 +223,36 @@ fn a_container_says_when_its_process_started_so_that_parts_of_it_can_be_entered_
     assert_eq!(agent.ctl(["inspect", "c"]).run().success().json()["pid_start_ticks"], 0);
     agent.finish();
 }
+
+#[test]
+fn a_user_namespace_that_denies_groups_or_has_no_root_is_entered_and_debugged() {
+    let agent = Agent::start();
+    // As unshare -r, bwrap and flatpak make them: one id each, and setgroups denied.
+    for (flags, id) in [
+        (["--user", "--map-user=0", "--map-group=0"], "0"),
+        (["--user", "--map-user=1000", "--map-group=1000"], "1000"),
+    ] {
+        let plain = Plain::after(":", &flags);
+        let pid = plain.pid.to_string();
+        assert_eq!(
+            fs::read_to_string(format!("/proc/{pid}/setgroups")).expect("setgroups").trim(),
+            "deny"
+        );
+        let facts = enter(&agent, plain.pid, &["-a"]);
+        for kind in ["mnt", "uts", "ipc", "net", "pid", "user"] {
+            assert_eq!(facts.namespace(kind), namespace(&pid, kind), "{id}: {kind}");
+        }
+        assert_eq!(facts.status("Uid").split_whitespace().next(), Some(id));
+        assert_eq!(facts.status("Gid").split_whitespace().next(), Some(id));
+        assert_eq!(facts.status("Groups"), "");
+        let map = agent.ok(["debug", &plain.target(), "--", "cat", "/proc/self/uid_map"]);
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), [id, "0", "1"]);
+        // A group that cannot be had is refused, and not left out.
+        let args = ["enter", "--target", &pid, "-a", "--group-add", id, "--", "true"];
+        let refused = agent.ctl(args).run().exits(125).errors();
+        assert!(refused.contains("could not become the user"), "{refused}");
+        assert!(refused.contains("setgroups"), "{refused}");
+        drop(plain);
+    }
+    agent.finish();
+}

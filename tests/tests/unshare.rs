@@ -119,6 +119,9 @@ mod needs_user_namespaces {
         assert_eq!(map(&[]), ["0", "0", "4294967295"]);
         let flags = ["--uid-map", "0:300000:10", "--gid-map", "0:300000:10"];
         assert_eq!(map(&flags), ["0", "300000", "10"]);
+        // Without id 0 the first id stands for root.
+        let flags = ["--uid-map", "1000:0:1", "--gid-map", "1000:0:1"];
+        assert_eq!(map(&flags), ["1000", "0", "1"]);
         // Root in there may mount in its own mount namespace.
         agent.ok(["unshare", "-U", "-m", "--", "mount", "-t", "tmpfs", "none", "/mnt"]);
         agent.ok(["unshare", "-U", "-p", "-m", "--mount-proc", "--", "sh", "-c", "test $$ = 1"]);

@@ -208,7 +208,14 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Terminal => ("could not make the terminal", ""),
         Step::Capabilities => ("could not set the capabilities", ""),
         Step::Credentials => {
-            ("could not become the user", "; is the id mapped in the user namespace?")
+            let hint = match *errno {
+                // user_namespaces(7): setgroups(2) fails so where /proc/PID/setgroups says "deny".
+                libc::EPERM => {
+                    "; a user namespace that denies setgroups takes no additional groups"
+                }
+                _ => "; is the id mapped in the user namespace?",
+            };
+            ("could not become the user", hint)
         }
         Step::NoNewPrivs => ("could not set no_new_privs", ""),
         Step::Seccomp => ("could not load the system call filter", ""),
