@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     flags::{
         mount::{mount, volume},
-        namespace::{Choice, choice, id_map, namespaces},
+        namespace::{Choice, choice, id_map, namespaces, userns},
         process::ProcessFlags,
         session::PolicyFlags,
         value::{Pair, device, label, pair},
@@ -56,6 +56,9 @@ pub struct ContainerFlags {
     /// Choose a namespace: TYPE=private, TYPE=host or TYPE=container:NAME
     #[arg(long, value_name = "TYPE=MODE", value_parser = choice)]
     ns: Vec<Choice>,
+    /// Give the container ids that no user of the host and no other container has (auto), or those of the host
+    #[arg(long, value_name = "auto|host|container:NAME", value_parser = userns)]
+    userns: Option<Choice>,
     /// Map user ids of a private user namespace
     #[arg(long, value_name = "INSIDE:OUTSIDE:COUNT", value_parser = id_map)]
     uid_map: Vec<IdMapping>,
@@ -109,7 +112,11 @@ impl ContainerFlags {
             name: self.name.unwrap_or_default(),
             labels: self.label.into_iter().collect(),
             rootfs: source.map(|source| Rootfs { source: Some(source) }),
-            namespaces: namespaces(self.ns, self.uid_map, self.gid_map),
+            namespaces: namespaces(
+                self.ns.into_iter().chain(self.userns).collect(),
+                self.uid_map,
+                self.gid_map,
+            ),
             mounts,
             process: Some(self.process.process(argv)?),
             hostname: self.hostname.unwrap_or_default(),

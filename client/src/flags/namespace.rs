@@ -2,9 +2,6 @@
 
 use conti_proto::v1::{IdMapping, Namespace, NamespaceMode, Namespaces};
 
-/// What a private user namespace maps when nothing is said: ids that no user of the host has.
-const DEFAULT_MAP: IdMapping = IdMapping { inside: 0, outside: 100_000, count: 65_536 };
-
 /// A type of namespace with whose it is to be.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
@@ -55,6 +52,16 @@ pub fn choice(text: &str) -> Result<Choice, String> {
     Ok(Choice { kind, namespace })
 }
 
+/// Reads `auto`, `host` or `container:NAME`.
+pub fn userns(text: &str) -> Result<Choice, String> {
+    match text {
+        "auto" => choice("user=private"),
+        "host" => choice("user=host"),
+        _ if text.starts_with("container:") => choice(&format!("user={text}")),
+        _ => Err("write auto, host or container:NAME".to_owned()),
+    }
+}
+
 /// Reads `INSIDE:OUTSIDE:COUNT`.
 pub fn id_map(text: &str) -> Result<IdMapping, String> {
     let wrong = || "write INSIDE:OUTSIDE:COUNT, e.g. 0:100000:65536".to_owned();
@@ -89,11 +96,6 @@ pub fn namespaces(
         };
         *place = Some(namespace);
     }
-    let private = all.user.as_ref().is_some_and(|user| user.mode() == NamespaceMode::Private);
-    if private && all.uid_mappings.is_empty() && all.gid_mappings.is_empty() {
-        all.uid_mappings.push(DEFAULT_MAP);
-        all.gid_mappings.push(DEFAULT_MAP);
-    }
     Some(all)
 }
 
@@ -116,10 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn a_private_user_namespace_has_a_map() {
+    fn a_private_user_namespace_has_the_map_that_is_given_or_leaves_it_to_the_agent() {
         let all = namespaces(vec![choice("user=private").unwrap()], vec![], vec![]).unwrap();
-        assert_eq!(all.uid_mappings, [DEFAULT_MAP]);
-        assert_eq!(all.gid_mappings, [DEFAULT_MAP]);
+        assert_eq!((all.uid_mappings, all.gid_mappings), (vec![], vec![]));
         let own = id_map("0:5:1").unwrap();
         let all = namespaces(vec![choice("user=private").unwrap()], vec![own], vec![own]).unwrap();
         assert_eq!(all.uid_mappings, [own]);

@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::fd::{AsFd as _, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -28,7 +28,7 @@ use super::{
         requested,
         rootfs::{self, Idmap},
     },
-    spec::{ContainerSpec, Namespace, SessionIo},
+    spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
 
 /// Hidden in every container that is not privileged, as the major runtimes do it.
@@ -144,7 +144,20 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     for mount in &spec.mounts {
-        mounts.push(requested_mount(mount, owner, !request.enforces_devices, within, &mut fds)?);
+        let nodev = !request.enforces_devices;
+        let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
+        let fd = fds.add(made.fd);
+        // Files of the host keep their owners on both sides.
+        match (&mount.source, idmap) {
+            (MountSource::Bind { .. }, Idmap::Later) => idmapped.push(fd),
+            (MountSource::Bind { source, .. }, Idmap::Now(_)) => {
+                rootfs::map_now(fds.get(fd), idmap, &source.to_string_lossy())?;
+            }
+            _ => {}
+        }
+        let what = MountWhat::Detached { fd, dir: made.dir };
+        let attrs = MountAttrs::default();
+        mounts.push(Mount { what, target: mount.target.clone(), attrs });
     }
 
     let terminal = fds.add(duplicate(&devpts)?);
@@ -395,16 +408,4 @@ fn bind_etc(
         mounts.push(Mount { what, target: format!("/etc/{name}"), attrs: MountAttrs::default() });
     }
     Ok(())
-}
-
-fn requested_mount(
-    mount: &super::spec::Mount,
-    owner: (u32, u32),
-    nodev: bool,
-    within: Option<&[PathBuf]>,
-    fds: &mut FdList,
-) -> Result<Mount> {
-    let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
-    let what = MountWhat::Detached { fd: fds.add(made.fd), dir: made.dir };
-    Ok(Mount { what, target: mount.target.clone(), attrs: MountAttrs::default() })
 }

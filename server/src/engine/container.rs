@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cgroup::Cgroup,
     error::{Error, Result},
+    id_ranges::IdRange,
     info::{ContainerInfo, ContainerState, SessionEnd},
     monitor::Monitor,
     session::{Session, State, store::ContainerRef},
@@ -67,6 +68,8 @@ pub struct Now {
     pub devpts: Option<Arc<OwnedFd>>,
     /// What was done otherwise than asked.
     pub warnings: Vec<String>,
+    /// The ids of its user namespace, where the agent chose them.
+    pub id_range: Option<IdRange>,
     /// Why it can only be deleted.
     pub quarantined: Option<String>,
     /// Whether it is being deleted.

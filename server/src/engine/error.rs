@@ -179,6 +179,11 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Plan => ("could not read the plan", ""),
         Step::Stdio => ("could not make stdin, stdout and stderr", ""),
         Step::Clone => ("could not make the namespaces", ""),
+        Step::IdMap if argument.starts_with('/') => (
+            "could not map the ids of the mount on",
+            "; it, and what is mounted below it, must be of filesystems that support idmapped mounts; \
+             without a user namespace (--userns host) it can be used",
+        ),
         Step::IdMap => ("could not set the id map", "; check that its ranges do not overlap"),
         Step::JoinNamespace => ("could not join the namespace", "; is its process still there?"),
         Step::Keyring => ("could not make a session keyring", ""),

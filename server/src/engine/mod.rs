@@ -29,6 +29,7 @@ pub mod error;
 pub mod facts;
 pub mod files;
 pub mod id;
+pub mod id_ranges;
 pub mod info;
 pub mod inspect;
 pub mod launcher;
@@ -69,6 +70,7 @@ use container::Container;
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
+use id_ranges::IdRanges;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
 use mounts::live::MadeMounts;
@@ -93,6 +95,8 @@ pub struct Config {
     pub runtime: PathBuf,
     /// The limit of open files of what the engine starts: the agent's own may be higher.
     pub open_files: Rlimit,
+    /// The ids that user namespaces of containers get.
+    pub userns_pool: id_ranges::Pool,
 }
 
 /// The engine of one agent.
@@ -105,6 +109,8 @@ pub struct Engine {
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
     view: HostView,
+    /// The ids of user namespaces.
+    id_ranges: Arc<IdRanges>,
     /// Sessions of an earlier agent with the notes that were left beside them, until somebody takes them.
     noted: Mutex<Vec<(Arc<Session>, Vec<u8>)>>,
     /// What was mounted into living targets.
@@ -166,6 +172,7 @@ impl Engine {
             launcher,
             cgroups,
             view,
+            id_ranges: IdRanges::new(config.userns_pool),
             containers_dir,
             sessions_dir,
             recordings,

@@ -5,7 +5,9 @@
 
 use rustix::io::Errno;
 
-use crate::plan::{Identity, NsSource, NsType, Place, Plan, SetupFailure, Step};
+use crate::plan::{
+    ContainerPlan, Identity, Mount, MountWhat, NsSource, NsType, Place, Plan, SetupFailure, Step,
+};
 
 /// The index of [`Step::JoinNamespace`] that stands for all namespaces of the target at once.
 pub(super) const ALL_NAMESPACES: u32 = u32::MAX;
@@ -177,6 +179,7 @@ fn namespaces(place: &Place, step: Step, index: u32) -> String {
         (Step::JoinNamespace, _, index) => {
             NsType::ALL.get(index as usize).map(|t| t.file_name().to_owned()).unwrap_or_default()
         }
+        (Step::IdMap, Place::Container(container), 1..) => mapped_mount(container, index - 1),
         (Step::IdMap, _, _) => "user".to_owned(),
         (_, Place::Join(join), _) => names(&join.namespaces),
         (_, Place::Host(host), _) => names(&host.new),
@@ -187,6 +190,14 @@ fn namespaces(place: &Place, step: Step, index: u32) -> String {
             names(&NsType::ALL.into_iter().filter(new).collect::<Vec<_>>())
         }
     }
+}
+
+/// Where a mount that gets the id map lies in the container.
+fn mapped_mount(container: &ContainerPlan, index: u32) -> String {
+    let fd = container.idmapped.get(index as usize);
+    let is =
+        |mount: &&Mount| matches!(&mount.what, MountWhat::Detached { fd: f, .. } if Some(f) == fd);
+    container.mounts.iter().find(is).map_or_else(|| "/".to_owned(), |mount| mount.target.clone())
 }
 
 /// A resource limit's name as the API has it.

@@ -48,8 +48,10 @@ pub(super) fn map_mounts(
     fds: &PlanFds,
     user_ns: BorrowedFd<'_>,
 ) -> Result<(), Fail> {
-    for fd in &container.idmapped {
-        fds.borrow(*fd).and_then(|mount| set_id_map(mount, user_ns)).at(Step::IdMap)?;
+    for (index, fd) in container.idmapped.iter().enumerate() {
+        let mapped = fds.borrow(*fd).and_then(|mount| set_id_map(mount, user_ns));
+        // 0 is the map itself.
+        mapped.at_item(Step::IdMap, index + 1)?;
     }
     Ok(())
 }

@@ -29,14 +29,15 @@ pub fn set_attributes(
     mount_setattr(mount, recursive, &attr)
 }
 
-/// Makes the ownership of a detached mount follow the id map of a user namespace.
+/// Makes the ownership of a detached mount, and of all below it, follow the id map of a user namespace. It
+/// fails with EINVAL where one of their filesystems cannot do that (mount_setattr(2)).
 pub fn set_id_map(mount: BorrowedFd<'_>, user_ns: BorrowedFd<'_>) -> Result<(), Errno> {
     let attr = MountAttr {
         attr_set: u64::from(MountAttrFlags::MOUNT_ATTR_IDMAP.bits()),
         userns_fd: user_ns.as_raw_fd() as u64,
         ..MountAttr::default()
     };
-    mount_setattr(mount, false, &attr)
+    mount_setattr(mount, true, &attr)
 }
 
 /// Says how mounts made later below `mount` are passed on (mount_namespaces(7)).

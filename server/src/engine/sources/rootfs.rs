@@ -89,7 +89,7 @@ pub fn prepare(
             };
             let path = HostPath { path, within: request.within };
             let bound = directory(path, options)?;
-            map_now(&bound, request.idmap)?;
+            map_now(bound.as_fd(), request.idmap, &path.path.to_string_lossy())?;
             let fd = fds.add(bound);
             if let Idmap::Later = request.idmap {
                 idmapped.push(fd);
@@ -182,11 +182,13 @@ fn no_root(path: &Path, error: Error) -> Error {
     }
 }
 
-fn map_now(mount: &OwnedFd, idmap: Idmap<'_>) -> Result<()> {
+/// Lays the id map of a user namespace that exists on a mount.
+pub fn map_now(mount: BorrowedFd<'_>, idmap: Idmap<'_>, name: &str) -> Result<()> {
     let Idmap::Now(namespace) = idmap else { return Ok(()) };
-    mount::set_id_map(mount.as_fd(), namespace).map_err(|errno| {
-        let hint = "the filesystem must support idmapped mounts";
-        failed("rootfs", "cannot map the ids of", "the root filesystem", errno, hint)
+    mount::set_id_map(mount, namespace).map_err(|errno| {
+        let hint = "it, and what is mounted below it, must be of filesystems that support idmapped mounts; \
+                    without a user namespace (--userns host) it can be used";
+        failed("rootfs", "cannot map the ids of", name, errno, hint)
     })
 }
 
@@ -241,7 +243,7 @@ impl<'a> Layers<'a> {
                     let hint = "check the agent's --data-dir";
                     failed("rootfs", "cannot bind", "the private layer", errno, hint)
                 })?;
-                map_now(&bound.fd, request.idmap)?;
+                map_now(bound.fd.as_fd(), request.idmap, "the private layer")?;
                 Some(bound.fd)
             }
         };
@@ -286,8 +288,9 @@ impl<'a> Layers<'a> {
             // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
             Idmap::None => open_directory(lower)?,
             Idmap::Now(_) => {
+                let name = lower.path.to_string_lossy();
                 let lower = directory(lower, once)?;
-                map_now(&lower, self.request.idmap)?;
+                map_now(lower.as_fd(), self.request.idmap, &name)?;
                 lower
             }
             // The id map of the lower layer needs the new namespace: init makes the overlay.

@@ -23,7 +23,12 @@ pub fn namespaces(
     }
     let user = choose(v, at.name("user"), message.user, default.user);
     let private = user == Namespace::Private;
-    let mut maps = |name, ranges| id_maps(v, at.name(name), ranges, private);
+    // Without any map the agent chooses.
+    let chosen = private && message.uid_mappings.is_empty() && message.gid_mappings.is_empty();
+    let mut maps = |name, ranges| match chosen {
+        true => Vec::new(),
+        false => id_maps(v, at.name(name), ranges, private),
+    };
     let uid_maps = maps("uid_mappings", message.uid_mappings);
     let gid_maps = maps("gid_mappings", message.gid_mappings);
     Namespaces {

@@ -1,0 +1,188 @@
+//! Ranges of ids for the user namespaces of containers: each container that asks for one has its own, so
+//! that what gets out of one container is nobody on the host and in every other container.
+
+use std::{
+    collections::BTreeSet,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use conti_runtime::plan::IdMap;
+
+use super::error::{Error, Result};
+
+/// How many ids a container gets: all that 16 bits can name, as on every system with files.
+pub const SIZE: u32 = 1 << 16;
+
+/// The ids that ranges are taken from: `first` and the `count` that follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    first: u32,
+    count: u32,
+}
+
+impl Pool {
+    /// How many ranges there are.
+    fn ranges(self) -> u32 {
+        self.count / SIZE
+    }
+}
+
+impl Default for Pool {
+    /// 4096 ranges from 2^30 on: far above what useradd(8) gives to users and subuid(5) to theirs, within
+    /// what systemd leaves to containers (its "Users, Groups, UIDs and GIDs": 524288 to 1879048191).
+    fn default() -> Pool {
+        Pool { first: 1 << 30, count: 1 << 28 }
+    }
+}
+
+impl std::fmt::Display for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.first, self.count)
+    }
+}
+
+impl FromStr for Pool {
+    type Err = String;
+
+    /// Reads `FIRST:COUNT`.
+    fn from_str(text: &str) -> std::result::Result<Pool, String> {
+        let numbers = text.split_once(':').and_then(|(first, count)| {
+            Some(Pool { first: first.parse().ok()?, count: count.parse().ok()? })
+        });
+        let pool = numbers.ok_or("write FIRST:COUNT, e.g. 1073741824:268435456")?;
+        if pool.first < SIZE {
+            return Err(format!("must not begin below {SIZE}: ids of the host's own users"));
+        }
+        // The last id, 4294967295, stands for "none".
+        if pool.count < SIZE || pool.first.checked_add(pool.count).is_none() {
+            return Err(format!("must hold {SIZE} ids at least, and none above 4294967294"));
+        }
+        Ok(pool)
+    }
+}
+
+/// Which ranges of a pool are taken.
+#[derive(Debug)]
+pub struct IdRanges {
+    pool: Pool,
+    used: Mutex<Used>,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    taken: BTreeSet<u32>,
+    /// Where the search begins: a range that was given back rests as long as possible.
+    next: u32,
+}
+
+/// A range that is taken until this is dropped.
+#[derive(Debug)]
+pub struct IdRange {
+    ranges: Arc<IdRanges>,
+    index: u32,
+}
+
+impl IdRanges {
+    /// All of a pool, free.
+    pub fn new(pool: Pool) -> Arc<IdRanges> {
+        Arc::new(IdRanges { pool, used: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a free range.
+    pub fn take(self: &Arc<Self>) -> Result<IdRange> {
+        let mut used = self.lock();
+        let count = self.pool.ranges();
+        let free = (0..count).map(|step| (used.next + step) % count);
+        let index = free.into_iter().find(|index| !used.taken.contains(index));
+        let index = index.ok_or_else(|| Error::Exhausted {
+            what: format!(
+                "all {count} ranges of ids for user namespaces are taken; remove containers, or give the \
+                 agent a larger --userns-pool than {}",
+                self.pool
+            ),
+            errno: libc::EAGAIN,
+        })?;
+        used.taken.insert(index);
+        used.next = (index + 1) % count;
+        Ok(IdRange { ranges: self.clone(), index })
+    }
+
+    /// Takes the range that an earlier agent gave. `None` where the map is no range of this pool, or is
+    /// taken.
+    pub fn claim(self: &Arc<Self>, map: &[IdMap]) -> Option<IdRange> {
+        let [IdMap { inside: 0, outside, count: SIZE }] = map else { return None };
+        let offset = outside.checked_sub(self.pool.first)?;
+        let index = offset / SIZE;
+        let fits = offset % SIZE == 0 && index < self.pool.ranges();
+        (fits && self.lock().taken.insert(index)).then(|| IdRange { ranges: self.clone(), index })
+    }
+}
+
+impl IdRange {
+    /// As the map of a user namespace.
+    pub fn map(&self) -> IdMap {
+        let outside = self.ranges.pool.first + self.index * SIZE;
+        IdMap { inside: 0, outside, count: SIZE }
+    }
+}
+
+impl Drop for IdRange {
+    fn drop(&mut self) {
+        self.ranges.lock().taken.remove(&self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_do_not_overlap_rest_and_come_back() {
+        let ranges = IdRanges::new("200000:200000".parse().expect("a pool"));
+        let one = ranges.take().expect("the first");
+        let two = ranges.take().expect("the second");
+        assert_eq!((one.map().outside, two.map().outside), (200_000, 265_536));
+        let map = one.map();
+        drop(one);
+        // The third before the first one again.
+        let three = ranges.take().expect("the third");
+        assert_eq!(three.map().outside, 331_072);
+        let again = ranges.claim(&[map]).expect("it is free");
+        assert_eq!(again.map(), map);
+        assert!(ranges.claim(&[map]).is_none(), "it is taken");
+        let full = ranges.take().expect_err("none is left");
+        assert!(full.to_string().contains("--userns-pool"), "{full}");
+        drop(two);
+        assert_eq!(ranges.take().expect("it came back").map().outside, 265_536);
+    }
+
+    #[test]
+    fn what_is_no_range_of_the_pool_is_not_claimed() {
+        let ranges = IdRanges::new(Pool::default());
+        for (inside, outside, count) in [
+            (0, 1 << 30, 1),
+            (1, 1 << 30, SIZE),
+            (0, (1 << 30) + 1, SIZE),
+            (0, 100_000, SIZE),
+            (0, u32::MAX - SIZE, SIZE),
+        ] {
+            assert!(ranges.claim(&[IdMap { inside, outside, count }]).is_none());
+        }
+        assert!(ranges.claim(&[]).is_none());
+    }
+
+    #[test]
+    fn a_pool_has_no_ids_of_users_and_no_end_beyond_the_last() {
+        for bad in
+            ["", "1", "1:2", "0:65536", "65535:65536", "100000:65535", "4294901760:65536", "a:b"]
+        {
+            assert!(bad.parse::<Pool>().is_err(), "{bad:?}");
+        }
+        assert_eq!(Pool::default().to_string().parse(), Ok(Pool::default()));
+    }
+}

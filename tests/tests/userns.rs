@@ -1,0 +1,124 @@
+//! A user namespace of its own for each container, with ids that the agent chooses.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
+    path::Path,
+};
+
+use conti_tests::{Agent, facts::Facts, rootfs};
+use serde_json::Value;
+
+/// The ids of a container as `inspect` shows them: first one outside, and how many.
+fn range(agent: &Agent, name: &str) -> (u64, u64) {
+    let json: Value = serde_json::from_str(&agent.ok(["inspect", name])).expect("JSON");
+    let container = json.as_array().map_or(&json, |all| &all[0]);
+    let find = |which: &str| {
+        let map = &container["spec"]["namespaces"][which][0];
+        assert_eq!(map["inside"], 0, "{container}");
+        let number = |key: &str| map[key].as_u64().expect("a number");
+        (number("outside"), number("count"))
+    };
+    let (users, groups) = (find("uid_mappings"), find("gid_mappings"));
+    assert_eq!(users, groups);
+    users
+}
+
+mod needs_user_namespaces {
+    use super::*;
+
+    #[test]
+    fn each_container_has_ids_that_no_other_has_also_after_a_restart_of_the_agent() {
+        let mut agent = Agent::start();
+        let run = |name: &str| {
+            ["run", "-d", "--name", name, "--userns", "auto", "--", "sleep", "1000"]
+                .map(str::to_owned)
+        };
+        agent.ok(run("a"));
+        agent.ok(run("b"));
+        let (a, b) = (range(&agent, "a"), range(&agent, "b"));
+        assert_eq!((a.1, b.1), (65_536, 65_536));
+        assert!(a.0.abs_diff(b.0) >= 65_536, "{a:?} {b:?}");
+        agent.kill();
+        agent.restart();
+        agent.ok(run("c"));
+        let c = range(&agent, "c");
+        for other in [a, b] {
+            assert!(c.0.abs_diff(other.0) >= 65_536, "{c:?} {other:?}");
+        }
+        let map = agent.ok(["exec", "c", "--", "cat", "/proc/self/uid_map"]);
+        let map: Vec<&str> = map.split_whitespace().collect();
+        assert_eq!(map, ["0", &c.0.to_string(), "65536"]);
+        // What is root inside is nobody outside, also what is started there later.
+        let facts = Facts::of_run(&agent, &["--userns", "auto"]);
+        assert_eq!(facts.status("Uid").split_whitespace().next(), Some("0"));
+        agent.finish();
+    }
+
+    #[test]
+    fn files_keep_their_owners_on_both_sides_of_a_bind() {
+        let agent = Agent::start();
+        let dir = agent.scratch("shared");
+        fs::create_dir(&dir).expect("a directory");
+        fs::write(dir.join("root"), "r").expect("a file");
+        fs::write(dir.join("ann"), "a").expect("a file");
+        chown(dir.join("ann"), Some(1000), Some(1000)).expect("an owner");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("a mode");
+        let volume = format!("{}:/s", dir.display());
+        let script =
+            "stat -c %u:%g /s/root /s/ann; echo x > /s/new; chown 1000:7 /s/new; cat /s/ann";
+        let args = ["run", "--rm", "--userns", "auto", "-v", &volume, "--", "sh", "-c", script];
+        assert_eq!(agent.ok(args), "0:0\n1000:1000\na");
+        let owner = |path: &Path| {
+            let meta = fs::metadata(path).expect("it is there");
+            (meta.uid(), meta.gid())
+        };
+        assert_eq!(owner(&dir.join("new")), (1000, 7));
+        agent.finish();
+    }
+
+    #[test]
+    fn a_mount_that_cannot_be_mapped_is_refused_by_name_and_works_without() {
+        let agent = Agent::start();
+        // procfs knows no idmapped mounts.
+        let mount = "type=bind,src=/proc/fs,dst=/mnt/p";
+        let args = |userns| {
+            ["run", "--rm", "--userns", userns, "--mount", mount, "--", "true"].map(str::to_owned)
+        };
+        let refused = agent.ctl(args("auto")).run().exits(125).errors();
+        assert!(refused.contains("/mnt/p"), "{refused}");
+        assert!(refused.contains("--userns host"), "{refused}");
+        agent.ok(args("host"));
+        agent.finish();
+    }
+
+    #[test]
+    fn roots_of_each_kind_and_what_enters_later_have_the_same_ids() {
+        let agent = Agent::start();
+        let root = agent.scratch("root");
+        rootfs::build(&root);
+        let dir = format!("dir:{}", root.display());
+        for flags in [vec![], vec!["--rootfs", &dir], vec!["--rootfs", &dir, "--overlay"]] {
+            let mut args = vec!["run", "-d", "--name", "c", "--userns", "auto"];
+            args.extend(flags.iter().copied());
+            args.extend(["--", "sleep", "1000"]);
+            agent.ok(args);
+            let (first, _) = range(&agent, "c");
+            let wanted = format!("         0 {first:>10}      65536");
+            for verb in [vec!["exec", "c"], vec!["enter", "c"], vec!["debug", "c"]] {
+                let mut args = verb.clone();
+                args.extend(["--", "cat", "/proc/self/uid_map"]);
+                let map = agent.ok(args);
+                assert_eq!(
+                    map.split_whitespace().collect::<Vec<_>>(),
+                    wanted.split_whitespace().collect::<Vec<_>>(),
+                    "{verb:?} {flags:?}"
+                );
+            }
+            let script = "touch /new && test $(stat -c %u /new) = 0 && test $(stat -c %u /etc) = 0";
+            agent.ok(["exec", "c", "--", "sh", "-c", script]);
+            agent.ok(["rm", "-f", "c"]);
+        }
+        agent.finish();
+    }
+}
