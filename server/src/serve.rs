@@ -55,8 +55,8 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let audit_log = args.audit_log()?;
     let (open_files, files) = raise_open_files();
     let (state_dir, data_dir) = (args.state_dir, args.data_dir);
-    let userns_pool = args.userns_pool;
-    let config = Config { state_dir, data_dir, runtime, open_files, userns_pool };
+    let (userns, userns_pool) = (args.userns, args.userns_pool);
+    let config = Config { state_dir, data_dir, runtime, open_files, userns, userns_pool };
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 

@@ -10,15 +10,18 @@ use conti_tests::{
 const PRIVATE_BY_DEFAULT: [&str; 6] = ["mnt", "pid", "uts", "ipc", "net", "cgroup"];
 
 #[test]
-fn a_container_has_its_own_namespaces_but_user_and_time() {
+fn a_container_has_its_own_namespaces_but_time_and_where_asked_user() {
     let agent = Agent::start();
+    for (flags, shared) in [(&[][..], &["time"][..]), (&["--userns", "host"], &["user", "time"])] {
+        let facts = Facts::of_run(&agent, flags);
+        for kind in PRIVATE_BY_DEFAULT {
+            assert_ne!(facts.namespace(kind), namespace("self", kind), "{kind}");
+        }
+        for kind in shared {
+            assert_eq!(facts.namespace(kind), namespace("self", kind), "{kind}");
+        }
+    }
     let facts = Facts::of_run(&agent, &[]);
-    for kind in PRIVATE_BY_DEFAULT {
-        assert_ne!(facts.namespace(kind), namespace("self", kind), "{kind}");
-    }
-    for kind in ["user", "time"] {
-        assert_eq!(facts.namespace(kind), namespace("self", kind), "{kind}");
-    }
     assert_eq!(facts.0["pid"], 1);
     assert_eq!(facts.0["ppid"], 0);
     assert_eq!(facts.0["processes"], 1, "it sees itself alone");
@@ -35,8 +38,14 @@ fn each_namespace_can_be_the_hosts() {
         ("net", "net=host"),
         ("cgroup", "cgroup=host"),
     ] {
-        let facts = Facts::of_run(&agent, &["--ns", flag]);
+        let facts = Facts::of_run(&agent, &["--ns", flag, "--userns", "host"]);
         assert_eq!(facts.namespace(kind), namespace("self", kind), "{flag}");
+        // A user namespace has no rights over what shows these; a network and a host name need none.
+        let own = agent.ctl(["run", "--rm", "--ns", flag, "--", "true"]).run();
+        match kind {
+            "uts" | "net" => own.success(),
+            _ => own.exits(125),
+        };
         for other in PRIVATE_BY_DEFAULT.iter().filter(|other| **other != kind) {
             assert_ne!(facts.namespace(other), namespace("self", other), "{flag}: {other}");
         }

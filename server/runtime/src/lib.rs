@@ -9,7 +9,8 @@
 //! 5. [`init`]: the child: the ordered steps from a fresh clone to the user's command;
 //! 6. [`journal`]: the shared memory that output and input pass through;
 //! 7. [`inspect`]: a process that answers one question about the host or a target; [`mountinfo`];
-//! 8. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
+//! 8. [`user_namespace`]: one to try out what the kernel allows;
+//! 9. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
 //!
 //! Nothing here knows async code, gRPC or the messages of the API.
 
@@ -24,3 +25,4 @@ pub mod mountinfo;
 pub mod plan;
 pub mod protocol;
 pub mod sys;
+pub mod user_namespace;

@@ -2,11 +2,12 @@
 
 use std::{io::Write, process::ExitCode};
 
-use conti_runtime::launcher;
+use conti_runtime::{launcher, user_namespace};
 
 const USAGE: &str = "conti-runtime is started by contid, which talks to it through its stdin.
 
 Usage: conti-runtime launcher --agent TAG    TAG names the agent in the process list
+       conti-runtime hold-user-namespace     holds one until its stdin closes
        conti-runtime --version";
 
 fn main() -> ExitCode {
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
                 say(&format!("conti-runtime: {error}"));
                 ExitCode::FAILURE
             }
+        },
+        ["hold-user-namespace"] => match user_namespace::hold() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
         },
         ["--version"] => {
             let _ = writeln!(std::io::stdout(), "conti-runtime {}", env!("CARGO_PKG_VERSION"));

@@ -11,7 +11,10 @@ use std::{env, io, path::PathBuf};
 use clap::{Parser, Subcommand, ValueEnum};
 use conti_shared::endpoint::{self, Endpoint};
 
-use crate::{engine::id_ranges::Pool, metrics::Address};
+use crate::{
+    engine::{id_ranges::Pool, userns},
+    metrics::Address,
+};
 
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
 #[derive(Debug, Parser)]
@@ -44,6 +47,10 @@ pub struct Args {
     /// Directory for the records of containers and their private layers.
     #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/conti", value_parser = absolute)]
     pub data_dir: PathBuf,
+    /// Whose user namespace containers get that do not say: each its own (auto) if the host can do that, or
+    /// the host's.
+    #[arg(long, value_name = "auto|host", default_value = "auto")]
+    pub userns: userns::Default,
     /// The ids that user namespaces of containers get, 65536 each. Two agents on one machine must not share
     /// them.
     #[arg(long, value_name = "FIRST:COUNT", default_value_t)]

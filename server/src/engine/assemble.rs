@@ -1,12 +1,7 @@
 //! From a container's specification to the plan of its main process: every source opened, every
 //! mount in its order, every default laid down.
 
-use std::{
-    fs,
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use conti_runtime::{
     plan::{
@@ -22,12 +17,7 @@ use super::{
     error::{Error, Result},
     facts::CgroupVersion,
     process,
-    sources::{
-        FdList, bind, dev, filesystem,
-        host_view::HostView,
-        requested,
-        rootfs::{self, Idmap},
-    },
+    sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
 
@@ -107,16 +97,10 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let mut idmapped = Vec::new();
 
     let namespaces = namespaces(request, &mut fds)?;
-    let joined_user = match namespaces.user {
-        NsSource::Join(_) => Some(namespace_of(request.joined, NsType::User)?),
-        _ => None,
-    };
-    let (idmap, owner) = match (&namespaces.user, &joined_user) {
-        (NsSource::New, _) => (Idmap::Later, root_owner(spec)?),
-        (NsSource::Join(_), Some(namespace)) => {
-            (Idmap::Now(namespace.as_fd()), request.joined.owner.unwrap_or((0, 0)))
-        }
-        _ => (Idmap::None, (0, 0)),
+    let (mapped, owner) = match &namespaces.user {
+        NsSource::New => (true, root_owner(spec)?),
+        NsSource::Join(_) => (true, request.joined.owner.unwrap_or((0, 0))),
+        NsSource::Host => (false, (0, 0)),
     };
 
     let etc = etc_files(spec);
@@ -125,7 +109,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
             rootfs: &spec.rootfs,
             within: spec.bounds.as_ref().map(|bounds| bounds.rootfs.as_slice()),
             layers: &request.dir.join("layers"),
-            idmap,
+            mapped,
             volatile: spec.auto_remove,
             read_only: spec.read_only_root,
             etc: &etc,
@@ -147,13 +131,9 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         let fd = fds.add(made.fd);
-        // Files of the host keep their owners on both sides.
-        match (&mount.source, idmap) {
-            (MountSource::Bind { .. }, Idmap::Later) => idmapped.push(fd),
-            (MountSource::Bind { source, .. }, Idmap::Now(_)) => {
-                rootfs::map_now(fds.get(fd), idmap, &source.to_string_lossy())?;
-            }
-            _ => {}
+        // What has owners of its own keeps them on both sides.
+        if mapped && !matches!(mount.source, MountSource::Tmpfs { .. }) {
+            idmapped.push(fd);
         }
         let what = MountWhat::Detached { fd, dir: made.dir };
         let attrs = MountAttrs::default();
@@ -236,7 +216,8 @@ fn namespaces(request: &Request<'_>, fds: &mut FdList) -> Result<Namespaces> {
     let mut source = |namespace: &Namespace, kind: NsType| -> Result<NsSource> {
         Ok(match namespace {
             Namespace::Private => NsSource::New,
-            Namespace::Host => NsSource::Host,
+            // Records of agents before this choice was made.
+            Namespace::Host | Namespace::Unspecified => NsSource::Host,
             Namespace::Container(_) => NsSource::Join(fds.add(namespace_of(request.joined, kind)?)),
         })
     };

@@ -4,7 +4,7 @@ use std::{fs, os::fd::AsFd as _, path::Path};
 
 use rustix::mount::{FsOpenFlags, fsopen};
 
-use super::{Config, cgroup::Cgroups};
+use super::{Config, cgroup::Cgroups, userns::Userns};
 
 /// The host of an agent.
 #[derive(Debug, Clone)]
@@ -61,7 +61,12 @@ pub struct Feature {
 
 impl Facts {
     /// Looks at the host.
-    pub fn gather(config: &Config, cgroups: &Cgroups, instance_id: String) -> Facts {
+    pub fn gather(
+        config: &Config,
+        cgroups: &Cgroups,
+        userns: &Userns,
+        instance_id: String,
+    ) -> Facts {
         let uname = rustix::system::uname();
         let text = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
         Facts {
@@ -74,7 +79,7 @@ impl Facts {
             boot_id: boot_id(),
             cpu_count: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
             memory_bytes: memory_bytes(),
-            features: features(cgroups),
+            features: features(cgroups, userns),
             state_dir: config.state_dir.clone(),
             data_dir: config.data_dir.clone(),
         }
@@ -95,7 +100,7 @@ fn memory_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-fn features(cgroups: &Cgroups) -> Vec<Feature> {
+fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
     let feature = |name, available, without: &str| Feature {
         name,
         available,
@@ -111,6 +116,14 @@ fn features(cgroups: &Cgroups) -> Vec<Feature> {
             "overlay_layer_fds",
             overlay_layer_fds(),
             "an overlay in a user namespace cannot be had (Linux 6.13)",
+        ),
+        feature(
+            "user_namespaces",
+            userns.problem.is_none(),
+            &format!(
+                "containers have the host's user namespace: {}",
+                userns.problem.as_deref().unwrap_or_default()
+            ),
         ),
         feature(
             "device_policy",
@@ -143,7 +156,7 @@ fn filesystem(name: &str) -> bool {
 }
 
 /// Whether overlayfs takes its layers as fds: tried on a context that is never created.
-fn overlay_layer_fds() -> bool {
+pub fn overlay_layer_fds() -> bool {
     let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
     let Ok(dir) = fs::File::open("/") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", dir.as_fd()).is_ok()

@@ -66,6 +66,11 @@ impl Launcher {
         Ok(Launcher { image, tag, open_files, running: Mutex::new(None), counts })
     }
 
+    /// The program conti-runtime, as an open file.
+    pub fn image(&self) -> BorrowedFd<'_> {
+        self.image.as_fd()
+    }
+
     /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
     /// forker attaches itself to.
     pub async fn spawn_monitor(&self, procs: &[OwnedFd]) -> io::Result<Monitor> {

@@ -51,6 +51,7 @@ pub mod slots;
 pub mod sources;
 pub mod spec;
 pub mod store;
+pub mod userns;
 pub mod users;
 pub mod watched;
 
@@ -83,6 +84,7 @@ use slots::Slots;
 use sources::host_view::HostView;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use userns::Userns;
 
 /// Where an engine keeps what it has.
 #[derive(Debug, Clone)]
@@ -95,6 +97,8 @@ pub struct Config {
     pub runtime: PathBuf,
     /// The limit of open files of what the engine starts: the agent's own may be higher.
     pub open_files: Rlimit,
+    /// Whose user namespace containers get whose maker does not say.
+    pub userns: userns::Default,
     /// The ids that user namespaces of containers get.
     pub userns_pool: id_ranges::Pool,
 }
@@ -109,6 +113,8 @@ pub struct Engine {
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
     view: HostView,
+    /// Whose user namespace containers get.
+    userns: Userns,
     /// The ids of user namespaces.
     id_ranges: Arc<IdRanges>,
     /// Sessions of an earlier agent with the notes that were left beside them, until somebody takes them.
@@ -160,7 +166,10 @@ impl Engine {
         let open = |path: &str| {
             File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
-        let facts = Facts::gather(&config, &cgroups, id::new());
+        let id_ranges = IdRanges::new(config.userns_pool);
+        let dirs = [containers_dir.as_path(), &view.template, Path::new("/usr")];
+        let userns = Userns::probe(config.userns, launcher.image(), &id_ranges, &dirs);
+        let facts = Facts::gather(&config, &cgroups, &userns, id::new());
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             noted: Mutex::default(),
@@ -172,7 +181,8 @@ impl Engine {
             launcher,
             cgroups,
             view,
-            id_ranges: IdRanges::new(config.userns_pool),
+            userns,
+            id_ranges,
             containers_dir,
             sessions_dir,
             recordings,

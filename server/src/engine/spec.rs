@@ -133,6 +133,8 @@ pub enum Namespace {
     Host,
     /// That of another container, by id, prefix or name.
     Container(String),
+    /// Not said; only of users, until [`crate::engine::Engine::choose_user_namespace`].
+    Unspecified,
 }
 
 impl Default for Namespaces {
@@ -144,7 +146,7 @@ impl Default for Namespaces {
             ipc: Namespace::Private,
             net: Namespace::Private,
             cgroup: Namespace::Private,
-            user: Namespace::Host,
+            user: Namespace::Unspecified,
             time: Namespace::Host,
             uid_maps: Vec::new(),
             gid_maps: Vec::new(),

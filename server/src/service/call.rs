@@ -246,6 +246,7 @@ impl Call {
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
+        engine.choose_user_namespace(&mut spec).map_err(status::of)?;
         if self.is_admin() {
             // Another container may have the name one day. One that is not there is the engine's to tell.
             for key in joined(&mut spec) {
@@ -388,6 +389,6 @@ fn joined(spec: &mut ContainerSpec) -> impl Iterator<Item = &mut String> {
     ];
     all.into_iter().filter_map(|namespace| match namespace {
         Namespace::Container(key) => Some(key),
-        Namespace::Private | Namespace::Host => None,
+        Namespace::Private | Namespace::Host | Namespace::Unspecified => None,
     })
 }

@@ -22,7 +22,7 @@ pub mod requested;
 pub mod rootfs;
 pub mod tools;
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use conti_runtime::plan::Fd;
 use rustix::io::Errno;
@@ -38,11 +38,6 @@ impl FdList {
     pub fn add(&mut self, fd: impl Into<OwnedFd>) -> Fd {
         self.0.push(fd.into());
         Fd(self.0.len() as u32 - 1)
-    }
-
-    /// The fd at a place that [`FdList::add`] gave.
-    pub fn get(&self, fd: Fd) -> BorrowedFd<'_> {
-        self.0[fd.0 as usize].as_fd()
     }
 
     /// The list, complete.

@@ -3,16 +3,13 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, OwnedFd},
         unix::fs::DirBuilderExt as _,
     },
     path::{Path, PathBuf},
 };
 
-use conti_runtime::{
-    plan::{Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
-    sys::mount,
-};
+use conti_runtime::plan::{Fd, Mount, MountAttrs, MountWhat, Overlay, Root};
 use rustix::{
     fs::{FileType, Mode, OFlags, fstatfs, open, openat},
     io::Errno,
@@ -39,25 +36,14 @@ pub struct Request<'a> {
     pub within: Option<&'a [PathBuf]>,
     /// The directory of the container's private layers; made when one is needed.
     pub layers: &'a Path,
-    /// How files get the ids of the container's user namespace.
-    pub idmap: Idmap<'a>,
+    /// Whether files get the ids of a user namespace, which init's parent sees to.
+    pub mapped: bool,
     /// Whether the layers die with the container, so that they need not survive a crash.
     pub volatile: bool,
     /// Whether the program directories are read-only, as the root is.
     pub read_only: bool,
     /// Files of /etc to be put into the layer: name and content.
     pub etc: &'a [(&'static str, String)],
-}
-
-/// How a root gets the ids of a user namespace.
-#[derive(Debug, Clone, Copy)]
-pub enum Idmap<'a> {
-    /// There is none.
-    None,
-    /// The namespace is yet to be made: init's parent does it.
-    Later,
-    /// The namespace is there already.
-    Now(BorrowedFd<'a>),
 }
 
 /// A root that is ready to be attached.
@@ -89,9 +75,8 @@ pub fn prepare(
             };
             let path = HostPath { path, within: request.within };
             let bound = directory(path, options)?;
-            map_now(bound.as_fd(), request.idmap, &path.path.to_string_lossy())?;
             let fd = fds.add(bound);
-            if let Idmap::Later = request.idmap {
+            if request.mapped {
                 idmapped.push(fd);
             }
             Ok(Prepared {
@@ -182,16 +167,6 @@ fn no_root(path: &Path, error: Error) -> Error {
     }
 }
 
-/// Lays the id map of a user namespace that exists on a mount.
-pub fn map_now(mount: BorrowedFd<'_>, idmap: Idmap<'_>, name: &str) -> Result<()> {
-    let Idmap::Now(namespace) = idmap else { return Ok(()) };
-    mount::set_id_map(mount, namespace).map_err(|errno| {
-        let hint = "it, and what is mounted below it, must be of filesystems that support idmapped mounts; \
-                    without a user namespace (--userns host) it can be used";
-        failed("rootfs", "cannot map the ids of", name, errno, hint)
-    })
-}
-
 /// The private layers of one container.
 struct Layers<'a> {
     request: &'a Request<'a>,
@@ -236,14 +211,13 @@ impl<'a> Layers<'a> {
     }
 
     fn new(request: &'a Request<'a>, base: OwnedFd, warnings: Vec<String>) -> Result<Layers<'a>> {
-        let mapped = match request.idmap {
-            Idmap::None => None,
-            Idmap::Later | Idmap::Now(_) => {
+        let mapped = match request.mapped {
+            false => None,
+            true => {
                 let bound = bind::clone_fd(base.as_fd(), bind::Options::OWN).map_err(|errno| {
                     let hint = "check the agent's --data-dir";
                     failed("rootfs", "cannot bind", "the private layer", errno, hint)
                 })?;
-                map_now(bound.fd.as_fd(), request.idmap, "the private layer")?;
                 Some(bound.fd)
             }
         };
@@ -284,31 +258,23 @@ impl<'a> Layers<'a> {
         })?;
         let volatile = self.request.volatile;
         let once = bind::Options { recursive: false, ..bind::Options::VIEW };
-        let lower = match self.request.idmap {
-            // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
-            Idmap::None => open_directory(lower)?,
-            Idmap::Now(_) => {
-                let name = lower.path.to_string_lossy();
-                let lower = directory(lower, once)?;
-                map_now(lower.as_fd(), self.request.idmap, &name)?;
-                lower
+        if self.request.mapped {
+            // Layers get the id map first, and the overlay belongs to the user namespace: init makes it.
+            let lower = fds.add(directory(lower, once)?);
+            idmapped.push(lower);
+            if let Some(mapped) = &self.mapped
+                && name == "root"
+            {
+                idmapped.push(fds.add(mapped.try_clone().map_err(|_| {
+                    let hint = "raise the agent's limit of open files";
+                    failed("rootfs", "cannot use", "the private layer", Errno::MFILE, hint)
+                })?));
             }
-            // The id map of the lower layer needs the new namespace: init makes the overlay.
-            Idmap::Later => {
-                let lower = fds.add(directory(lower, once)?);
-                idmapped.push(lower);
-                if let Some(mapped) = &self.mapped
-                    && name == "root"
-                {
-                    idmapped.push(fds.add(mapped.try_clone().map_err(|_| {
-                        let hint = "raise the agent's limit of open files";
-                        failed("rootfs", "cannot use", "the private layer", Errno::MFILE, hint)
-                    })?));
-                }
-                let (upper, work) = (fds.add(upper), fds.add(work));
-                return Ok(Root::Overlay(Overlay { lower, upper, work, volatile }));
-            }
-        };
+            let (upper, work) = (fds.add(upper), fds.add(work));
+            return Ok(Root::Overlay(Overlay { lower, upper, work, volatile }));
+        }
+        // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
+        let lower = open_directory(lower)?;
         let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), volatile)?;
         Ok(Root::Mount(fds.add(mounted)))
     }

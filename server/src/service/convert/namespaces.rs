@@ -110,6 +110,7 @@ fn namespace_back(namespace: Namespace) -> v1::Namespace {
         Namespace::Private => (NamespaceMode::Private, String::new()),
         Namespace::Host => (NamespaceMode::Host, String::new()),
         Namespace::Container(key) => (NamespaceMode::Container, key),
+        Namespace::Unspecified => (NamespaceMode::Unspecified, String::new()),
     };
     v1::Namespace { mode: mode.into(), container }
 }

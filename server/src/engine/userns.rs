@@ -1,0 +1,132 @@
+//! Whose user namespace containers get: decided once for each host.
+
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
+
+use conti_runtime::{sys::mount, user_namespace::UserNamespace};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::Errno,
+    mount::{MountAttrFlags, OpenTreeFlags, open_tree},
+};
+
+use super::{
+    Engine,
+    error::{Error, Result},
+    id_ranges::IdRanges,
+    sources::filesystem,
+    spec::{ContainerSpec, Namespace},
+};
+
+/// What containers get whose maker says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Default {
+    /// Each its own, if the host can do that.
+    Auto,
+    /// That of the host.
+    Host,
+}
+
+/// What was decided at the start.
+#[derive(Debug, Clone)]
+pub struct Userns {
+    /// What containers get whose maker says nothing.
+    pub default: Default,
+    /// Why the host cannot give each its own. `None`: it can.
+    pub problem: Option<String>,
+}
+
+impl Userns {
+    /// Tries what a container in a user namespace needs: the namespace, and the id map of it on the
+    /// filesystems of its layers, of the host's programs and of tmpfs.
+    pub fn probe(
+        wanted: Default,
+        image: BorrowedFd<'_>,
+        ranges: &std::sync::Arc<IdRanges>,
+        dirs: &[&Path],
+    ) -> Userns {
+        let tried = || -> std::result::Result<(), String> {
+            if !super::facts::overlay_layer_fds() {
+                return Err("overlayfs takes no layers by fd (Linux 6.13)".to_owned());
+            }
+            let range = ranges.take().map_err(|error| error.to_string())?;
+            let namespace = UserNamespace::new(image, range.map())
+                .map_err(|error| format!("no user namespace can be made: {error}"))?;
+            for dir in dirs {
+                map(dir, namespace.fd.as_fd()).map_err(|errno| {
+                    format!("the filesystem of {} takes no id map: {errno}", dir.display())
+                })?;
+            }
+            let tmpfs = filesystem::tmpfs(1 << 12, 0o700, (0, 0), MountAttrFlags::empty());
+            let tmpfs = tmpfs.map_err(|error| error.to_string())?;
+            mount::set_id_map(tmpfs.as_fd(), namespace.fd.as_fd())
+                .map_err(|errno| format!("tmpfs takes no id map (Linux 6.3): {errno}"))
+        };
+        let problem = tried().err();
+        let default = if problem.is_some() { Default::Host } else { wanted };
+        Userns { default, problem }
+    }
+}
+
+/// Lays an id map on a copy of a directory's mount.
+fn map(dir: &Path, namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    let at = open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    mount::set_id_map(open_tree(&at, c"", flags)?.as_fd(), namespace)
+}
+
+impl Engine {
+    /// Decides about the user namespace of a container whose maker did not: a privileged one has the host's, one
+    /// that joins namespaces joins the user namespace that they belong to, and all others have what the
+    /// agent gives by default.
+    pub fn choose_user_namespace(&self, spec: &mut ContainerSpec) -> Result<()> {
+        if spec.namespaces.user == Namespace::Unspecified {
+            spec.namespaces.user = self.user_namespace_for(spec);
+        }
+        let namespaces = &spec.namespaces;
+        if namespaces.user != Namespace::Private {
+            return Ok(());
+        }
+        // What shows them (proc, mqueue, cgroup2) belongs to the user namespace that owns them.
+        let of_host =
+            [("pid", &namespaces.pid), ("ipc", &namespaces.ipc), ("cgroup", &namespaces.cgroup)];
+        match of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host) {
+            None => Ok(()),
+            Some((name, _)) => Err(Error::Invalid {
+                field: format!("spec.namespaces.{name}"),
+                problem: "is the host's, which a container with a user namespace of its own cannot have; \
+                          give it the host's user namespace as well (--userns host)"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    fn user_namespace_for(&self, spec: &ContainerSpec) -> Namespace {
+        if spec.process.confinement.privileged {
+            return Namespace::Host;
+        }
+        let wanted = &spec.namespaces;
+        let all =
+            [&wanted.pid, &wanted.net, &wanted.ipc, &wanted.uts, &wanted.cgroup, &wanted.time];
+        let joined = all.into_iter().find_map(|namespace| match namespace {
+            Namespace::Container(key) => self.registry.container(key).ok(),
+            _ => None,
+        });
+        match joined {
+            Some(other) => match other.spec.namespaces.user {
+                Namespace::Host | Namespace::Unspecified => Namespace::Host,
+                Namespace::Private | Namespace::Container(_) => {
+                    Namespace::Container(other.id.clone())
+                }
+            },
+            None => match self.userns.default {
+                Default::Auto => Namespace::Private,
+                Default::Host => Namespace::Host,
+            },
+        }
+    }
+}
