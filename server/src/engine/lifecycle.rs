@@ -118,14 +118,7 @@ impl Engine {
         if spec.hostname.is_empty() {
             spec.hostname = id[..12].to_owned();
         }
-        let user = &mut spec.namespaces;
-        let id_range = (user.user == Namespace::Private && user.uid_maps.is_empty())
-            .then(|| self.id_ranges.take())
-            .transpose()?;
-        if let Some(range) = &id_range {
-            user.uid_maps = vec![range.map()];
-            user.gid_maps = vec![range.map()];
-        }
+        let id_range = self.take_ids(&mut spec)?;
         let container = Arc::new(Container::new(id, spec, &self.containers_dir, request_id));
         container.now().id_range = id_range;
         self.registry.add_container(container.clone())?;

@@ -246,7 +246,7 @@ impl Call {
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
-        engine.choose_user_namespace(&mut spec).map_err(status::of)?;
+        engine.choose_user_namespace(&mut spec);
         if self.is_admin() {
             // Another container may have the name one day. One that is not there is the engine's to tell.
             for key in joined(&mut spec) {
