@@ -244,6 +244,29 @@ mod needs_device {
 }
 
 #[test]
+fn no_node_that_a_container_makes_is_the_hosts_console_or_another_terminal() {
+    let agent = Agent::start();
+    let volume = probe_volume();
+    let open = |minor: &str| {
+        let args = ["run", "--rm", "-v", &volume, "--", PROBE, "mknod", "c", "5", minor];
+        agent.ctl(args).run().success().json()["open"].clone()
+    };
+    // Without a terminal of its own there is none behind /dev/tty, and that is not the policy's answer.
+    assert_eq!(open("0"), "ENXIO");
+    for console in ["1", "3", "4"] {
+        assert_eq!(open(console), "EPERM", "c 5 {console}");
+    }
+    // A ptmx must lie beside a devpts: one in /tmp leads nowhere, but it is not denied.
+    assert_ne!(open("2"), "EPERM");
+    let script = "test -c /dev/console && echo works > /dev/console && test -w /dev/tty \
+                  && stat -c %t /dev/console";
+    let out = agent.ctl(["run", "--rm", "-t", "--", "sh", "-c", script]).run().success().text();
+    // Its console is a pseudo-terminal: major 136 in hexadecimal.
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["works", "88"]);
+    agent.finish();
+}
+
+#[test]
 fn the_standard_nodes_work() {
     let agent = Agent::start();
     let script = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; echo x > /dev/null; \

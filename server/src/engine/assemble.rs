@@ -127,6 +127,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         bind_etc(&request.dir.join("etc"), &etc, &mut fds, &mut mounts)?;
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
+    let guarded_from = within.map(|_| mounts.len() as u32);
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
@@ -158,6 +159,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         root: root.root,
         read_only_root: spec.read_only_root,
         mounts,
+        guarded_from,
         masked_paths: if privileged { Vec::new() } else { MASKED.map(str::to_owned).to_vec() },
         read_only_paths: if privileged {
             Vec::new()

@@ -17,7 +17,7 @@ use super::{
     cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
-    id,
+    fault, id,
     info::{ContainerInfo, ContainerState, EndReason},
     io_error, name,
     registry::Made,
@@ -105,7 +105,7 @@ impl Engine {
         }
     }
 
-    /// Registers a container: its name is taken from here on.
+    /// A container that nobody knows of yet.
     fn new_container(
         &self,
         mut spec: ContainerSpec,
@@ -119,14 +119,16 @@ impl Engine {
             spec.hostname = id[..12].to_owned();
         }
         let id_range = self.take_ids(&mut spec)?;
-        let container = Arc::new(Container::new(id, spec, &self.containers_dir, request_id));
+        let container = Container::new(id, spec, &self.containers_dir, request_id);
         container.now().id_range = id_range;
-        self.registry.add_container(container.clone())?;
-        Ok(container)
+        Ok(Arc::new(container))
     }
 
     async fn begin_new(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
+        // Before anybody can find it: who does waits until it is there or gone.
         let _turn = container.turn.lock().await;
+        self.registry.add_container(container.clone())?;
+        fault::point("create.registered").await;
         let begun = match DirBuilder::new().mode(0o700).create(&container.dir) {
             Ok(()) => self.begin(container, begin).await,
             Err(error) => Err(io_error("cannot make the container's directory")(error)),
@@ -183,6 +185,7 @@ impl Engine {
             now.spare.take()
         };
         container.ended.notify_waiters();
+        fault::point("end.told").await;
         drop(spare);
         let others: Vec<_> = self.registry.sessions(Some(&container.id));
         for other in others.iter().filter(|other| !other.record.main && !other.ended()) {
@@ -245,6 +248,7 @@ impl Engine {
                 }
             }
             ContainerState::Stopped if !container.now().deleted => {
+                self.cleaned_up(container).await?;
                 let before = {
                     let now = container.now();
                     (now.session.clone(), now.session_id.clone(), now.end.clone())
@@ -262,6 +266,20 @@ impl Engine {
                 begun
             }
             _ => Err(container.wrong_state("start", "created or stopped")),
+        }
+    }
+
+    /// Waits until nothing is left of a main process that has ended: what is cleaned up after it, cgroups and
+    /// perhaps the container itself, must not be that of the next one.
+    async fn cleaned_up(&self, container: &Container) -> Result<()> {
+        let session = container.now().session.clone();
+        if let Some(session) = session {
+            session.wait().await;
+        }
+        fault::point("start.cleaned_up").await;
+        match container.now().deleted {
+            true => Err(Error::NoSuchContainer(container.id.clone())),
+            false => Ok(()),
         }
     }
 
@@ -287,7 +305,11 @@ impl Engine {
                 return Err(container.wrong_state("stop", "created or running"));
             }
             ContainerState::Stopped => {}
-            ContainerState::Created => self.kill_all(&container, &session),
+            ContainerState::Created => {
+                // While its set-up goes on there is nothing that a signal could reach.
+                session.assembled().await;
+                self.kill_all(&container, &session);
+            }
             ContainerState::Running => {
                 let waited = if grace.is_zero() {
                     false
@@ -333,6 +355,7 @@ impl Engine {
             if container.now().deleted {
                 return Ok(());
             }
+            fault::point("delete.locked").await;
             if container.state() == ContainerState::Running && !force {
                 return Err(container.wrong_state("delete", "created or stopped (or use force)"));
             }
@@ -403,8 +426,11 @@ impl Engine {
             };
             let Some(cgroup) = cgroup else { return };
             let Ok(monitor) = engine.slots.monitor_in(Some(&cgroup)).await else { return };
+            fault::point("spare.made").await;
             let mut now = container.now();
-            if now.cgroup.is_some() && now.end.is_none() && now.spare.is_none() {
+            // It may have been started again meanwhile, in other cgroups.
+            let same = now.cgroup.as_ref().is_some_and(|present| Arc::ptr_eq(present, &cgroup));
+            if same && now.end.is_none() && now.spare.is_none() {
                 now.spare = Some(monitor);
             }
         });

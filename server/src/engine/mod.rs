@@ -16,7 +16,7 @@
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
 //! - [`counts`]: what was done, and what there is, in numbers;
-//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
+//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
@@ -27,6 +27,7 @@ pub mod counts;
 pub mod enter;
 pub mod error;
 pub mod facts;
+pub mod fault;
 pub mod files;
 pub mod id;
 pub mod id_ranges;
@@ -74,7 +75,7 @@ pub use facts::Facts;
 use id_ranges::IdRanges;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
-use mounts::live::MadeMounts;
+use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
 use registry::Registry;
 use rustix::process::Rlimit;
@@ -121,6 +122,8 @@ pub struct Engine {
     noted: Mutex<Vec<(Arc<Session>, Vec<u8>)>>,
     /// What was mounted into living targets.
     made_mounts: Arc<MadeMounts>,
+    /// One change of a mount namespace at a time.
+    mount_locks: Locks,
     /// Who may have an inspector.
     inspectors: Arc<Semaphore>,
     /// `DATA/containers`
@@ -142,6 +145,12 @@ pub struct Engine {
 impl Engine {
     /// Starts an engine: takes its directories, finds what an earlier one left, and makes ready.
     pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        if conti_runtime::fault::is_on() {
+            tracing::warn!(
+                "calls are delayed at random, as {} asks for",
+                conti_runtime::fault::VARIABLE
+            );
+        }
         // Modes that are given are meant as they are.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
@@ -173,6 +182,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             noted: Mutex::default(),
+            mount_locks: Locks::new(mounts_dir.clone()),
             made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
             facts,
             counts,

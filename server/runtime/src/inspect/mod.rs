@@ -13,20 +13,24 @@
 //! - `netlink`: what the kernel says of a network namespace;
 //! - `mounts`: the mounts that a process sees;
 //! - `files`, `usage`: the files of a target, and how much directories hold;
-//! - `attach`: mounts that are put into a living mount namespace or taken out of one.
+//! - `joined`: a mount namespace that was joined, and places in it; `attach`, `detach`: mounts that are put into
+//!   a living mount namespace or taken out of one; `tree`: detached copies of what lies in one.
 
 mod answers;
 mod attach;
+mod detach;
 mod files;
+mod joined;
 mod mounts;
 mod namespaces;
 mod netlink;
 pub mod process;
 mod processes;
 pub mod question;
+mod tree;
 mod usage;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     process::{PidfdFlags, Resource, Rlimit, Signal, getpid, pidfd_open, setrlimit},
@@ -84,7 +88,10 @@ const MOUNT: CapabilitySet = READ
 
 fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> Result<(), Failure> {
     keep_capabilities(match question {
-        Question::Attach { .. } | Question::Detach { .. } | Question::Tree { .. } => MOUNT,
+        Question::Attach { .. }
+        | Question::Detach { .. }
+        | Question::Tree { .. }
+        | Question::Plain => MOUNT,
         Question::Netlink(_) => READ.union(CapabilitySet::SYS_ADMIN),
         _ => READ,
     })?;
@@ -96,21 +103,25 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
             files::read(of, &path, offset, limit, answers)
         }
         Question::Measure(measure) => usage::answer(&measure, answers),
-        Question::Attach { to, point, dir, create, dry_run } => match fds.first() {
-            Some(mount) => {
-                attach::attach(to, &point, (dir, create, dry_run), mount.as_fd(), answers)
-            }
-            None => Err(Failure::refused("cannot mount", "nothing", rustix::io::Errno::BADF)),
-        },
-        Question::Detach { from, point, only, lazy, dry_run } => {
-            attach::detach(from, &point, only, (lazy, dry_run))
+        Question::Attach { to, namespace, point, dir, create, guarded, dry_run } => {
+            let wanted = attach::Wanted { point: &point, dir, create, guarded, dry_run };
+            attach::attach((to, namespace), &wanted, first(&fds)?, answers)
+        }
+        Question::Detach { from, namespace, point, only, lazy, dry_run } => {
+            detach::detach((from, namespace), &point, only, (lazy, dry_run))
         }
         Question::Tree { of, path, recursive, plain } => {
-            attach::tree(of, &path, (recursive, plain), answers)
+            tree::clone(of, &path, (recursive, plain), answers)
         }
+        Question::Plain => tree::plain(first(&fds)?, answers),
         Question::Namespaces { of } => namespaces::answer(of, answers),
         Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }
+}
+
+fn first(fds: &[OwnedFd]) -> Result<BorrowedFd<'_>, Failure> {
+    let absent = || Failure::refused("cannot mount", "nothing", rustix::io::Errno::BADF);
+    fds.first().map(OwnedFd::as_fd).ok_or_else(absent)
 }
 
 /// Gives up all rights but these.

@@ -185,8 +185,8 @@ pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8
     Ok(content)
 }
 
-/// The ids that root of a process's user namespace has in the agent's; those of root where it maps none.
-pub fn root_ids(pid: i32) -> (u32, u32) {
+/// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.
+pub fn root_ids(pid: i32) -> Option<(u32, u32)> {
     let id = |map: &str| {
         let text = fs::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
         let mut lines = text.lines().map(|line| line.split_whitespace());
@@ -194,9 +194,9 @@ pub fn root_ids(pid: i32) -> (u32, u32) {
             Some("0") => fields.next(),
             _ => None,
         });
-        outside.and_then(|id| id.parse().ok()).unwrap_or(0)
+        outside.and_then(|id| id.parse().ok())
     };
-    (id("uid_map"), id("gid_map"))
+    Some((id("uid_map")?, id("gid_map")?))
 }
 
 /// How much of a mountinfo is read, in bytes: 100,000 mounts, the kernel's limit, with long lines.

@@ -28,10 +28,11 @@ use std::{
     io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
-use conti_runtime::plan::Confinement;
+use conti_runtime::{fault, plan::Confinement};
 use conti_shared::name;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -133,17 +134,21 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct Recordings {
     dir: PathBuf,
+    /// Held while one is begun and the oldest make room for it.
+    beginning: Arc<Mutex<()>>,
 }
 
 impl Recordings {
     /// Those of a directory.
     pub fn new(dir: PathBuf) -> Recordings {
-        Recordings { dir }
+        Recordings { dir, beginning: Arc::default() }
     }
 
     /// Begins one, for its owner only. The oldest make room.
     fn create(&self, about: &About) -> io::Result<File> {
+        let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         self.prune(KEPT - 1);
+        fault::point("recording.pruned");
         let path = self.path(about);
         let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
         hold(&file);
