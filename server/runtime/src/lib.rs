@@ -9,13 +9,15 @@
 //! 5. [`init`]: the child: the ordered steps from a fresh clone to the user's command;
 //! 6. [`journal`]: the shared memory that output and input pass through;
 //! 7. [`inspect`]: a process that answers one question about the host or a target; [`mountinfo`];
-//! 8. [`user_namespace`]: one to try out what the kernel allows;
-//! 9. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
+//! 8. [`beneath`]: files below what others can write;
+//! 9. [`user_namespace`]: one to try out what the kernel allows;
+//! 10. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
 //!
 //! Nothing here knows async code, gRPC or the messages of the API.
 
 #![deny(unsafe_code)]
 
+pub mod beneath;
 pub mod init;
 pub mod inspect;
 pub mod journal;
