@@ -4,6 +4,7 @@
 use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
 
 use conti_runtime::{
+    beneath::{Blocked, Dir},
     plan::{
         ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
         Process, Stdio,
@@ -108,7 +109,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         &rootfs::Request {
             rootfs: &spec.rootfs,
             within: spec.bounds.as_ref().map(|bounds| bounds.rootfs.as_slice()),
-            layers: &request.dir.join("layers"),
+            dir: request.dir,
             mapped,
             volatile: spec.auto_remove,
             read_only: spec.read_only_root,
@@ -124,7 +125,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let devpts = Arc::new(filesystem::devpts(tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
-        bind_etc(&request.dir.join("etc"), &etc, &mut fds, &mut mounts)?;
+        bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     for mount in &spec.mounts {
@@ -368,7 +369,8 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
     vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
 }
 
-/// Binds the files over those of a root that is not written to.
+/// Binds the files over those of a root that is not written to. The container can write them, but not
+/// what is in their place: each start gets new ones.
 fn bind_etc(
     dir: &Path,
     etc: &[(&'static str, String)],
@@ -376,13 +378,14 @@ fn bind_etc(
     mounts: &mut Vec<Mount>,
 ) -> Result<()> {
     let write = || {
-        fs::create_dir_all(dir)?;
-        etc.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
+        let dir = Dir::open(dir)?.ensure_dir("etc", 0o755)?;
+        etc.iter().try_for_each(|(name, text)| dir.replace(name, text.as_bytes(), 0o644))
     };
-    write().map_err(|error: std::io::Error| Error::Exhausted {
-        what: format!("cannot write {}", dir.display()),
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    write().map_err(|blocked: Blocked| Error::Exhausted {
+        what: format!("cannot write {}", blocked.path.display()),
+        errno: blocked.errno.raw_os_error(),
     })?;
+    let dir = dir.join("etc");
     for (name, _) in etc {
         let bound = bind::clone(&dir.join(name), bind::Options::OWN)?;
         let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: false };
