@@ -25,6 +25,7 @@ use std::{
     time::Duration,
 };
 
+use conti_runtime::beneath;
 use devices::Rule;
 
 use super::facts::CgroupVersion;
@@ -388,14 +389,5 @@ fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
 
 /// Removes a cgroup with the cgroups below it. True where it is gone.
 fn remove_tree(dir: &Path) -> bool {
-    match fs::remove_dir(dir) {
-        Ok(()) => return true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
-        Err(_) => {}
-    }
-    let below = fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
-        remove_tree(&entry.path());
-    }
-    fs::remove_dir(dir).is_ok()
+    beneath::remove_cgroup(dir).is_ok()
 }

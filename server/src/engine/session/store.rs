@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
+use conti_runtime::{beneath, journal::Saved, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{spec::SessionIo, store};
@@ -65,7 +65,7 @@ pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
     DirBuilder::new().mode(0o700).create(&dir)?;
     if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
-        let _ = fs::remove_dir_all(&dir);
+        remove(&dir);
         return Err(error);
     }
     Ok(dir)
@@ -107,9 +107,7 @@ pub fn remove_note(dir: &Path) {
 
 /// Removes the directory.
 pub fn remove(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(dir = %dir.display(), %error, "a session's directory could not be removed");
+    if let Err(error) = beneath::remove(dir) {
+        tracing::warn!(%error, "a session's directory could not be removed");
     }
 }

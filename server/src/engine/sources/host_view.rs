@@ -9,9 +9,11 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::fs::{DirBuilderExt as _, symlink},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
 };
+
+use conti_runtime::beneath;
 
 /// The directories of programs: where one of them is a link on the host (merged /usr), it
 /// is the same link in the container.
@@ -109,10 +111,7 @@ impl HostView {
         if !template.is_dir() {
             fs::create_dir_all(dir)?;
             let unfinished = dir.join("unfinished");
-            match fs::remove_dir_all(&unfinished) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            beneath::remove(&unfinished)?;
             fill(&unfinished)?;
             fs::rename(&unfinished, &template)?;
         }
@@ -188,26 +187,25 @@ fn unescape(text: &str) -> String {
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
     fs::DirBuilder::new().mode(mode).create(path)?;
     // mkdir is subject to the umask.
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Copies a file, a directory of files and links, or a link. Only what everybody may read.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let meta = fs::symlink_metadata(from)?;
-    if meta.is_symlink() {
-        return symlink(fs::read_link(from)?, to);
-    }
-    if meta.is_dir() {
-        make_dir(to, 0o755)?;
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
+    let mut open = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = open.pop() {
+        let meta = fs::symlink_metadata(&from)?;
+        if meta.is_symlink() {
+            symlink(fs::read_link(&from)?, &to)?;
+        } else if meta.is_dir() {
+            make_dir(&to, 0o755)?;
+            for entry in fs::read_dir(&from)? {
+                let entry = entry?;
+                open.push((entry.path(), to.join(entry.file_name())));
+            }
+        } else if meta.is_file() && meta.permissions().mode() & 0o004 != 0 {
+            fs::copy(&from, &to)?;
         }
-        return Ok(());
-    }
-    let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
-    if meta.is_file() && mode & 0o004 != 0 {
-        fs::copy(from, to)?;
     }
     Ok(())
 }
