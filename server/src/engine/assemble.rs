@@ -1,10 +1,11 @@
 //! From a container's specification to the plan of its main process: every source opened, every
 //! mount in its order, every default laid down.
 
-use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 use conti_runtime::{
     beneath::{Blocked, Dir},
+    own,
     plan::{
         ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
         Process, Stdio,
@@ -247,7 +248,7 @@ impl Joined {
 fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
     let process = joined.process(kind)?;
     let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
-    let namespace = fs::File::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
+    let namespace = own::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
         .map_err(|error| process::gone(process.pid, &error))?;
     pinned.still_there()?;
     Ok(namespace.into())
@@ -365,7 +366,7 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
          ff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
     );
     // Names of resolvers only; without a network they are no use, and no harm.
-    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolv = own::read_to_string("/etc/resolv.conf").unwrap_or_default();
     vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
 }
 

@@ -1,13 +1,11 @@
 //! Containers from create to delete. Every step has its undo; what fails leaves nothing.
 
 use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::protocol::KillCause;
+use conti_runtime::{own, protocol::KillCause};
 use tracing::{Instrument as _, info, warn};
 
 use super::{
@@ -133,7 +131,7 @@ impl Engine {
 
     async fn begin_new(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
         let _turn = container.turn.lock().await;
-        let begun = match DirBuilder::new().mode(0o700).create(&container.dir) {
+        let begun = match own::make_dir(&container.dir, 0o700) {
             Ok(()) => self.begin(container, begin).await,
             Err(error) => Err(io_error("cannot make the container's directory")(error)),
         };

@@ -2,7 +2,7 @@
 //! monitors that went on without it.
 
 use std::{
-    fs, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
@@ -12,6 +12,7 @@ use std::{
 
 use conti_runtime::{
     journal::{Reader, Totals},
+    own,
     protocol::{FromMonitor, VERSION},
     sys::socket,
 };
@@ -378,7 +379,7 @@ fn insist(cgroup: &Cgroup, name: &str) {
 }
 
 fn directories(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let entries = own::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
         .map(|entry| entry.path())

@@ -7,6 +7,7 @@ use conti_runtime::{
         process,
         question::{Answer, MountId, Question},
     },
+    own,
     plan::NsType,
     protocol::ProcessId,
     sys::mount,
@@ -257,7 +258,7 @@ fn map_ids(mounted: &OwnedFd, of: ProcessId) -> Result<()> {
     if user(&directory) == user(&own) {
         return Err(invalid("the target has no user namespace of its own"));
     }
-    let file = std::fs::File::open(format!("/proc/{}/ns/user", of.pid))
+    let file = own::open(format!("/proc/{}/ns/user", of.pid))
         .map_err(io_error("cannot open the target's user namespace"))?;
     process::Pinned::same(of)?.still_there()?;
     use std::os::fd::AsFd as _;
@@ -275,7 +276,7 @@ pub struct MadeMounts {
 impl MadeMounts {
     /// Finds what an earlier agent has made in this boot.
     pub fn open(dir: PathBuf, boot_id: &str) -> MadeMounts {
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let entries = own::read_dir(&dir).into_iter().flatten().flatten();
         let mut all = Vec::new();
         for path in entries.map(|entry| entry.path()).filter(|p| p.extension().is_some()) {
             match store::read::<Made>(&path) {
@@ -283,7 +284,7 @@ impl MadeMounts {
                     all.push(Arc::new(made));
                 }
                 // Of another boot, of a target that has gone, or damaged: there is no such mount.
-                _ => drop(std::fs::remove_file(&path)),
+                _ => drop(own::remove_file(&path)),
             }
         }
         MadeMounts { dir, all: std::sync::Mutex::new(all) }
@@ -336,7 +337,7 @@ impl MadeMounts {
     }
 
     fn forget(&self, id: &str) {
-        let _ = std::fs::remove_file(self.dir.join(format!("{id}.json")));
+        let _ = own::remove_file(self.dir.join(format!("{id}.json")));
     }
 }
 

@@ -4,8 +4,12 @@
 //! - [`collect`]: programs with all that they need;
 //! - this file: written into a directory, or as a tar archive.
 
+// Programs of the host are looked for by path. What is found is opened by `open_regular` alone, without a link on
+// the way, and read only if it is a regular file.
+#[allow(clippy::disallowed_methods)]
 mod collect;
 mod elf;
+#[allow(clippy::disallowed_methods)]
 mod loader;
 
 use std::{
@@ -16,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use collect::{Collected, Entry};
-use conti_runtime::beneath::Dir;
+use conti_runtime::{beneath::Dir, own};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
@@ -70,7 +74,7 @@ impl Engine {
             })?;
             let files = collected.entries.values().filter(|one| matches!(one, Entry::File(..)));
             let bytes = files.clone().filter_map(|one| match one {
-                Entry::File(path, _) => fs::metadata(path).ok().map(|meta| meta.len()),
+                Entry::File(path, _) => own::symlink_metadata(path).ok().map(|meta| meta.len()),
                 _ => None,
             });
             let (files, bytes) = (files.clone().count() as u64, bytes.sum());

@@ -1,7 +1,6 @@
 //! The /dev of a container: a small tmpfs with the standard nodes, made before the container is.
 
 use std::{
-    fs,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -9,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use conti_runtime::own;
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat},
     io::Errno,
@@ -138,7 +138,7 @@ pub fn all_of_host() -> Vec<Node> {
     let mut nodes = Vec::new();
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
-        let entries = fs::read_dir(Path::new("/dev").join(&directory));
+        let entries = own::read_dir(Path::new("/dev").join(&directory));
         for entry in entries.into_iter().flatten().flatten() {
             let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
                 continue;

@@ -16,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conti_runtime::sys::loopdev::{self, Bound, LoopDevice};
+use conti_runtime::{
+    own,
+    sys::loopdev::{self, Bound, LoopDevice},
+};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, fstat, open},
     io::Errno,
@@ -109,7 +112,7 @@ fn choose(
 
 /// Locks /dev/loop-control. The lock goes with the file.
 fn lock() -> io::Result<File> {
-    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+    let control = own::open_with(OpenOptions::new().read(true).write(true), "/dev/loop-control")?;
     let end = Instant::now() + PATIENCE;
     loop {
         match flock(&control, FlockOperation::NonBlockingLockExclusive) {
@@ -124,12 +127,12 @@ fn lock() -> io::Result<File> {
 /// The devices of an image. They are held: none of them is given to another image meanwhile.
 fn devices_of(image: (u64, u64)) -> io::Result<Vec<(LoopDevice, Bound)>> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/sys/block")?.flatten() {
+    for entry in own::read_dir("/sys/block")?.flatten() {
         let name = entry.file_name();
         let number = name.to_str().and_then(|name| name.strip_prefix("loop")?.parse().ok());
         let Some(number) = number else { continue };
         // Only one that stands for something has this.
-        if !entry.path().join("loop").exists() {
+        if !own::exists(entry.path().join("loop")) {
             continue;
         }
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
