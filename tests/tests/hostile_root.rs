@@ -107,6 +107,9 @@ fn a_deep_tree_goes_with_its_container() {
     let pid = agent.pid();
     agent.ok(["run", "-d", "--name", "kept", "--", "sleep", "100000"]);
     dig(&agent, "kept", LEVELS);
+    // What is beyond the depth that is walked is told as not read.
+    let held = agent.ctl(["du", "kept", "/tmp"]).run();
+    assert!([0, 1].contains(&held.code) && held.text().contains("/tmp"), "{held:?}");
     agent.ok(["rm", "-f", "kept"]);
     agent.ok(["run", "-d", "--rm", "--name", "removes-itself", "--", "sleep", "100000"]);
     dig(&agent, "removes-itself", LEVELS);

@@ -89,4 +89,15 @@ mod tests {
             assert!(read::<Vec<String>>(&path).is_err(), "cut to {len} bytes");
         }
     }
+
+    #[test]
+    fn a_record_that_is_nested_without_end_is_an_error() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("r.json");
+        for open in ["[", "{\"a\":"] {
+            fs::write(&path, open.repeat(100_000)).expect("written");
+            assert!(read::<Vec<String>>(&path).is_err());
+            assert!(read::<serde_json::Value>(&path).is_err());
+        }
+    }
 }

@@ -123,16 +123,25 @@ impl Dir {
     ///
     /// EISDIR: a directory has the name. The file is written whole or not at all.
     pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), Blocked> {
+        match self.write_new(name, bytes, mode) {
+            Err(Blocked { errno: Errno::EXIST, .. }) => {}
+            other => return other,
+        }
         let new = format!(".{name}.conti-new");
         // One that was left behind, or put there by whoever may write here.
         self.remove(&new)?;
-        let mut file = self.make_file(&new, mode)?;
-        let written = file
-            .write_all(bytes)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            .and_then(|()| renameat(&self.fd, &new, &self.fd, plain(name.as_ref())?));
-        written.map_err(|errno| {
+        self.write_new(&new, bytes, mode)?;
+        renameat(&self.fd, &new, &self.fd, name).map_err(|errno| {
             let _ = self.remove(&new);
+            self.blocked("write", Path::new(name), errno)
+        })
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), Blocked> {
+        let mut file = self.make_file(name, mode)?;
+        file.write_all(bytes).map_err(|error| {
+            let _ = self.remove(name);
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             self.blocked("write", Path::new(name), errno)
         })
     }

@@ -62,7 +62,7 @@ pub(super) fn tree(parent: &Dir, name: &OsStr, kinds: Kinds) -> Result<(), Block
             Err(errno) => return Err(blocked(errno)),
         };
         let mut removal = Removal::of(&top, path.clone(), kinds);
-        while removal.round(&top)? == Round::Again {
+        while removal.round()? == Round::Again {
             rounds += 1;
             if rounds >= ROUNDS {
                 return Err(blocked(Errno::NOTEMPTY));
@@ -178,10 +178,10 @@ impl<'a> Removal<'a> {
     }
 
     /// Walks the tree once.
-    fn round(&mut self, top: &OwnedFd) -> Result<Round, Blocked> {
+    fn round(&mut self) -> Result<Round, Blocked> {
         let (moved, mut dug) = (self.moved, false);
         let path = self.path.clone();
-        let again = fcntl_dupfd_cloexec(top, 0);
+        let again = fcntl_dupfd_cloexec(self.top, 0);
         let mut part = (again.map_err(|errno| self.blocked(path.clone(), errno))?, path);
         // The place in the directory is shared with the fd that was duplicated.
         seek(&part.0, SeekFrom::Start(0)).map_err(|errno| self.blocked(part.1.clone(), errno))?;

@@ -254,3 +254,29 @@ fn nothing_leads_out_of_a_directory() {
     let fd = openat(CWD, temporary.path(), OFlags::RDONLY, Mode::empty()).unwrap();
     assert!(Dir::held(fd, "somewhere").as_fd().as_raw_fd() >= 0);
 }
+
+#[test]
+fn cgroups_that_a_container_has_nested_are_removed_and_busy_ones_are_told() {
+    // Nothing but a child of this test is ever in them.
+    let places = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup", "/sys/fs/cgroup/freezer"];
+    let place = places.iter().map(Path::new).find(|place| place.join("cgroup.procs").exists());
+    let place = place.expect("a cgroup hierarchy");
+    let top = place.join(format!("conti-beneath-{}", std::process::id()));
+    fs::create_dir(&top).unwrap();
+    let parent = Dir::open(&top).unwrap();
+    // Deeper than directories are held at a time, and cgroups cannot be moved.
+    drop(chain(&parent, "deep", LEVELS * 2 + 5));
+    drop(chain(&parent, "busy", 2));
+    let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+    fs::write(top.join("busy/d/cgroup.procs"), child.id().to_string()).unwrap();
+    let refused = super::remove_cgroup(&top);
+    let left: Vec<_> = fs::read_dir(&top).unwrap().flatten().map(|e| e.path()).collect();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    super::remove_cgroup(&top).unwrap();
+    assert!(!top.exists());
+    let Blocked { path, errno, .. } = refused.unwrap_err();
+    assert_eq!((path, errno), (top.join("busy/d"), Errno::BUSY));
+    assert!(!left.contains(&top.join("deep")), "{left:?}");
+    super::remove_cgroup(&top).expect("one that is not there is removed already");
+}
