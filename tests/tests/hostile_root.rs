@@ -18,8 +18,10 @@ use rustix::{
 };
 
 /// A user namespace, or none.
-const USERS: [&[&str]; 2] =
-    [&[], &["--ns", "user=private", "--uid-map", "0:200000:65536", "--gid-map", "0:200000:65536"]];
+const USERS: [&[&str]; 2] = [
+    &["--userns", "host"],
+    &["--ns", "user=private", "--uid-map", "0:200000:65536", "--gid-map", "0:200000:65536"],
+];
 
 /// Clears a deep tree away, should its test fail: the removal of a temporary directory is recursive.
 struct Deep(PathBuf);
@@ -85,7 +87,8 @@ fn the_files_of_etc_are_never_written_through_what_a_container_put_there() {
     agent.finish();
 }
 
-/// Makes a chain of directories in /tmp of a container, as a process of it would.
+/// Makes a chain of directories in /tmp of a container, as a process of it would. Its ids must be those of
+/// this process.
 fn dig(agent: &Agent, name: &str, levels: usize) -> u32 {
     let pid = agent.api(async |mut api| api.get(name).await.expect("it is there").pid);
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -105,13 +108,24 @@ fn a_deep_tree_goes_with_its_container() {
     let agent = Agent::start();
     let _deep = Deep(containers(&agent));
     let pid = agent.pid();
-    agent.ok(["run", "-d", "--name", "kept", "--", "sleep", "100000"]);
+    agent.ok(["run", "-d", "--userns", "host", "--name", "kept", "--", "sleep", "100000"]);
     dig(&agent, "kept", LEVELS);
     // What is beyond the depth that is walked is told as not read.
     let held = agent.ctl(["du", "kept", "/tmp"]).run();
     assert!([0, 1].contains(&held.code) && held.text().contains("/tmp"), "{held:?}");
     agent.ok(["rm", "-f", "kept"]);
-    agent.ok(["run", "-d", "--rm", "--name", "removes-itself", "--", "sleep", "100000"]);
+    agent.ok([
+        "run",
+        "-d",
+        "--rm",
+        "--userns",
+        "host",
+        "--name",
+        "removes-itself",
+        "--",
+        "sleep",
+        "100000",
+    ]);
     dig(&agent, "removes-itself", LEVELS);
     agent.ok(["stop", "-t", "0", "removes-itself"]);
     wait::until_true("nothing is left of the containers", || {
@@ -126,7 +140,18 @@ fn a_deep_tree_goes_with_its_container() {
 fn a_deep_tree_that_is_met_at_the_start_of_the_agent_is_removed() {
     let mut agent = Agent::start();
     let _deep = Deep(containers(&agent));
-    agent.ok(["run", "-d", "--rm", "--name", "removes-itself", "--", "sleep", "100000"]);
+    agent.ok([
+        "run",
+        "-d",
+        "--rm",
+        "--userns",
+        "host",
+        "--name",
+        "removes-itself",
+        "--",
+        "sleep",
+        "100000",
+    ]);
     let pid = dig(&agent, "removes-itself", LEVELS);
     agent.kill();
     kill_process(Pid::from_raw(pid as i32).expect("a pid"), Signal::KILL).expect("killed");
