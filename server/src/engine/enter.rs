@@ -1,14 +1,16 @@
 //! Sessions in what exists: a container, or the namespaces of any process of the host.
 
 use std::{
-    fs::{self, File},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process};
+use conti_runtime::{
+    own,
+    plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process},
+};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tracing::{Instrument as _, debug_span};
 
@@ -370,9 +372,9 @@ fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
     let mut foreign = Vec::new();
     for kind in wanted {
         let file = kind.file_name();
-        let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}"))
+        let theirs = own::read_link(format!("/proc/{pid}/ns/{file}"))
             .map_err(|error| process::gone(pid, &error));
-        let ours = fs::read_link(format!("/proc/self/ns/{file}")).ok();
+        let ours = own::read_link(format!("/proc/self/ns/{file}")).ok();
         match (theirs, ours) {
             // A type that this kernel does not have.
             (Err(_), None) => {}
@@ -398,7 +400,7 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
     use std::io::Read as _;
     const LIMIT: u64 = 4 << 20;
     let mut bytes = Vec::new();
-    File::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    own::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
     let entries = bytes.split(|b| *b == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
     Ok(entries
         .filter(|entry| entry.find('=').is_some_and(|at| at > 0))
@@ -410,14 +412,17 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
 /// user namespace has them.
 fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
     let pid = target.pid;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = own::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Vec<u32> {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect()
     };
     let maps = |file: &str| -> std::io::Result<Vec<[u32; 3]>> {
-        let text =
-            if mapped { fs::read_to_string(format!("/proc/{pid}/{file}"))? } else { String::new() };
+        let text = if mapped {
+            own::read_to_string(format!("/proc/{pid}/{file}"))?
+        } else {
+            String::new()
+        };
         let numbers = |line: &str| {
             line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>()
         };

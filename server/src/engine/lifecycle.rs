@@ -1,14 +1,11 @@
 //! Containers from create to delete. Every step has its undo; what fails leaves nothing.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::protocol::KillCause;
+use conti_runtime::{own, protocol::KillCause};
 use tracing::{Instrument as _, info, warn};
 
 use super::{
@@ -129,7 +126,7 @@ impl Engine {
         let _turn = container.turn.lock().await;
         self.registry.add_container(container.clone())?;
         fault::point("create.registered").await;
-        let begun = match DirBuilder::new().mode(0o700).create(&container.dir) {
+        let begun = match own::make_dir(&container.dir, 0o700) {
             Ok(()) => self.begin(container, begin).await,
             Err(error) => Err(io_error("cannot make the container's directory")(error)),
         };
@@ -139,7 +136,8 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
-                self.forget(container).await;
+                // What is in the way is told by the container, which stays then.
+                let _ = self.forget(container).await;
                 self.registry.remove_session(&container.now().session_id.clone());
                 Err(error)
             }
@@ -207,7 +205,7 @@ impl Engine {
         // A failed set-up is undone by the one who asked for it.
         if container.spec.auto_remove && !failed {
             self.registry.keep_ended(&session.id);
-            self.forget(container).await;
+            let _ = self.forget(container).await;
         } else if !failed && let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "the end could not be recorded");
         }
@@ -366,23 +364,28 @@ impl Engine {
                 engine.kill_all(&container, &session);
                 session.wait().await;
             }
-            engine.forget(&container).await;
+            engine.forget(&container).await?;
             info!(container = %container.id, "deleted");
             Ok(())
         };
         tokio::spawn(delete.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
-    /// Removes what a container has on disk and in memory. Its main process has ended.
-    pub(super) async fn forget(&self, container: &Arc<Container>) {
+    /// Removes what a container has on disk and in memory. Its main process has ended. Where something is in
+    /// the way the container stays, and can only be deleted again.
+    pub(super) async fn forget(&self, container: &Arc<Container>) -> Result<()> {
         container.now().deleted = true;
         let dir = container.dir.clone();
-        let removed = blocking(move || match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        });
-        if let Err(error) = removed.await {
-            warn!(container = %container.id, %error, "the container's directory could not be removed");
+        if let Err(blocked) = blocking(move || Container::remove_dir(&dir)).await {
+            warn!(container = %container.id, error = %blocked, "cannot be removed completely");
+            container.leave(&blocked);
+            return Err(Error::Refused {
+                tried: "cannot remove all of the container; clear away what is in the way and \
+                        delete it again:"
+                    .to_owned(),
+                argument: blocked.path.to_string_lossy().into_owned(),
+                errno: blocked.errno.raw_os_error(),
+            });
         }
         let main = container.now().session_id.clone();
         for session in self.registry.sessions(Some(&container.id)) {
@@ -393,6 +396,7 @@ impl Engine {
             }
         }
         self.registry.remove_container(container);
+        Ok(())
     }
 
     /// Gives cgroups back: kills what is left in them where something may be, and removes them in the

@@ -57,18 +57,16 @@ pub mod users;
 pub mod watched;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    },
+    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use cgroup::Cgroups;
 use container::Container;
+use conti_runtime::own;
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
@@ -173,7 +171,7 @@ impl Engine {
         let view = HostView::make(&config.state_dir.join("host-view"))
             .map_err(io_error("cannot make the host view"))?;
         let open = |path: &str| {
-            File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
+            own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
         let id_ranges = IdRanges::new(config.userns_pool);
         let dirs = [containers_dir.as_path(), &view.template, Path::new("/usr")];
@@ -311,9 +309,9 @@ fn take_dir(dir: &Path) -> Result<File> {
         what: format!("cannot use the directory {}", dir.display()),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
-    let lock = File::create(dir.join("lock")).map_err(at)?;
+    own::make_dirs(dir, 0o700).map_err(at)?;
+    own::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
+    let lock = own::create(dir.join("lock")).map_err(at)?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(lock),
         Err(rustix::io::Errno::AGAIN) => Err(Error::Exhausted {
@@ -329,7 +327,7 @@ fn take_dir(dir: &Path) -> Result<File> {
 
 fn sub_dir(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    match DirBuilder::new().mode(0o700).create(&path) {
+    match own::make_dir(&path, 0o700) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(io_error("cannot make a directory")(error))
         }

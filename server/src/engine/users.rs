@@ -1,7 +1,8 @@
 //! The names of the host's users.
 
-use std::{collections::HashMap, fs};
+use std::collections::HashMap;
 
+use conti_runtime::own;
 /// The host's /etc/passwd at one moment. Other sources of users (NSS) are not asked.
 #[derive(Debug, Clone, Default)]
 pub struct Users(HashMap<u32, String>);
@@ -9,7 +10,7 @@ pub struct Users(HashMap<u32, String>);
 impl Users {
     /// Reads them. Where that is not possible there are none.
     pub fn of_host() -> Users {
-        Users::parse(&fs::read_to_string("/etc/passwd").unwrap_or_default())
+        Users::parse(&own::read_to_string("/etc/passwd").unwrap_or_default())
     }
 
     fn parse(passwd: &str) -> Users {

@@ -1,7 +1,7 @@
 //! A process of the host: pinning it, and what /proc says of it.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::question::{Brief, Failure, MountId};
-use crate::{plan::NsType, protocol::ProcessId};
+use crate::{own, plan::NsType, protocol::ProcessId};
 
 /// How much of a command line is told, in bytes.
 const COMMAND_MAX: usize = 4096;
@@ -90,7 +90,7 @@ impl Pinned {
 
 /// When a process was started: field 22 of /proc/PID/stat.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = own::read_to_string(format!("/proc/{pid}/stat"))?;
     // The command, field 2, may hold blanks and parentheses: count from behind it.
     let behind = stat.rfind(')').and_then(|at| stat.get(at + 2..));
     let field = behind.and_then(|fields| fields.split(' ').nth(19)).and_then(|f| f.parse().ok());
@@ -188,7 +188,7 @@ pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8
 /// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.
 pub fn root_ids(pid: i32) -> Option<(u32, u32)> {
     let id = |map: &str| {
-        let text = fs::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
+        let text = own::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
         let mut lines = text.lines().map(|line| line.split_whitespace());
         let outside = lines.find_map(|mut fields| match fields.next() {
             Some("0") => fields.next(),

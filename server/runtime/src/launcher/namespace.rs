@@ -5,7 +5,7 @@
 //! lets no user namespace mount its own.
 
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -20,7 +20,7 @@ use rustix::{
 };
 
 use super::said;
-use crate::{mountinfo::unescape, sys::mount::set_attributes};
+use crate::{mountinfo::unescape, own, sys::mount::set_attributes};
 
 /// Where a container's root is attached before it becomes `/`: a directory of the launcher's root.
 pub const NEW_ROOT: &str = "/newroot";
@@ -88,7 +88,7 @@ fn enter(root: &OwnedFd) -> io::Result<()> {
 /// that no copy of the namespace pays for them.
 fn cover() -> io::Result<()> {
     // The tmpfs lies on /proc and has its own below it.
-    let mounts = fs::read_to_string("proc/self/mountinfo")?;
+    let mounts = own::read_to_string("proc/self/mountinfo")?;
     let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
     for point in points.filter(|point| *point != "/" && !within(point, "/proc")) {
         let _ = unmount(unescape(point.as_bytes()), UnmountFlags::DETACH);

@@ -1,6 +1,6 @@
 //! The session's process, from its set-up to its end.
 
-use std::{fs, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::{
     io::Errno,
@@ -9,6 +9,7 @@ use rustix::{
 
 use crate::{
     init::{Child, Ends, Outcome, Stage, Status, ended_early},
+    own,
     plan::{Plan, SetupFailure},
     protocol::{KillCause, ProcessId, WaitStatus},
     sys::{signal, wait},
@@ -216,7 +217,7 @@ impl Process {
 
 /// Field 22 of /proc/PID/stat. The process is not reaped, so that the pid is its own.
 fn start_ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = own::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name, in parentheses, may hold anything; field 3 follows the last one.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     fields.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
