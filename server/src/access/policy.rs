@@ -22,6 +22,7 @@
 //!
 //! [audit]
 //! calls = "all"                     # every call; else what changes something or looks at the host
+//! arguments = "hashed"              # of a command its program and a hash; else without what looks like a secret
 //! on_failure = "allow"              # what cannot be recorded is carried out all the same
 //! max_bytes = 67108864              # of one file
 //! keep = 10                         # full files
@@ -318,7 +319,7 @@ mod tests {
     use super::*;
     use crate::access::{
         Certificate,
-        records::{AuditedCalls, OnAuditFailure},
+        records::{AuditedArguments, AuditedCalls, OnAuditFailure},
     };
 
     fn local(uid: u32, gid: u32) -> Arc<Peer> {
@@ -388,6 +389,7 @@ mod tests {
             r#"
             [audit]
             calls = "all"
+            arguments = "hashed"
             on_failure = "allow"
             keep = 3
             [reason]
@@ -399,6 +401,7 @@ mod tests {
         .unwrap();
         let wanted = Audit {
             calls: AuditedCalls::All,
+            arguments: AuditedArguments::Hashed,
             on_failure: OnAuditFailure::Allow,
             keep: 3,
             ..Audit::default()
@@ -417,6 +420,7 @@ mod tests {
             "[audit]\nmax_bytes = 10",
             "[audit]\nkeep = 0",
             "[audit]\ncalls = \"some\"",
+            "[audit]\narguments = \"all\"",
             "[reason]\nrequired_for = [\"root\"]",
             "[recording]\nsession = \"all\"",
             "[operators]",

@@ -36,11 +36,12 @@ use crate::{
     access::{
         Caller, Role,
         policy::CurrentPolicy,
-        records::{AuditedCalls, OnAuditFailure, check_reason},
+        records::{AuditedArguments, AuditedCalls, OnAuditFailure, check_reason},
     },
     audit::{Log, Subject, Who},
     listen::PeerInfo,
     metrics::AuditFailures,
+    redact::{Arguments, Fingerprint},
 };
 pub use ends::resume;
 use subject::{Known, Reach};
@@ -59,6 +60,7 @@ pub struct AuditLayer {
     log: Log,
     stopping: Stopping,
     failures: AuditFailures,
+    fingerprint: Fingerprint,
 }
 
 impl AuditLayer {
@@ -68,8 +70,9 @@ impl AuditLayer {
         log: Log,
         stopping: Stopping,
         failures: AuditFailures,
+        fingerprint: Fingerprint,
     ) -> AuditLayer {
-        AuditLayer { policy, log, stopping, failures }
+        AuditLayer { policy, log, stopping, failures, fingerprint }
     }
 
     /// The log.
@@ -153,7 +156,12 @@ impl AuditLayer {
         // Larger ones are refused by their method.
         let max = if guest { GUEST_DECODE_MAX } else { DECODE_MAX };
         let (message, body, came) = self.stopping.or(first::read(body, max)).await?;
-        let (mut subject, reach) = subject::of(&path, &message, known);
+        let policy = self.policy.now();
+        let shown = match policy.audit.arguments {
+            AuditedArguments::Redacted => Arguments::Redacted,
+            AuditedArguments::Hashed => Arguments::Hashed(&self.fingerprint),
+        };
+        let (mut subject, reach) = subject::of(&path, &message, known, shown);
         if reach == Reach::Looks && !all {
             return Ok((Request::from_parts(parts, body), None));
         }
@@ -161,7 +169,6 @@ impl AuditLayer {
         if guest && !self.log.has_room_for(&who) {
             return Err(status::too_many_guests());
         }
-        let policy = self.policy.now();
         match reason(&parts.headers) {
             Ok(reason) => subject.reason = reason,
             Err(status) => return Err(self.denied(who, &path, subject, status)),
