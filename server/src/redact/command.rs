@@ -71,7 +71,9 @@ impl<'a> Reader<'a> {
     }
 
     fn places(&self) -> impl Iterator<Item = (&'static Place, usize)> {
-        self.known.iter().flat_map(|(program, n)| program.places.iter().map(move |place| (place, *n)))
+        self.known
+            .iter()
+            .flat_map(|(program, n)| program.places.iter().map(move |place| (place, *n)))
     }
 
     /// A word that is a secret, or holds one, by itself.
@@ -92,9 +94,7 @@ impl<'a> Reader<'a> {
                 let value = word.strip_prefix(flag).filter(|_| !flag.is_empty())?;
                 Some(format!("{flag}{}", part(value, *mark)?))
             }),
-            Place::Operands(from) => {
-                (operand && operands >= *from).then(|| REDACTED.to_owned())
-            }
+            Place::Operands(from) => (operand && operands >= *from).then(|| REDACTED.to_owned()),
             Place::Values => {
                 let (name, _) = word.split_once('=').filter(|_| operand)?;
                 Some(format!("{name}={REDACTED}"))
@@ -188,7 +188,8 @@ fn script(script: &str, depth: usize) -> Cow<'_, str> {
     let mut fed = false;
     for command in commands.iter().rev() {
         fed &= command.piped;
-        let words: Vec<&str> = of_kind(command, Kind::Argument).map(|word| word.text.as_str()).collect();
+        let words: Vec<&str> =
+            of_kind(command, Kind::Argument).map(|word| word.text.as_str()).collect();
         let reads = Reader::reads_secret(&words);
         let says = words.iter().any(|word| matches!(*word, "echo" | "printf"));
         let shown = self::shown(&words, depth + 1);
@@ -201,7 +202,8 @@ fn script(script: &str, depth: usize) -> Cow<'_, str> {
         for word in of_kind(command, Kind::Input) {
             let end = if word.text.ends_with('\n') { "\n" } else { "" };
             let hidden = (reads || fed).then(|| format!("{REDACTED}{end}"));
-            replaced.extend(hidden.or_else(|| plain(&word.text, depth + 1, true)).map(|s| (word, s)));
+            replaced
+                .extend(hidden.or_else(|| plain(&word.text, depth + 1, true)).map(|s| (word, s)));
         }
         fed |= reads;
     }

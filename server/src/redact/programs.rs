@@ -104,7 +104,9 @@ const fn of(names: &'static [&'static str], places: &'static [Place]) -> Program
 /// The rules of a word that may be the name of a program, or with the one before it a subcommand.
 pub fn known(before: &str, word: &str) -> impl Iterator<Item = &'static Program> {
     let (before, word) = (base(before).to_owned(), base(word).to_owned());
-    PROGRAMS.iter().filter(move |program| program.names.iter().any(|name| fits(name, &before, &word)))
+    PROGRAMS
+        .iter()
+        .filter(move |program| program.names.iter().any(|name| fits(name, &before, &word)))
 }
 
 /// Whether one of these flags is that word.

@@ -339,8 +339,11 @@ fn no_known_way_to_give_a_secret_shows_it() {
 #[test]
 fn what_is_no_secret_stays() {
     let changed = |line: &&&str| shown(line) != **line;
-    let changed: Vec<String> =
-        HARMLESS.iter().filter(changed).map(|line| format!("{line:?} is {:?}", shown(line))).collect();
+    let changed: Vec<String> = HARMLESS
+        .iter()
+        .filter(changed)
+        .map(|line| format!("{line:?} is {:?}", shown(line)))
+        .collect();
     assert!(HARMLESS.len() >= 40);
     assert!(changed.is_empty(), "{} of {}:\n{}", changed.len(), HARMLESS.len(), changed.join("\n"));
 }
