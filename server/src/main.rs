@@ -3,6 +3,7 @@
 //! - [`cli`], [`logging`]: what it is told and what it tells;
 //! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
 //! - [`access`]: who may do what; [`audit`]: who did what; [`redact`]: without secrets;
+//! - [`privileges`]: what it must be allowed to do; [`reserve`]: room on disk for what must be written;
 //! - [`serve`]: all of it put together;
 //! - [`service`]: the gRPC edge; [`engine`]: containers and sessions;
 //! - [`metrics`]: numbers of all of them, for Prometheus; `otel`, where it is built in: spans.
@@ -19,7 +20,9 @@ mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
 mod pki;
+mod privileges;
 mod redact;
+mod reserve;
 mod serve;
 mod service;
 mod tls;

@@ -57,6 +57,9 @@ pub struct Entry {
     /// With [`Event::Lost`]: how many records could not be written, or may not be on disk.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
+    /// With [`Event::Lost`]: how many calls were carried out whose begin is among them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unrecorded: Option<u64>,
 }
 
 /// Who calls.
@@ -265,6 +268,7 @@ impl Entry {
             denied: None,
             outcome: Outcome::default(),
             lost: None,
+            unrecorded: None,
         }
     }
 

@@ -12,7 +12,10 @@ use std::{
 use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{spec::SessionIo, store};
+use crate::{
+    engine::{spec::SessionIo, store},
+    reserve,
+};
 
 /// The monitor's listening socket, in the session's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -63,7 +66,7 @@ pub struct ContainerRef {
 /// Makes the directory of a session below `sessions`, with its record.
 pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
-    DirBuilder::new().mode(0o700).create(&dir)?;
+    reserve::with_room(sessions, || DirBuilder::new().mode(0o700).create(&dir))?;
     if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
         let _ = fs::remove_dir_all(&dir);
         return Err(error);

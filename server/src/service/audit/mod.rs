@@ -178,14 +178,18 @@ impl AuditLayer {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
-        let refuses = reach != Reach::Looks && policy.audit.on_failure == OnAuditFailure::Refuse;
+        // What ends or removes something is what one does when the disk is full.
+        let refuses = reach != Reach::Looks
+            && policy.audit.on_failure == OnAuditFailure::Refuse
+            && !subject::ends(&path);
         let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
             Ok(open) => open,
             Err(failed) => {
                 self.failures.count();
                 if refuses {
-                    return Err(status::audit_failed(&failed.to_string()));
+                    return Err(status::audit_failed(&failed));
                 }
+                self.failures.count_carried_out();
                 self.log.unrecorded(who, &path, subject)
             }
         };
