@@ -1,9 +1,25 @@
 //! How many authorities may stand between a certificate and the one that is trusted.
 
 use conti_tests::{
+    ctl::Outcome,
     pki::{Authority, Identity},
+    remote::Remote,
+    wait,
     world::World,
 };
+
+/// What `contictl` says to an agent on TCP that it trusts by this authority.
+fn whoami(world: &World, authority: &str) -> Outcome {
+    let client = world.clients.client("alice", "admin");
+    world.files.put("client.pem", &format!("{}{}", client.certificate, client.key));
+    world.files.put("agents.pem", authority);
+    let path = |name: &str| world.files.path(name).display().to_string();
+    let host = format!("tcp://localhost:{}", world.agent.port());
+    let files = [path("agents.pem"), path("client.pem"), path("client.pem")];
+    let [ca, certificate, key] = &files;
+    let words = ["--host", &host, "--tls-ca", ca, "--tls-cert", certificate, "--tls-key", key];
+    world.agent.ctl(words.into_iter().chain(["whoami"])).run()
+}
 
 /// A world that trusts this authority of clients.
 fn trusting(clients: &Authority) -> World {
@@ -58,10 +74,37 @@ fn an_authority_that_allows_any_other_goes_on_working_beside_one_that_allows_non
     let world = trusting(&open);
     world.files.put("ca.pem", &format!("{}{}", open.pem, closed.pem));
     let known = closed.client("bob", "viewer");
-    conti_tests::wait::until_true("both are trusted", || let_in(&world, &known));
+    wait::until_true("both are trusted", || let_in(&world, &known));
     let deep = open.below("sub", None).below("deeper", None);
     assert!(let_in(&world, &deep.client_with_chain("alice", "admin")));
     let sub = closed.below("sub", None);
     assert!(!let_in(&world, &sub.client_with_chain("mallory", "admin")));
+    world.agent.finish();
+}
+
+#[test]
+fn a_client_does_not_talk_to_an_agent_below_an_authority_that_allows_no_other() {
+    let world = World::start("");
+    let root = Authority::root("root", Some(0));
+    let sub = root.below("sub", None);
+    let alice = world.clients.client("alice", "admin");
+    // One that looks at no more than webpki sees when the agent has read its certificate again.
+    let reached = |authority: &Authority| {
+        let remote = Remote::new(world.agent.port(), &root.pem, Some(&alice));
+        world.files.put_server(&authority.server(), &authority.pem);
+        wait::until_true("the agent shows its new certificate", || {
+            world.agent.block_on(async { remote.api().await.is_ok() })
+        });
+    };
+    reached(&sub);
+    let refused = whoami(&world, &root.pem);
+    assert!(refused.code != 0, "{refused:?}");
+    // As at first, so that what comes next is told from it.
+    world.files.put_server(&world.server.server(), &world.server.pem);
+    wait::until_true("the agent shows its first certificate", || {
+        whoami(&world, &world.server.pem).code == 0
+    });
+    reached(&root);
+    assert_eq!(whoami(&world, &root.pem).code, 0);
     world.agent.finish();
 }

@@ -16,8 +16,6 @@ const MARKER: &str = ".conti";
 const MARK: &str = "This directory belongs to contid, the agent of Conti. It may be removed when no agent uses it.\n";
 /// The lock, beside which agents before the marker have made one of these.
 const LOCK: &str = "lock";
-/// What a directory holds in which no agent has run yet: `contid pki init` makes it.
-const PKI: &str = "pki";
 
 /// A directory of an agent.
 #[derive(Debug, Clone, Copy)]
@@ -36,11 +34,20 @@ impl Kind {
         }
     }
 
-    /// What every agent has made there.
+    /// The directory that every agent has made there.
     fn layout(self) -> &'static str {
         match self {
             Kind::State => "sessions",
             Kind::Data => "containers",
+        }
+    }
+
+    /// The directories that may be there before an agent has run: `contid pki init` makes one, the root of a
+    /// filesystem has another, and each may lie on a filesystem of its own.
+    fn early(self) -> &'static [&'static str] {
+        match self {
+            Kind::State => &["sessions", "mounts", "lost+found"],
+            Kind::Data => &["pki", "containers", "recordings", "lost+found"],
         }
     }
 }
@@ -123,9 +130,9 @@ fn foreign(dir: &Path, kind: Kind) -> io::Result<Option<String>> {
     if known {
         return Ok(None);
     }
-    let other = |name: &OsString| match (name.to_str(), kind) {
-        (Some(PKI), Kind::Data) => !is_dir(PKI),
-        _ => true,
+    let other = |name: &OsString| {
+        let name = name.to_str().filter(|name| kind.early().contains(name));
+        !name.is_some_and(is_dir)
     };
     let mut names = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
     let other = names.find(other);
@@ -173,11 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_may_be_made_before_the_agent_runs() {
+    fn an_authority_and_filesystems_may_be_there_before_the_agent_runs() {
         let dir = tempfile::tempdir().unwrap();
         let (state, data) = (dir.path().join("state"), dir.path().join("data"));
-        fs::create_dir_all(data.join("pki")).unwrap();
+        for name in ["pki", "lost+found", "recordings"] {
+            fs::create_dir_all(data.join(name)).unwrap();
+        }
         drop(take(&state, &data).unwrap());
+        let (state, data) = (dir.path().join("state2"), dir.path().join("data2"));
+        fs::create_dir(&data).unwrap();
+        fs::write(data.join("pki"), "").unwrap();
+        assert!(take(&state, &data).is_err(), "it is no directory");
     }
 
     #[test]
