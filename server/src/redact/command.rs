@@ -159,7 +159,8 @@ impl<'a> Reader<'a> {
 /// What stands behind a character, unless it is a number, as in `uid:gid`.
 fn part(value: &str, mark: char) -> Option<String> {
     let (user, rest) = value.split_once(mark)?;
-    let secret = !rest.is_empty() && !(is_number(user) && is_number(rest));
+    let numbers = is_number(user) && is_number(rest);
+    let secret = !rest.is_empty() && !numbers;
     secret.then(|| format!("{}{mark}{REDACTED}", text(user)))
 }
 
