@@ -3,6 +3,7 @@
 //! - [`cli`], [`logging`]: what it is told and what it tells;
 //! - [`listen`]: its sockets, and who is at the other end; [`tls`], [`pki`]: certificates;
 //! - [`access`]: who may do what; [`audit`]: who did what; [`redact`]: without secrets;
+//! - [`privileges`]: what it must be allowed to do; [`reserve`]: room on disk for what must be written;
 //! - [`serve`]: all of it put together;
 //! - [`service`]: the gRPC edge; [`engine`]: containers and sessions;
 //! - [`metrics`]: numbers of all of them, for Prometheus; `otel`, where it is built in: spans.
@@ -29,7 +30,9 @@ mod metrics;
 mod otel;
 #[allow(clippy::disallowed_methods)]
 mod pki;
+mod privileges;
 mod redact;
+mod reserve;
 mod serve;
 mod service;
 #[allow(clippy::disallowed_methods)]

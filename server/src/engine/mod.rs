@@ -16,6 +16,7 @@
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
 //! - [`counts`]: what was done, and what there is, in numbers;
+//! - [`dirs`]: the directories that all of it lies in;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
@@ -24,6 +25,7 @@ pub mod capability;
 pub mod cgroup;
 pub mod container;
 pub mod counts;
+mod dirs;
 pub mod enter;
 pub mod error;
 pub mod facts;
@@ -57,9 +59,9 @@ pub mod users;
 pub mod watched;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
-    os::{fd::OwnedFd, unix::fs::PermissionsExt as _},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -85,6 +87,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use userns::Userns;
 
+use crate::reserve;
+
 /// Where an engine keeps what it has.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -92,6 +96,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Container records and private layers.
     pub data_dir: PathBuf,
+    /// Room for records that is kept on the filesystem of each directory, in bytes.
+    pub reserve_bytes: u64,
     /// The program of the launcher.
     pub runtime: PathBuf,
     /// The limit of open files of what the engine starts: the agent's own may be higher.
@@ -151,7 +157,9 @@ impl Engine {
         }
         // Modes that are given are meant as they are.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
+        let locks = dirs::take(&config.state_dir, &config.data_dir)?;
+        reserve::keep(&config.state_dir, config.reserve_bytes);
+        reserve::keep(&config.data_dir, config.reserve_bytes);
         let containers_dir = sub_dir(&config.data_dir, "containers")?;
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
         let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
@@ -300,28 +308,6 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::Exhausted {
         what: what.to_owned(),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
-    }
-}
-
-/// Makes a directory that only root may enter, and takes its lock: one agent for one directory.
-fn take_dir(dir: &Path) -> Result<File> {
-    let at = |error: io::Error| Error::Exhausted {
-        what: format!("cannot use the directory {}", dir.display()),
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    };
-    own::make_dirs(dir, 0o700).map_err(at)?;
-    own::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
-    let lock = own::create(dir.join("lock")).map_err(at)?;
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::AGAIN) => Err(Error::Exhausted {
-            what: format!(
-                "another agent uses the directory {}; stop it, or choose others with --state-dir and --data-dir",
-                dir.display()
-            ),
-            errno: libc::EBUSY,
-        }),
-        Err(errno) => Err(at(errno.into())),
     }
 }
 

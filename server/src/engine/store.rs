@@ -10,6 +10,8 @@ use std::{
 use conti_runtime::own;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::reserve;
+
 /// Whether a record must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -31,8 +33,18 @@ pub fn write<T: Serialize>(
     write_bytes(dir, name, &bytes, 0o644, durability)
 }
 
-/// As [`write()`], for bytes, with a mode of the file.
+/// As [`write()`], for bytes, with a mode of the file. On a full disk it takes of the room that is kept for that.
 pub fn write_bytes(
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
+    reserve::with_room(dir, || replace(dir, name, bytes, mode, durability))
+}
+
+fn replace(
     dir: &Path,
     name: &str,
     bytes: &[u8],
@@ -47,11 +59,15 @@ pub fn write_bytes(
     }
     let mut file =
         own::open_with(File::options().write(true).create_new(true).mode(mode), &temporary)?;
-    file.write_all(bytes)?;
-    if durability == Durability::Durable {
-        file.sync_all()?;
+    let written = file.write_all(bytes).and_then(|()| match durability {
+        Durability::Durable => file.sync_all(),
+        Durability::Boot => Ok(()),
+    });
+    if let Err(error) = written.and_then(|()| own::rename(&temporary, dir.join(name))) {
+        // What is half written must not take the room of what comes next.
+        let _ = own::remove_file(&temporary);
+        return Err(error);
     }
-    own::rename(&temporary, dir.join(name))?;
     if durability == Durability::Durable {
         own::open(dir)?.sync_all()?;
     }

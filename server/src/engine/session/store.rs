@@ -10,7 +10,10 @@ use std::{
 use conti_runtime::{beneath, journal::Saved, own, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{spec::SessionIo, store};
+use crate::{
+    engine::{spec::SessionIo, store},
+    reserve,
+};
 
 /// The monitor's listening socket, in the session's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -61,7 +64,7 @@ pub struct ContainerRef {
 /// Makes the directory of a session below `sessions`, with its record.
 pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
-    own::make_dir(&dir, 0o700)?;
+    reserve::with_room(sessions, || own::make_dir(&dir, 0o700))?;
     if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
         remove(&dir);
         return Err(error);
