@@ -371,9 +371,9 @@ impl Drop for Cgroup {
 fn malformed_packets_end_the_connection_and_nothing_else() {
     with_agent(|agent| {
         // To the launcher: refused, and it goes on.
-        send_packet(&agent.launcher.socket, b"garbage", &[], Wait::Yes).unwrap();
+        send_packet(agent.launcher.socket().unwrap(), b"garbage", &[], Wait::Yes).unwrap();
         let mut buffer = [0; 256];
-        let packet = recv_packet(&agent.launcher.socket, &mut buffer, Wait::Yes).unwrap();
+        let packet = recv_packet(agent.launcher.socket().unwrap(), &mut buffer, Wait::Yes).unwrap();
         let reply: LauncherReply = serde_json::from_slice(&buffer[..packet.len]).unwrap();
         assert!(matches!(reply, LauncherReply::Failed { errno: libc::EINVAL }));
 
