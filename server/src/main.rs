@@ -24,7 +24,7 @@ mod serve;
 mod service;
 mod tls;
 
-use std::{error::Error, io::Write as _, process::ExitCode};
+use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use conti_shared::memory;
@@ -32,6 +32,9 @@ use tracing::error;
 
 use cli::Args;
 use pki::Pki;
+
+/// How long threads have to end that are in the middle of something, when the agent stops.
+const THREADS_END: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let mut args = Args::parse();
@@ -82,6 +85,10 @@ fn main() -> ExitCode {
     #[cfg(feature = "otel")]
     if let (Some(exporter), Ok(runtime)) = (exporter, &runtime) {
         runtime.block_on(exporter.stop());
+    }
+    if let Ok(runtime) = runtime {
+        // A thread that hangs in the kernel does not keep the agent: it ends with the process.
+        runtime.shutdown_timeout(THREADS_END);
     }
     code
 }

@@ -33,7 +33,7 @@ use crate::{
 /// How long clients have to take leave.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long the engine has to let go.
-const LET_GO: Duration = Duration::from_secs(5);
+const LET_GO: Duration = Duration::from_secs(20);
 /// How many connections may wait to be served.
 const WAITING: usize = 64;
 

@@ -128,10 +128,8 @@ impl Forker {
         let socket = self.open_socket()?;
         loop {
             // Nothing is read from the agent here; that it has closed is told unasked.
-            let mut fds = [
-                PollFd::new(socket, PollFlags::IN),
-                PollFd::new(control, PollFlags::empty()),
-            ];
+            let mut fds =
+                [PollFd::new(socket, PollFlags::IN), PollFd::new(control, PollFlags::empty())];
             match poll(&mut fds, None) {
                 Ok(_) if !fds[0].revents().is_empty() => break,
                 Ok(_) if !fds[1].revents().is_empty() => {
@@ -174,7 +172,8 @@ impl Forker {
         }
         let first = encode(&ToForker::Spawn { terminal, plan_fds }).map_err(lost)?;
         let more = encode(&ToForker::MoreFds).map_err(lost)?;
-        send_with_fds(self.open_socket().map_err(lost)?, &first, &more, &all, Wait::No).map_err(lost)
+        send_with_fds(self.open_socket().map_err(lost)?, &first, &more, &all, Wait::No)
+            .map_err(lost)
     }
 
     /// The process that it has cloned, or the stage that it has become. `None`: it has not answered yet.

@@ -47,9 +47,7 @@ pub fn signal_group(leader: impl AsFd, pid: Pid, signal: Signal) -> io::Result<(
         return Ok(());
     }
     match io::Error::last_os_error() {
-        error if error.raw_os_error() == Some(libc::EINVAL) => {
-            Ok(kill_process_group(pid, signal)?)
-        }
+        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(kill_process_group(pid, signal)?),
         error => Err(error),
     }
 }

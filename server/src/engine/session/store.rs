@@ -9,7 +9,11 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
+use conti_runtime::{
+    journal::Saved,
+    plan::Confinement,
+    protocol::{End, ProcessId},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{spec::SessionIo, store};
@@ -49,6 +53,9 @@ pub struct Record {
     pub request_id: Option<String>,
     /// Whether a client was to drive it.
     pub streamed: bool,
+    /// Its monitor. `None`: it is not known.
+    #[serde(default)]
+    pub monitor: Option<ProcessId>,
 }
 
 /// A container, for people and for programs.
