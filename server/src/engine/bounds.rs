@@ -26,6 +26,8 @@ pub const PREPARE: Duration = Duration::from_secs(30);
 pub const SET_UP: Duration = Duration::from_secs(90);
 /// Until what a plan needs was opened and mounted on the host. A journal that is replayed takes its time.
 pub const SOURCES: Duration = Duration::from_secs(90);
+/// Until the kernel has told of one process.
+pub const PROCESS: Duration = Duration::from_secs(10);
 /// Until all monitors of an earlier agent have said where they stand. They do nothing else that takes long.
 pub const STANDING: Duration = Duration::from_secs(5);
 /// Until the end of a session is told whose processes were all killed.

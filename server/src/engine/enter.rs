@@ -43,6 +43,16 @@ struct Prepared {
     container: Option<Arc<Container>>,
 }
 
+/// What was seen of a process that is to be entered.
+struct Looked {
+    plan: JoinPlan,
+    process: Process,
+    fds: FdList,
+    /// The unified cgroup that it is born in, or the `cgroup.procs` files for a forker.
+    cgroup: Option<OwnedFd>,
+    procs: Vec<OwnedFd>,
+}
+
 impl Engine {
     /// Starts a session that is to be driven, once for each request id.
     pub async fn start_session(
@@ -232,6 +242,21 @@ impl Engine {
         target: &ProcessTarget,
         spec: &SessionSpec,
     ) -> Result<Prepared> {
+        let (engine, of, process) = (self.clone(), target.clone(), spec.process.clone());
+        // Its environment lies in its memory, and one that is stuck in the kernel may have that locked.
+        let looked = blocking(bounds::PROCESS, "cannot look at the process", move || {
+            engine.look_at(&of, process)
+        });
+        let Looked { plan, process, fds, cgroup, procs } = looked.await??;
+        let monitor = self.slots.monitor_with(procs).await?;
+        let devpts =
+            self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
+        let place = Place::Join(plan);
+        Ok(Prepared { place, process, fds, monitor, cgroup, devpts, container: None })
+    }
+
+    /// Looks at a process that is to be entered by another, as `process` says.
+    fn look_at(&self, target: &ProcessTarget, mut process: Process) -> Result<Looked> {
         let pid = target.pid;
         let pinned = Pinned::open(pid, target.start_ticks)?;
         let at = |error| process::gone(pid, &error);
@@ -246,7 +271,6 @@ impl Engine {
         };
         let root = target.root.then(|| open_dir(pid, "root")).transpose()?.map(|fd| fds.add(fd));
         let cwd = target.cwd.then(|| open_dir(pid, "cwd")).transpose()?.map(|fd| fds.add(fd));
-        let mut process = spec.process.clone();
         if target.env {
             process.env = process::overlay_env(&environment(pid).map_err(at)?, &process.env);
         }
@@ -260,26 +284,15 @@ impl Engine {
             let file = file.to_string_lossy().into_owned();
             return Err(Error::Frozen { target: format!("the cgroup of process {pid}"), file });
         }
-        let (born_in, procs) = match target.cgroup {
+        let (cgroup, procs) = match target.cgroup {
             true => self.cgroups.of_process(pid).map_err(at)?,
             false => (None, Vec::new()),
         };
         // All of the above was read of this very process.
         pinned.still_there()?;
         let pidfd = fds.add(pinned.into_fd());
-        let monitor = self.slots.monitor_with(procs).await?;
-        let devpts =
-            self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
         let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd, tools: None };
-        Ok(Prepared {
-            place: Place::Join(plan),
-            process,
-            fds,
-            monitor,
-            cgroup: born_in,
-            devpts,
-            container: None,
-        })
+        Ok(Looked { plan, process, fds, cgroup, procs })
     }
 
     /// As [`Engine::in_container`] and [`Engine::in_process`], with tools on top.

@@ -112,9 +112,10 @@ impl Monitor {
 
     /// Waits for the next packet. `None`: the monitor is gone. Cancel-safe.
     pub async fn receive(&self) -> io::Result<Option<(FromMonitor, Vec<OwnedFd>)>> {
-        let mut buffer = [0; MAX_PACKET];
         loop {
             let mut ready = self.socket.readable().await?;
+            // Only from here on: across a wait it would be part of all futures that this one is part of.
+            let mut buffer = [0; MAX_PACKET];
             match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
                 Ok(Ok(Packet { len: 0, .. })) => return Ok(None),
                 Ok(Ok(Packet { len, fds })) => {
