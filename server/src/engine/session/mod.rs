@@ -180,8 +180,16 @@ impl Session {
         }
     }
 
+    /// Held for one thing at a time, and never twice at once: a second reader waits for a writer that waits for the
+    /// first, and with them the whole agent.
     fn journal(&self) -> RwLockReadGuard<'_, Journal> {
         self.journal.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Where the output begins that is retained, and where it ends.
+    fn retained(&self) -> (u64, u64) {
+        let journal = self.journal();
+        (journal.tail(), journal.head())
     }
 
     /// Lets go of what is shared with the monitor, and of all fds. What is retained can still be read.
@@ -214,6 +222,7 @@ impl Session {
             State::Ended(end, _) => (SessionState::Ended, 0, Some(end.clone())),
         };
         let container = self.record.container.as_ref();
+        let (retained_offset, output_offset) = self.retained();
         SessionInfo {
             id: self.id.clone(),
             container_id: container.map(|c| c.id.clone()),
@@ -225,8 +234,8 @@ impl Session {
             pid,
             start_time: self.record.start_time,
             end,
-            output_offset: self.journal().head(),
-            retained_offset: self.journal().tail(),
+            output_offset,
+            retained_offset,
             input_offset: self.input_taken(),
             attached: self.driver.load(Ordering::Acquire) != 0,
             recorded: self.io().policy.record.is_some(),

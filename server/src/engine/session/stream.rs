@@ -58,7 +58,8 @@ impl Viewer {
         let activity = session.activity.subscribe();
         let states = session.state.subscribe();
         // An offset that was never reached would wait for ever.
-        let position = from.unwrap_or(session.journal().tail()).min(session.journal().head());
+        let (tail, head) = session.retained();
+        let position = from.unwrap_or(tail).min(head);
         Viewer { session, activity, states, position, done: false, waiting }
     }
 
