@@ -38,7 +38,7 @@ mod service;
 #[allow(clippy::disallowed_methods)]
 mod tls;
 
-use std::{error::Error, io::Write as _, process::ExitCode};
+use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use conti_shared::memory;
@@ -46,6 +46,9 @@ use tracing::error;
 
 use cli::Args;
 use pki::Pki;
+
+/// How long threads have to end that are in the middle of something, when the agent stops.
+const THREADS_END: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let mut args = Args::parse();
@@ -96,6 +99,10 @@ fn main() -> ExitCode {
     #[cfg(feature = "otel")]
     if let (Some(exporter), Ok(runtime)) = (exporter, &runtime) {
         runtime.block_on(exporter.stop());
+    }
+    if let Ok(runtime) = runtime {
+        // A thread that hangs in the kernel does not keep the agent: it ends with the process.
+        runtime.shutdown_timeout(THREADS_END);
     }
     code
 }

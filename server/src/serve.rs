@@ -34,7 +34,9 @@ use crate::{
 /// How long clients have to take leave.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How long the engine has to let go.
-const LET_GO: Duration = Duration::from_secs(5);
+const LET_GO: Duration = Duration::from_secs(20);
+/// How long the last lines of the audit log may take.
+const LOG_CLOSE: Duration = Duration::from_secs(5);
 /// How many connections may wait to be served.
 const WAITING: usize = 64;
 
@@ -183,7 +185,10 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     if timeout(LET_GO, engine.shutdown()).await.is_err() {
         warn!("the engine did not let go in time; the next agent will clean up");
     }
-    log.close();
+    let closed = tokio::task::spawn_blocking(move || log.close());
+    if timeout(LOG_CLOSE, closed).await.is_err() {
+        warn!("the audit log could not be closed in time; its disk may hang");
+    }
     info!("stopped");
     Ok(())
 }

@@ -49,6 +49,11 @@ reasons! {
     SessionWrongState = "SESSION_WRONG_STATE",
     /// The process to be entered is not there, or another has its pid.
     ProcessGone = "PROCESS_GONE",
+    /// The cgroup of the target is frozen: metadata `file` names what says so. A command in it would not begin.
+    TargetFrozen = "TARGET_FROZEN",
+    /// A process that the agent waits for does not answer: metadata `role`, `pid`, `state` and `tried` say which,
+    /// and what was done. The call can be repeated.
+    ProcessStuck = "PROCESS_STUCK",
     /// A step of the set-up failed: metadata `step`, `argument` and `errno` say which.
     SetupFailed = "SETUP_FAILED",
     /// The kernel refused what was tried on a target: metadata `tried`, `argument` and `errno` say it.

@@ -76,7 +76,8 @@ pub enum ToMonitor {
     MoreFds,
     /// Let a paused init go on.
     Start,
-    /// Signal the session's process.
+    /// Signal the session's process; with a cause, all that it leads: its process group, and with a terminal
+    /// those of its jobs.
     Signal {
         /// The signal's number.
         signal: i32,
@@ -102,6 +103,8 @@ pub enum FromMonitor {
     Prepared {
         /// The pid of the forker, 0 without one.
         forker: i32,
+        /// The monitor itself.
+        monitor: ProcessId,
     },
     /// It could not be made ready.
     NotPrepared {

@@ -3,7 +3,7 @@
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
-    time::SystemTime,
+    time::{Instant, SystemTime},
 };
 
 use conti_runtime::{
@@ -13,15 +13,16 @@ use conti_runtime::{
     sys::socket,
 };
 use rustix::event::{EventfdFlags, eventfd};
+use tokio::time::timeout;
 use tracing::{Instrument as _, debug_span};
 
 use super::{
     Engine,
     assemble::{self, Joined},
+    bounds::{self, blocking},
     container::Container,
     error::{Error, Result},
     facts, id, io_error,
-    lifecycle::blocking,
     monitor::{Monitor, RunFds},
     recording::{About, tape::Tape},
     session::{
@@ -39,6 +40,23 @@ pub(super) struct Begin {
     pub paused: bool,
     /// A client drives it from the first byte on.
     pub streamed: bool,
+    /// When it was asked for: its deadline counts from then.
+    pub since: Instant,
+}
+
+impl Begin {
+    /// Takes off the deadline what has passed of it. One that is paused is started by another request.
+    fn shorten_deadline(&self, plan: &mut Plan) {
+        if !self.paused {
+            shorten_deadline(plan, self.since);
+        }
+    }
+}
+
+/// Takes off the deadline of a plan what has passed of it since it was asked for.
+pub(super) fn shorten_deadline(plan: &mut Plan, since: Instant) {
+    let passed = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    plan.deadline_ms = plan.deadline_ms.map(|deadline| deadline.saturating_sub(passed));
 }
 
 /// A session whose monitor has its plan, and whom nobody follows yet.
@@ -60,8 +78,7 @@ impl Engine {
         container: &Arc<Container>,
         begin: Begin,
     ) -> Result<()> {
-        let Slot { cgroup, monitor } =
-            self.slots.take().await.map_err(io_error("cannot make room for a container"))?;
+        let Slot { cgroup, monitor } = self.slots.take().await?;
         let session_id = id::new();
         let joined = match self.joined(&container.spec).await {
             Ok(joined) => joined,
@@ -73,7 +90,7 @@ impl Engine {
         let assembled = {
             let (engine, container, session_id) =
                 (self.clone(), container.clone(), session_id.clone());
-            blocking(move || {
+            blocking(bounds::SOURCES, "cannot open or mount a source", move || {
                 assemble::assemble(&assemble::Request {
                     spec: &container.spec,
                     session_id: &session_id,
@@ -87,6 +104,7 @@ impl Engine {
             })
             .instrument(debug_span!("plan"))
             .await
+            .flatten()
         };
         let mut assembled = match assembled {
             Ok(assembled) => assembled,
@@ -122,7 +140,9 @@ impl Engine {
             start_time: SystemTime::now(),
             request_id: None,
             streamed: begin.streamed,
+            monitor: None,
         };
+        begin.shorten_deadline(&mut assembled.plan);
         let opened = ready.and_then(|()| {
             let _handed_over = debug_span!("clone").entered();
             self.open_session(
@@ -155,9 +175,17 @@ impl Engine {
         let reached = async {
             if begin.paused { session.assembled().await } else { session.started().await }
         };
+        let reached = session.set_up(reached, || container.check_thawed());
         match reached.instrument(debug_span!("ready")).await {
-            State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
-            _ => {
+            Ok(State::Ended(_, Some(failure))) => Err(Error::Setup(failure)),
+            Err(error) => {
+                // Nothing of it is to come up later, when nobody asks for it any more.
+                self.kill_all(container, &session).await;
+                session.kill_monitor();
+                let _ = timeout(bounds::GONE, session.wait()).await;
+                Err(error)
+            }
+            Ok(_) => {
                 self.refill_spare(container);
                 Ok(())
             }
@@ -197,13 +225,14 @@ impl Engine {
     /// `known` is called before the plan is handed over: what must be recorded first.
     pub(super) fn open_session(
         &self,
-        record: Record,
+        mut record: Record,
         monitor: Monitor,
         plan: &Plan,
         fds: Vec<OwnedFd>,
         known: impl FnOnce(&Arc<Session>) -> Result<()>,
     ) -> Result<Opened> {
         let exhausted = io_error("cannot make the streams of a session");
+        record.monitor = monitor.process();
         let (id, streamed, wanted) = (record.id.clone(), record.streamed, record.io.policy.record);
         let dir = store::create(&self.sessions_dir, &record)
             .map_err(io_error("cannot make a session's directory"))?;

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bounds,
     cgroup::Cgroup,
     error::{Error, Result},
     id_ranges::IdRange,
@@ -49,7 +50,7 @@ pub struct Container {
     /// The id of the request that made it.
     pub request_id: Option<String>,
     /// Held while it is started, stopped or deleted: one at a time.
-    pub turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<()>,
     /// Told when the main process has ended, before anything is cleaned up.
     pub ended: tokio::sync::Notify,
     /// What changes.
@@ -79,6 +80,8 @@ pub struct Now {
     pub id_range: Option<IdRange>,
     /// Why it can only be deleted.
     pub quarantined: Option<String>,
+    /// A monitor that has not said where it stands, while it is waited for.
+    pub silent: Option<ProcessId>,
     /// Whether it is being deleted.
     pub deleted: bool,
     /// What its removal has left, and why. It can only be deleted, again.
@@ -154,6 +157,45 @@ impl Container {
     /// What changes; held for short sections only.
     pub fn now(&self) -> MutexGuard<'_, Now> {
         self.now.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Waits until nobody else starts or deletes it.
+    pub async fn take_turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>> {
+        let turn = tokio::time::timeout(bounds::TURN, self.turn.lock()).await;
+        turn.map_err(|_| Error::Exhausted {
+            what: format!(
+                "another call has been starting or deleting container {} for {}; try again when it has ended",
+                self.spec.name,
+                humantime::format_duration(bounds::TURN)
+            ),
+            errno: libc::EBUSY,
+        })
+    }
+
+    /// What was done to it, for those who wait for its end.
+    pub fn killed(&self) -> String {
+        format!("all processes of container {} were killed", self.spec.name)
+    }
+
+    /// The error for a container whose monitor has not said where it stands since the agent was started.
+    pub fn silent_monitor(&self) -> Option<Error> {
+        let monitor = self.now().silent?;
+        let tried =
+            format!("the monitor of container {} was asked where it stands", self.spec.name);
+        let hint = "let it go on (kill -CONT), or remove the container with force";
+        Some(bounds::stuck(tried, "it".into(), monitor.pid, hint))
+    }
+
+    /// The error for a container that is frozen, where it is: nothing in it gets anywhere.
+    pub fn check_thawed(&self) -> Result<()> {
+        let cgroup = self.now().cgroup.clone();
+        match cgroup.and_then(|cgroup| cgroup.frozen()) {
+            None => Ok(()),
+            Some(file) => Err(Error::Frozen {
+                target: format!("container {}", self.spec.name),
+                file: file.to_string_lossy().into_owned(),
+            }),
+        }
     }
 
     /// Reads a record.

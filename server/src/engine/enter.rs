@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use conti_runtime::{
@@ -16,6 +16,8 @@ use tracing::{Instrument as _, debug_span};
 
 use super::{
     Engine, assemble,
+    begin::shorten_deadline,
+    bounds::{self, blocking},
     container::Container,
     error::{Error, Result},
     id, io_error,
@@ -43,6 +45,16 @@ struct Prepared {
     container: Option<Arc<Container>>,
 }
 
+/// What was seen of a process that is to be entered.
+struct Looked {
+    plan: JoinPlan,
+    process: Process,
+    fds: FdList,
+    /// The unified cgroup that it is born in, or the `cgroup.procs` files for a forker.
+    cgroup: Option<OwnedFd>,
+    procs: Vec<OwnedFd>,
+}
+
 impl Engine {
     /// Starts a session that is to be driven, once for each request id.
     pub async fn start_session(
@@ -51,13 +63,13 @@ impl Engine {
         request_id: Option<String>,
         streamed: bool,
     ) -> Result<Arc<Session>> {
-        let engine = self.clone();
+        let (engine, since) = (self.clone(), Instant::now());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let start = async move {
             let made =
                 request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
             let start = || async {
-                engine.start_now_in(spec, request_id, streamed).await.map(|s| s.id.clone())
+                engine.start_now_in(spec, request_id, (streamed, since)).await.map(|s| s.id.clone())
             };
             let result = match made.get_or_try_init(start).await {
                 Ok(id) => engine.registry.session(id),
@@ -78,7 +90,7 @@ impl Engine {
         self: &Arc<Self>,
         spec: SessionSpec,
         request_id: Option<String>,
-        streamed: bool,
+        (streamed, since): (bool, Instant),
     ) -> Result<Arc<Session>> {
         let prepare = async {
             match &spec.target {
@@ -96,6 +108,7 @@ impl Engine {
         let devpts = fds.add(devpts);
         let mut plan = assemble::plan(&session_id, place, process, &spec.io, devpts, false);
         plan.cgroup = cgroup.map(|fd| fds.add(fd));
+        shorten_deadline(&mut plan, since);
         let record = Record {
             id: session_id,
             container: container.as_ref().map(|container| container.reference()),
@@ -107,6 +120,7 @@ impl Engine {
             start_time: SystemTime::now(),
             request_id,
             streamed,
+            monitor: None,
         };
         let opened = debug_span!("clone")
             .in_scope(|| self.open_session(record, monitor, &plan, fds.into_inner(), |_| Ok(())))?;
@@ -123,7 +137,9 @@ impl Engine {
         if let Some(container) = &container {
             self.refill_spare(container);
         }
-        match session.started().instrument(debug_span!("ready")).await {
+        let held = || container.as_ref().map_or(Ok(()), |container| container.check_thawed());
+        let started = session.set_up(session.started(), held);
+        match started.instrument(debug_span!("ready")).await? {
             State::Ended(_, Some(failure)) => {
                 self.registry.remove_session(&session.id);
                 super::session::store::remove(&session.dir);
@@ -173,6 +189,7 @@ impl Engine {
     async fn in_container(self: &Arc<Self>, key: &str, spec: &SessionSpec) -> Result<Prepared> {
         let container = self.registry.container(key)?;
         let main = container.running_process("run a command in")?;
+        container.check_thawed()?;
         let pinned = Pinned::open(main.pid, Some(main.start_ticks))?;
         let namespaces = foreign_namespaces(main.pid, &NsType::ALL)?;
         pinned.still_there()?;
@@ -188,11 +205,11 @@ impl Engine {
         };
         let monitor = match spare {
             Some(monitor) => monitor,
-            None => self
-                .slots
-                .monitor_in(cgroup.as_deref())
-                .await
-                .map_err(io_error("cannot make a monitor"))?,
+            None => {
+                let made = self.slots.monitor_in(cgroup.as_deref()).await;
+                // Where it was frozen meanwhile, that is the reason.
+                made.or_else(|error| container.check_thawed().and(Err(error)))?
+            }
         };
         let devpts = match devpts {
             Some(devpts) => devpts.try_clone(),
@@ -227,6 +244,21 @@ impl Engine {
         target: &ProcessTarget,
         spec: &SessionSpec,
     ) -> Result<Prepared> {
+        let (engine, of, process) = (self.clone(), target.clone(), spec.process.clone());
+        // Its environment lies in its memory, and one that is stuck in the kernel may have that locked.
+        let looked = blocking(bounds::PROCESS, "cannot look at the process", move || {
+            engine.look_at(&of, process)
+        });
+        let Looked { plan, process, fds, cgroup, procs } = looked.await??;
+        let monitor = self.slots.monitor_with(procs).await?;
+        let devpts =
+            self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
+        let place = Place::Join(plan);
+        Ok(Prepared { place, process, fds, monitor, cgroup, devpts, container: None })
+    }
+
+    /// Looks at a process that is to be entered by another, as `process` says.
+    fn look_at(&self, target: &ProcessTarget, mut process: Process) -> Result<Looked> {
         let pid = target.pid;
         let pinned = Pinned::open(pid, target.start_ticks)?;
         let at = |error| process::gone(pid, &error);
@@ -241,7 +273,6 @@ impl Engine {
         };
         let root = target.root.then(|| open_dir(pid, "root")).transpose()?.map(|fd| fds.add(fd));
         let cwd = target.cwd.then(|| open_dir(pid, "cwd")).transpose()?.map(|fd| fds.add(fd));
-        let mut process = spec.process.clone();
         if target.env {
             process.env = process::overlay_env(&environment(pid).map_err(at)?, &process.env);
         }
@@ -249,27 +280,21 @@ impl Engine {
             let mapped = namespaces.contains(&NsType::User);
             process.identity = identity(target, mapped).map_err(at)?;
         }
-        let (born_in, procs) = match target.cgroup {
+        if target.cgroup
+            && let Some(file) = self.cgroups.frozen_process(pid).map_err(at)?
+        {
+            let file = file.to_string_lossy().into_owned();
+            return Err(Error::Frozen { target: format!("the cgroup of process {pid}"), file });
+        }
+        let (cgroup, procs) = match target.cgroup {
             true => self.cgroups.of_process(pid).map_err(at)?,
             false => (None, Vec::new()),
         };
         // All of the above was read of this very process.
         pinned.still_there()?;
         let pidfd = fds.add(pinned.into_fd());
-        let monitor =
-            self.slots.monitor_with(&procs).await.map_err(io_error("cannot make a monitor"))?;
-        let devpts =
-            self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
         let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd, tools: None };
-        Ok(Prepared {
-            place: Place::Join(plan),
-            process,
-            fds,
-            monitor,
-            cgroup: born_in,
-            devpts,
-            container: None,
-        })
+        Ok(Looked { plan, process, fds, cgroup, procs })
     }
 
     /// As [`Engine::in_container`] and [`Engine::in_process`], with tools on top.
@@ -307,7 +332,12 @@ impl Engine {
             let of_application = entry.starts_with("LD_") || entry.starts_with("PATH=");
             !of_application || given.contains(entry)
         });
-        let tools = sources::tools::prepare(tools, &mut prepared.fds)?;
+        let (tools, mut fds) = (tools.clone(), std::mem::take(&mut prepared.fds));
+        let opened = blocking(bounds::SOURCES, "cannot open the tools", move || {
+            sources::tools::prepare(&tools, &mut fds).map(|tools| (tools, fds))
+        });
+        let (tools, fds) = opened.await??;
+        prepared.fds = fds;
         if let Place::Join(join) = &mut prepared.place {
             join.tools = Some(tools);
         }
@@ -331,8 +361,7 @@ impl Engine {
             mount_proc: target.mount_proc,
         };
         let devpts = duplicate(&self.host_devpts)?;
-        let monitor =
-            self.slots.monitor_with(&[]).await.map_err(io_error("cannot make a monitor"))?;
+        let monitor = self.slots.monitor_with(Vec::new()).await?;
         let (place, process) = (Place::Host(plan), spec.process.clone());
         Ok(Prepared { place, process, fds, monitor, cgroup: None, devpts, container: None })
     }

@@ -63,6 +63,19 @@ pub enum Error {
         /// What was found, e.g. `there is no such process`.
         problem: String,
     },
+    /// What is to be run would be frozen at once.
+    #[error(
+        "{target} is frozen, as {file} says: a command in it would not begin; thaw it and try again"
+    )]
+    Frozen {
+        /// What it was to be run in, e.g. `container c`.
+        target: String,
+        /// The file of the cgroup that says so.
+        file: String,
+    },
+    /// A process that is waited for does not answer.
+    #[error("{0}")]
+    Stuck(Box<Stuck>),
     /// A step of the set-up failed.
     #[error("{}", setup_sentence(.0))]
     Setup(SetupFailure),
@@ -122,6 +135,22 @@ pub enum Error {
     Internal(String),
 }
 
+/// What is in the way of a call.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{tried}, but {role}, process {pid}, does not answer: it is {state}; {hint}")]
+pub struct Stuck {
+    /// What was tried, e.g. `container c was killed`.
+    pub tried: String,
+    /// What the process is, e.g. `its monitor`.
+    pub role: String,
+    /// Its pid.
+    pub pid: i32,
+    /// Its state in words, with the letter of the kernel.
+    pub state: String,
+    /// What to do.
+    pub hint: &'static str,
+}
+
 impl Error {
     /// The machine-readable reason, part of the API.
     pub fn reason(&self) -> Reason {
@@ -135,6 +164,8 @@ impl Error {
             Error::WrongState { .. } => Reason::ContainerWrongState,
             Error::WrongSessionState { .. } => Reason::SessionWrongState,
             Error::TargetGone { .. } => Reason::ProcessGone,
+            Error::Frozen { .. } => Reason::TargetFrozen,
+            Error::Stuck(_) => Reason::ProcessStuck,
             Error::Setup(f) => match (f.step, f.errno) {
                 (Step::Exec, libc::ENOENT) => Reason::CommandNotFound,
                 (Step::Exec, _) => Reason::CommandNotExecutable,

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    Engine,
+    Engine, bounds,
     error::{Error, Result},
     io_error,
     process::Pinned,
@@ -34,6 +34,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Inspection {
     socket: AsyncFd<OwnedFd>,
+    /// Its pid.
+    pid: i32,
     /// The inspector itself, from its first answer on.
     process: Option<OwnedFd>,
     /// What came beside an answer and was not taken yet.
@@ -57,10 +59,10 @@ impl Engine {
         let packet = postcard::to_allocvec(question)
             .map_err(|error| Error::Internal(format!("cannot encode a question: {error}")))?;
         let failed = io_error("cannot make an inspector");
-        let socket = self.launcher.spawn_inspector().await.map_err(&failed)?;
+        let (socket, pid) = self.launcher.spawn_inspector().await?;
         let socket = watched(socket).map_err(&failed)?;
         let mut inspection =
-            Inspection { socket, process: None, fds: Vec::new(), over: false, _turn: turn };
+            Inspection { socket, pid, process: None, fds: Vec::new(), over: false, _turn: turn };
         // It is known, so that it can be ended, before it has something to hang on.
         inspection.receive().await?;
         let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
@@ -117,13 +119,13 @@ impl Inspection {
             let mut ready = match ready {
                 Ok(ready) => ready.map_err(io_error("cannot wait for an inspector"))?,
                 Err(_) => {
-                    return Err(Error::Exhausted {
-                        what: format!(
-                            "nothing was answered for {}, so that it was given up; a filesystem of the target may hang",
-                            humantime::format_duration(SILENCE)
-                        ),
-                        errno: libc::ETIMEDOUT,
-                    });
+                    let silence = humantime::format_duration(SILENCE);
+                    return Err(bounds::stuck(
+                        format!("the question was given up after {silence} without an answer"),
+                        "its inspector".into(),
+                        self.pid,
+                        "a filesystem of the target may hang",
+                    ));
                 }
             };
             match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {

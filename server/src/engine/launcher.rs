@@ -1,4 +1,5 @@
-//! The agent's side of the launcher: starts it, asks it for monitors, starts it again when it died.
+//! The agent's side of the launcher: starts it, asks it for monitors, starts it again when it died or does not
+//! answer. What it has forked goes on without it.
 
 use std::{
     io,
@@ -8,18 +9,26 @@ use std::{
 };
 
 use conti_runtime::{
+    inspect::process::start_time,
     launcher, own,
-    protocol::{LauncherReply, LauncherRequest, MAX_PACKET},
+    protocol::{LauncherReply, LauncherRequest, MAX_PACKET, ProcessId},
     sys::{
         memfd,
         socket::{self, Wait},
     },
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use tokio::{io::unix::AsyncFd, sync::Mutex};
-use tracing::{info, warn};
+use rustix::process::{Pid, Resource, Rlimit, Signal, pidfd_send_signal, prlimit};
+use tokio::{io::unix::AsyncFd, sync::Mutex, time::timeout};
+use tracing::{Instrument as _, info, warn};
 
-use super::{counts::Counts, monitor::Monitor, watched::watched};
+use super::{
+    bounds::{self, answered},
+    counts::Counts,
+    error::{Error, Result},
+    io_error,
+    monitor::Monitor,
+    watched::watched,
+};
 
 /// The launcher of this agent.
 #[derive(Debug)]
@@ -40,16 +49,61 @@ pub struct Launcher {
 #[derive(Debug)]
 struct Running {
     socket: AsyncFd<OwnedFd>,
+    exit: AsyncFd<OwnedFd>,
     process: launcher::Launcher,
 }
 
 impl Running {
-    /// Lets it go, and reaps it.
-    async fn end(self) {
-        drop(self.socket);
-        let process = self.process;
-        let _ = tokio::task::spawn_blocking(move || process.wait()).await;
+    /// What names it for good, while it is not reaped.
+    fn id(&self) -> Option<ProcessId> {
+        let pid = i32::try_from(self.process.pid()).ok()?;
+        Some(ProcessId { pid, start_ticks: start_time(pid).ok()? })
     }
+
+    /// Lets it go, kills it where it does not exit by itself, and reaps it.
+    async fn end(self) {
+        let Running { socket, exit, mut process } = self;
+        drop(socket);
+        process.let_go();
+        if timeout(bounds::LAUNCHER_EXIT, exit.readable()).await.is_err() {
+            kill(&process);
+        }
+        reap(exit, process).await;
+    }
+
+    /// Kills one that does not answer, and reaps it.
+    async fn kill(self) {
+        kill(&self.process);
+        reap(self.exit, self.process).await;
+    }
+}
+
+fn kill(process: &launcher::Launcher) {
+    // It is not reaped yet: one that has ended meanwhile needs no signal.
+    let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+}
+
+/// Reaps a launcher: at once, or else when it dies some time after all.
+async fn reap(exit: AsyncFd<OwnedFd>, process: launcher::Launcher) {
+    if timeout(bounds::GONE, exit.readable()).await.is_ok() {
+        let _ = process.wait();
+        return;
+    }
+    warn!(pid = process.pid(), "the launcher was killed and has not ended; it is left to itself");
+    tokio::spawn(async move {
+        let _ = exit.readable().await;
+        let _ = process.wait();
+    });
+}
+
+/// How a request went.
+enum Answer {
+    Forked(i32),
+    Refused(io::Error),
+    /// It has died.
+    Died(io::Error),
+    /// It says nothing.
+    Silent,
 }
 
 impl Launcher {
@@ -71,65 +125,113 @@ impl Launcher {
         self.image.as_fd()
     }
 
-    /// Forks a monitor that is not told its plan yet. `procs` are `cgroup.procs` files that its
+    /// Forks a monitor that is ready for its plan. `procs` are `cgroup.procs` files that its
     /// forker attaches itself to.
-    pub async fn spawn_monitor(&self, procs: &[OwnedFd]) -> io::Result<Monitor> {
-        Monitor::new(self.fork(&LauncherRequest::Spawn, procs).await?)
+    pub async fn spawn_monitor(self: &Arc<Self>, procs: Vec<OwnedFd>) -> Result<Monitor> {
+        let (socket, pid) = self.fork(LauncherRequest::Spawn, procs).await?;
+        let monitor = Monitor::new(socket, None).map_err(io_error("cannot watch a monitor"))?;
+        monitor.prepared(pid).await
     }
 
-    /// Forks an inspector, and returns the socket for its question.
-    pub async fn spawn_inspector(&self) -> io::Result<OwnedFd> {
-        self.fork(&LauncherRequest::Inspect, &[]).await
+    /// Forks an inspector, and returns the socket for its question, and its pid.
+    pub async fn spawn_inspector(self: &Arc<Self>) -> Result<(OwnedFd, i32)> {
+        self.fork(LauncherRequest::Inspect, Vec::new()).await
     }
 
     /// Has the launcher fork something that talks with the agent over the socket that this returns.
-    async fn fork(&self, wanted: &LauncherRequest, more: &[OwnedFd]) -> io::Result<OwnedFd> {
-        let (ours, theirs) = socket::pair()?;
-        let mut fds = vec![theirs.as_fd()];
-        fds.extend(more.iter().map(|fd| fd.as_fd()));
-        let mut running = self.running.lock().await;
-        // A launcher that died (or was killed) is found out by the first request after it.
-        for attempt in 0..2 {
-            let current = match running.take() {
-                Some(current) => current,
-                None => self.start()?,
-            };
-            match request(&current.socket, wanted, &fds).await {
-                Ok(LauncherReply::Spawned { .. }) => {
-                    *running = Some(current);
-                    return Ok(ours);
-                }
-                Ok(LauncherReply::Failed { errno }) => {
-                    *running = Some(current);
-                    return Err(io::Error::from_raw_os_error(errno));
-                }
-                Err(error) => {
-                    current.end().await;
-                    if attempt > 0 {
-                        return Err(error);
-                    }
-                    self.counts.launcher_restarts.add(1);
-                    warn!(%error, "the launcher is gone; starting another");
-                }
-            }
-        }
-        Err(io::Error::other("the launcher cannot be started"))
+    async fn fork(
+        self: &Arc<Self>,
+        wanted: LauncherRequest,
+        more: Vec<OwnedFd>,
+    ) -> Result<(OwnedFd, i32)> {
+        let launcher = self.clone();
+        // In a task of its own: a request whose caller goes away half way would leave its reply to the next one.
+        let fork = async move { launcher.fork_now(&wanted, &more).await };
+        tokio::spawn(fork.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
-    fn start(&self) -> io::Result<Running> {
-        let process = launcher::start(self.image.as_fd(), &self.tag)?;
+    /// A launcher that is found to have died, or says nothing, is replaced, and the request made again: once.
+    async fn fork_now(&self, wanted: &LauncherRequest, more: &[OwnedFd]) -> Result<(OwnedFd, i32)> {
+        let failed = io_error("cannot fork a monitor or an inspector");
+        let mut running = self.running.lock().await;
+        for last in [false, true] {
+            let current = match running.take() {
+                Some(current) => current,
+                None => self.start().await.map_err(io_error("cannot start the launcher"))?,
+            };
+            // A pair for each: what the one before has forked after all finds its own closed.
+            let (ours, theirs) = socket::pair().map_err(&failed)?;
+            let mut fds = vec![theirs.as_fd()];
+            fds.extend(more.iter().map(|fd| fd.as_fd()));
+            match ask(&current, wanted, &fds).await {
+                Answer::Forked(pid) => {
+                    *running = Some(current);
+                    return Ok((ours, pid));
+                }
+                Answer::Refused(error) => {
+                    *running = Some(current);
+                    return Err(failed(error));
+                }
+                Answer::Died(error) => {
+                    current.end().await;
+                    if last {
+                        return Err(failed(error));
+                    }
+                    warn!(%error, "the launcher is gone; starting another");
+                }
+                Answer::Silent => {
+                    let pid = i32::try_from(current.process.pid()).unwrap_or_default();
+                    let error = bounds::stuck(
+                        "the launcher was asked to fork".to_owned(),
+                        "it".to_owned(),
+                        pid,
+                        "it was killed; try again",
+                    );
+                    current.kill().await;
+                    if last {
+                        return Err(error);
+                    }
+                    warn!(%error, "the launcher does not answer; starting another");
+                }
+            }
+            self.counts.launcher_restarts.add(1);
+        }
+        Err(Error::Internal("the launcher cannot be started".into()))
+    }
+
+    async fn start(&self) -> io::Result<Running> {
+        let (image, tag) = (self.image.try_clone()?, self.tag.clone());
+        // It waits until the program has begun.
+        let started = tokio::task::spawn_blocking(move || launcher::start(image.as_fd(), &tag));
+        let started = timeout(bounds::FORK, started).await.map_err(|_| io::ErrorKind::TimedOut)?;
+        let process = started.map_err(io::Error::other)??;
         // Before it is asked for anything, so that all that it forks has it.
         let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
         prlimit(pid, Resource::Nofile, self.open_files)?;
         info!(pid = process.pid(), "launcher started");
-        Ok(Running { socket: watched(process.socket.try_clone()?)?, process })
+        let exit = watched(process.pidfd.try_clone()?)?;
+        Ok(Running { socket: watched(process.socket()?.try_clone()?)?, exit, process })
     }
 
     /// Lets the launcher go. Monitors and what they run stay.
     pub async fn stop(&self) {
-        if let Some(running) = self.running.lock().await.take() {
+        // A request under way holds it for a while.
+        let running = timeout(bounds::GONE, self.running.lock()).await;
+        if let Some(running) = running.ok().and_then(|mut running| running.take()) {
             running.end().await;
         }
+    }
+}
+
+async fn ask(running: &Running, wanted: &LauncherRequest, fds: &[BorrowedFd<'_>]) -> Answer {
+    let reply = request(&running.socket, wanted, fds);
+    match answered(bounds::FORK, running.id(), reply).await {
+        Some(Ok(LauncherReply::Spawned { pid })) => Answer::Forked(pid),
+        Some(Ok(LauncherReply::Failed { errno })) => {
+            Answer::Refused(io::Error::from_raw_os_error(errno))
+        }
+        Some(Err(error)) => Answer::Died(error),
+        None => Answer::Silent,
     }
 }
 

@@ -2,21 +2,24 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use conti_runtime::{own, protocol::KillCause};
+use futures::future::join_all;
+use tokio::time::timeout;
 use tracing::{Instrument as _, info, warn};
 
 use super::{
     Engine,
     begin::{Begin, Opened},
+    bounds,
     cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
     fault, id,
     info::{ContainerInfo, ContainerState, EndReason},
-    io_error, name,
+    io_error, name, process,
     registry::Made,
     session::{
         Session, State, Waiting, store,
@@ -33,7 +36,7 @@ impl Engine {
         request_id: Option<String>,
         start: bool,
     ) -> Result<ContainerInfo> {
-        let begin = Begin { paused: !start, streamed: false };
+        let begin = Begin { paused: !start, streamed: false, since: Instant::now() };
         Ok(self.create_once(spec, request_id, begin).await?.info())
     }
 
@@ -44,8 +47,8 @@ impl Engine {
         spec: ContainerSpec,
         request_id: Option<String>,
     ) -> Result<(Arc<Session>, Vec<String>)> {
-        let container =
-            self.create_once(spec, request_id, Begin { paused: false, streamed: true }).await?;
+        let begin = Begin { paused: false, streamed: true, since: Instant::now() };
+        let container = self.create_once(spec, request_id, begin).await?;
         let (session, warnings) = {
             let now = container.now();
             (now.session.clone(), now.warnings.clone())
@@ -123,7 +126,7 @@ impl Engine {
 
     async fn begin_new(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
         // Before anybody can find it: who does waits until it is there or gone.
-        let _turn = container.turn.lock().await;
+        let _turn = container.take_turn().await?;
         self.registry.add_container(container.clone())?;
         fault::point("create.registered").await;
         let begun = match own::make_dir(&container.dir, 0o700) {
@@ -197,10 +200,10 @@ impl Engine {
             self.release(cgroup, populated).await;
             container.now().cgroup = None;
         }
-        for other in others.iter().filter(|other| !other.record.main) {
-            // Bounded: a process that cannot be killed (in an uninterruptible sleep) is not waited for.
-            let _ = tokio::time::timeout(Duration::from_secs(5), other.wait()).await;
-        }
+        // Those that cannot tell their end, or cannot be killed, are waited for all at once.
+        let others = others.iter().filter(|other| !other.record.main);
+        let ends = join_all(others.map(|other| other.wait()));
+        let _ = timeout(bounds::GONE, ends).await;
         info!(container = %container.id, end = ?outcome.end.reason, "ended");
         // A failed set-up is undone by the one who asked for it.
         if container.spec.auto_remove && !failed {
@@ -219,20 +222,21 @@ impl Engine {
         request_id: Option<String>,
     ) -> Result<ContainerInfo> {
         let container = self.registry.container(key)?;
-        let engine = self.clone();
+        let (engine, since) = (self.clone(), Instant::now());
         let start = async move {
             let made =
                 request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
-            let start =
-                || async { engine.start_now(&container).await.map(|()| container.id.clone()) };
+            let start = || async {
+                engine.start_now(&container, since).await.map(|()| container.id.clone())
+            };
             made.get_or_try_init(start).await.cloned()?;
             Ok(container.info())
         };
         tokio::spawn(start.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
-    async fn start_now(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
-        let _turn = container.turn.lock().await;
+    async fn start_now(self: &Arc<Self>, container: &Arc<Container>, since: Instant) -> Result<()> {
+        let _turn = container.take_turn().await?;
         match container.state() {
             ContainerState::Created => {
                 let session = self.main_session(&container.id)?;
@@ -240,7 +244,7 @@ impl Engine {
                 container.save(&self.facts.boot_id)?;
                 session.let_run();
                 session.go()?;
-                match session.started().await {
+                match session.set_up(session.started(), || container.check_thawed()).await? {
                     State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
                     _ => Ok(()),
                 }
@@ -251,7 +255,8 @@ impl Engine {
                     let now = container.now();
                     (now.session.clone(), now.session_id.clone(), now.end.clone())
                 };
-                let begun = self.begin(container, Begin { paused: false, streamed: false }).await;
+                let begin = Begin { paused: false, streamed: false, since };
+                let begun = self.begin(container, begin).await;
                 if begun.is_err() {
                     let failed = std::mem::take(&mut container.now().session);
                     let mut now = container.now();
@@ -300,41 +305,59 @@ impl Engine {
         let Some(session) = session else { return Ok(container.info()) };
         match container.state() {
             ContainerState::Quarantined => {
-                return Err(container.wrong_state("stop", "created or running"));
+                return Err(container
+                    .silent_monitor()
+                    .unwrap_or_else(|| container.wrong_state("stop", "created or running")));
             }
             ContainerState::Stopped => {}
             ContainerState::Created => {
                 // While its set-up goes on there is nothing that a signal could reach.
-                session.assembled().await;
-                self.kill_all(&container, &session);
+                let _ = timeout(bounds::SET_UP, session.assembled()).await;
+                self.kill_all(&container, &session).await;
             }
             ContainerState::Running => {
-                let waited = if grace.is_zero() {
+                // What is frozen makes no use of its time.
+                let waited = if grace.is_zero() || container.check_thawed().is_err() {
                     false
                 } else {
                     let _ = session.signal(signal);
-                    tokio::time::timeout(grace, session.wait()).await.is_ok()
+                    timeout(grace, session.wait()).await.is_ok()
                 };
                 if !waited {
-                    self.kill_all(&container, &session);
+                    self.kill_all(&container, &session).await;
                 }
             }
         }
-        session.wait().await;
+        session.wait_killed(&container.killed()).await?;
         Ok(container.info())
     }
 
-    /// Kills everything in a container.
-    fn kill_all(&self, container: &Container, session: &Session) {
-        // The monitor first: it keeps the cause. The others end with the main process.
+    /// Kills everything in a container, without anybody's help: a monitor may be stopped, a process frozen.
+    pub(super) async fn kill_all(&self, container: &Container, session: &Session) {
+        // The monitor is told first: it keeps the cause.
         let _ = session.kill(KillCause::Client);
-        let cgroup = container.now().cgroup.clone();
-        if let Some(cgroup) = cgroup
-            && matches!(session.state(), State::Running(_))
-            && container.spec.namespaces.pid != Namespace::Private
-        {
-            cgroup.kill();
+        if let Some(process) = container.process() {
+            process::kill(process);
         }
+        let cgroup = container.now().cgroup.clone();
+        if let Some(cgroup) = cgroup {
+            let name = cgroup.name.clone();
+            let killed =
+                bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || cgroup.kill());
+            if let Err(error) = killed.await {
+                warn!(cgroup = name, %error, "its processes may live on");
+            }
+        }
+    }
+
+    /// Kills everything in a container and waits for the end of its main session. A monitor that does not tell
+    /// the end is killed too: the container is removed, and nobody will ask it any more.
+    async fn kill_for_good(&self, container: &Container, session: &Session) -> Result<()> {
+        self.kill_all(container, session).await;
+        let Err(error) = session.wait_killed(&container.killed()).await else { return Ok(()) };
+        warn!(container = %container.id, %error, "its monitor is killed");
+        session.kill_monitor();
+        session.wait_killed(&container.killed()).await.map(drop)
     }
 
     /// Sends a signal to the main process.
@@ -349,7 +372,7 @@ impl Engine {
         let container = self.registry.container(key)?;
         let engine = self.clone();
         let delete = async move {
-            let _turn = container.turn.lock().await;
+            let _turn = container.take_turn().await?;
             if container.now().deleted {
                 return Ok(());
             }
@@ -361,8 +384,7 @@ impl Engine {
             if let Some(session) = session
                 && !session.ended()
             {
-                engine.kill_all(&container, &session);
-                session.wait().await;
+                engine.kill_for_good(&container, &session).await?;
             }
             engine.forget(&container).await?;
             info!(container = %container.id, "deleted");
@@ -389,6 +411,10 @@ impl Engine {
         }
         let main = container.now().session_id.clone();
         for session in self.registry.sessions(Some(&container.id)) {
+            if session.id != main {
+                // One that could not tell its end so far.
+                session.kill_monitor();
+            }
             store::remove(&session.dir);
             // The end of one that removed itself can still be asked for.
             if session.id != main || !container.spec.auto_remove {
@@ -403,8 +429,12 @@ impl Engine {
     /// background. Both wait for whoever attaches processes to version 1 cgroups at this moment.
     pub(super) async fn release(&self, cgroup: Arc<Cgroup>, populated: bool) {
         if populated {
-            let cgroup = cgroup.clone();
-            let _ = tokio::task::spawn_blocking(move || cgroup.kill()).await;
+            let (cgroup, name) = (cgroup.clone(), cgroup.name.clone());
+            let killed =
+                bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || cgroup.kill());
+            if let Err(error) = killed.await {
+                warn!(cgroup = name, %error, "its processes may live on");
+            }
         }
         self.background.spawn_blocking(move || {
             if cgroup.remove() {

@@ -15,12 +15,14 @@
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
+//! - [`bounds`]: how long is waited for others, and what is said where they do not answer;
 //! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`dirs`]: the directories that all of it lies in;
 //! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
+pub mod bounds;
 pub mod capability;
 pub mod cgroup;
 pub mod container;
@@ -83,8 +85,9 @@ use scope::Scope;
 use session::Session;
 use slots::Slots;
 use sources::host_view::HostView;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 use userns::Userns;
 
 use crate::reserve;
@@ -215,12 +218,18 @@ impl Engine {
 
     /// Lets go of what only a running agent needs. Containers and sessions stay.
     pub async fn shutdown(&self) {
-        self.slots.close();
         for container in self.registry.containers() {
             container.now().spare.take();
         }
         self.background.close();
-        self.background.wait().await;
+        let removals = async {
+            self.slots.close().await;
+            self.background.wait().await;
+        };
+        if timeout(bounds::LAST_REMOVALS, removals).await.is_err() {
+            warn!("not all cgroups could be removed in time; the next agent removes them");
+        }
+        // In any case: a launcher that is stopped would not see that the agent is gone.
         self.launcher.stop().await;
         // What nobody will ask for again. Ends that nobody was told wait for the next agent.
         for session in self.registry.sessions(None) {

@@ -7,7 +7,7 @@ use std::{
 
 use conti_runtime::{
     plan::Plan,
-    protocol::{FromMonitor, MAX_PACKET, MAX_PACKET_FDS, ToMonitor},
+    protocol::{FromMonitor, MAX_PACKET, MAX_PACKET_FDS, ProcessId, ToMonitor},
     sys::{
         memfd,
         socket::{self, Packet, Wait},
@@ -15,12 +15,20 @@ use conti_runtime::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::watched::watched;
+use super::{
+    bounds::{self, answered},
+    error::{Error, Result},
+    io_error,
+    process::Pinned,
+    watched::watched,
+};
 
 /// A connection to a monitor.
 #[derive(Debug)]
 pub struct Monitor {
     socket: AsyncFd<OwnedFd>,
+    /// The monitor itself, where it is known.
+    process: Option<ProcessId>,
 }
 
 /// The fds that every plan travels with, in the order of `ToMonitor::Run`.
@@ -40,8 +48,36 @@ pub struct RunFds<'a> {
 
 impl Monitor {
     /// Takes over one end of a socket pair, or a connected socket.
-    pub fn new(socket: OwnedFd) -> io::Result<Monitor> {
-        Ok(Monitor { socket: watched(socket)? })
+    pub fn new(socket: OwnedFd, process: Option<ProcessId>) -> io::Result<Monitor> {
+        Ok(Monitor { socket: watched(socket)?, process })
+    }
+
+    /// The process itself, where it is known.
+    pub fn process(&self) -> Option<ProcessId> {
+        self.process
+    }
+
+    /// Waits until a monitor that was just forked, as `pid`, is ready for a plan.
+    pub async fn prepared(mut self, pid: i32) -> Result<Monitor> {
+        // One that dies is seen by its socket, and not by what has its pid then.
+        let process = Pinned::open(pid, None).map(|pinned| pinned.id()).ok();
+        match answered(bounds::PREPARE, process, self.receive()).await {
+            Some(Ok(Some((FromMonitor::Prepared { monitor, .. }, _)))) => {
+                self.process = Some(monitor);
+                Ok(self)
+            }
+            Some(Ok(Some((FromMonitor::NotPrepared { errno }, _)))) => {
+                Err(io_error("cannot make a monitor")(io::Error::from_raw_os_error(errno)))
+            }
+            Some(Ok(_)) => Err(Error::Internal("a monitor died before it was ready".into())),
+            Some(Err(error)) => Err(io_error("cannot hear a monitor")(error)),
+            None => Err(bounds::stuck(
+                "a monitor was forked for a new process".into(),
+                "it".into(),
+                pid,
+                "it, or the process that it puts into the cgroup, may be stopped or frozen",
+            )),
+        }
     }
 
     /// Hands over a plan.
@@ -76,9 +112,10 @@ impl Monitor {
 
     /// Waits for the next packet. `None`: the monitor is gone. Cancel-safe.
     pub async fn receive(&self) -> io::Result<Option<(FromMonitor, Vec<OwnedFd>)>> {
-        let mut buffer = [0; MAX_PACKET];
         loop {
             let mut ready = self.socket.readable().await?;
+            // Only from here on: across a wait it would be part of all futures that this one is part of.
+            let mut buffer = [0; MAX_PACKET];
             match ready.try_io(|fd| socket::recv_packet(fd, &mut buffer, Wait::No)) {
                 Ok(Ok(Packet { len: 0, .. })) => return Ok(None),
                 Ok(Ok(Packet { len, fds })) => {

@@ -13,13 +13,15 @@ use std::{
 use conti_runtime::{
     journal::{Reader, Totals},
     own,
-    protocol::{FromMonitor, VERSION},
+    protocol::{FromMonitor, MonitorState, VERSION},
     sys::socket,
 };
+use futures::future::join_all;
 use tracing::{info, warn};
 
 use super::{
     Engine,
+    bounds::{self, answered},
     cgroup::Cgroup,
     container::Container,
     info::EndReason,
@@ -33,8 +35,8 @@ use super::{
     spec::{ContainerSpec, OnDisconnect},
 };
 
-/// How long a monitor may take to say where it stands. It does nothing else meanwhile that takes long.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is tried again to reach a monitor that takes no connection.
+const KNOCK: Duration = Duration::from_secs(1);
 
 /// A session whose monitor lives.
 struct Alive {
@@ -45,21 +47,43 @@ struct Alive {
     outcome: Option<Outcome>,
 }
 
+/// Where a session stands, as its monitor told it.
+struct Standing {
+    state: MonitorState,
+    monitor: Arc<Monitor>,
+    journal: Reader,
+    to_agent: OwnedFd,
+    to_monitor: OwnedFd,
+    devpts: Option<OwnedFd>,
+}
+
 enum Found {
     Alive(Alive),
+    /// Its monitor is there and says nothing, or nothing that is understood.
+    Silent(Arc<Session>),
     Ended(Arc<Session>, Outcome),
+}
+
+/// What came of asking a monitor.
+enum Asked {
+    Stands(Box<Standing>),
+    Silent,
+    Gone,
 }
 
 impl Engine {
     /// Rebuilds the registry. Never fails: what cannot be understood is set aside and told.
     pub(super) async fn recover(self: &Arc<Self>) {
+        // All monitors at once: some may be stopped, and each is waited for as long as all of them.
+        let dirs = directories(&self.sessions_dir);
+        let asked = join_all(dirs.iter().map(|dir| self.found_in(dir))).await;
         let mut found = Vec::new();
-        for dir in directories(&self.sessions_dir) {
-            match self.found_in(&dir).await {
+        for (session, dir) in asked.into_iter().zip(&dirs) {
+            match session {
                 Ok(session) => found.push(session),
                 Err(error) => {
                     warn!(dir = %dir.display(), %error, "a session's directory tells nothing and is removed");
-                    store::remove(&dir);
+                    store::remove(dir);
                 }
             }
         }
@@ -84,10 +108,7 @@ impl Engine {
         // Slots of the agent before, and what a crash left.
         for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
             let cgroup = self.cgroups.open(&name);
-            cgroup.kill();
-            if !cgroup.remove() {
-                self.background.spawn_blocking(move || insist(&cgroup, &name));
-            }
+            self.background.spawn_blocking(move || insist(&cgroup, &name));
         }
     }
 
@@ -144,21 +165,23 @@ impl Engine {
     /// Looks at one session's directory.
     async fn found_in(&self, dir: &Path) -> io::Result<Found> {
         let record = store::read(dir)?;
-        match socket::connect_path(&dir.join(store::SOCKET)) {
-            Ok(socket) => {
-                match tokio::time::timeout(PATIENCE, self.connect(&record, dir, socket)).await {
-                    Ok(Ok(alive)) => return Ok(Found::Alive(alive)),
-                    Ok(Err(error)) => {
-                        warn!(session = record.id, %error, "its monitor does not answer as it should")
-                    }
-                    Err(_) => warn!(session = record.id, "its monitor does not answer"),
-                }
+        match answered(bounds::STANDING, record.monitor, ask(&record, dir)).await {
+            Some(Asked::Stands(standing)) => {
+                return Ok(Found::Alive(self.alive(record, dir, *standing)));
             }
-            // Nobody listens: the monitor has gone, with or without an end.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(session = record.id, %error, "its monitor cannot be reached"),
+            Some(Asked::Gone) => {}
+            Some(Asked::Silent) | None => {
+                let (state, counts) = (State::Assembling, self.counts.clone());
+                let dir = dir.to_owned();
+                let session = Session::new(record, dir, Journal::Lost, None, None, state, counts);
+                return Ok(Found::Silent(Arc::new(session)));
+            }
         }
+        Ok(self.ended(record, dir))
+    }
+
+    /// A session whose monitor is gone, with or without an end.
+    fn ended(&self, record: Record, dir: &Path) -> Found {
         let journal = store::read_journal(dir).map_or(Journal::Lost, Journal::Saved);
         let outcome = match store::read_end(dir) {
             Ok(end) => Outcome { end: supervise::translate(&end), failure: None },
@@ -172,29 +195,15 @@ impl Engine {
         };
         let (state, counts) = (State::Assembling, self.counts.clone());
         let session = Session::new(record, dir.to_owned(), journal, None, None, state, counts);
-        Ok(Found::Ended(Arc::new(session), outcome))
+        Found::Ended(Arc::new(session), outcome)
     }
 
-    async fn connect(&self, record: &Record, dir: &Path, socket: OwnedFd) -> io::Result<Alive> {
-        let monitor = Arc::new(Monitor::new(socket)?);
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let Some((FromMonitor::State { version, state }, fds)) = monitor.receive().await? else {
-            return Err(invalid("it does not say where it stands"));
-        };
-        if version > VERSION {
-            return Err(invalid("it speaks a newer protocol than this agent"));
-        }
-        let mut fds = fds.into_iter();
-        let (Some(journal), Some(to_agent), Some(to_monitor)) =
-            (fds.next(), fds.next(), fds.next())
-        else {
-            return Err(invalid("it did not send the journal"));
-        };
-        let journal = Journal::Live(Reader::map(journal)?);
+    fn alive(&self, record: Record, dir: &Path, standing: Standing) -> Alive {
+        let Standing { state, monitor, journal, to_agent, to_monitor, devpts } = standing;
         let session = Session::new(
-            record.clone(),
+            record,
             dir.to_owned(),
-            journal,
+            Journal::Live(journal),
             Some(monitor.clone()),
             Some(to_monitor),
             State::Assembling,
@@ -203,7 +212,7 @@ impl Engine {
         let session = Arc::new(session);
         // One that is still assembling goes on with that: it tells when it is done.
         let outcome = supervise::adopt(&session, state);
-        Ok(Alive { session, monitor, to_agent, devpts: fds.next(), outcome })
+        Alive { session, monitor, to_agent, devpts, outcome }
     }
 
     async fn take_over(self: &Arc<Self>, found: Found, keep: &mut Vec<String>) {
@@ -233,6 +242,7 @@ impl Engine {
                     keep.push(name);
                 }
                 match found {
+                    Found::Silent(session) => self.wait_for_monitor(session, Some(container)),
                     Found::Alive(mut alive) => {
                         info!(container = %container.id, "goes on");
                         container.now().devpts = alive.devpts.take().map(Arc::new);
@@ -258,6 +268,7 @@ impl Engine {
                     }
                 }
             }
+            (Found::Silent(session), container) => self.wait_for_monitor(session, container),
             (Found::Alive(mut alive), container) => {
                 self.resume_policy(&session);
                 let engine = self.clone();
@@ -279,6 +290,49 @@ impl Engine {
                 self.registry.keep_ended(&session.id);
             }
         }
+    }
+
+    /// Waits in the background for a monitor that says nothing, and takes its session over when it does. What it
+    /// runs goes on meanwhile: it is not lost because nobody tells of it.
+    fn wait_for_monitor(self: &Arc<Self>, silent: Arc<Session>, container: Option<Arc<Container>>) {
+        let problem = format!(
+            "the monitor of session {} does not say where it stands{}",
+            silent.id,
+            silent.record.monitor.map_or(String::new(), |m| format!(
+                "; it is process {}, let it go on (kill -CONT), or remove the container with force",
+                m.pid
+            ))
+        );
+        warn!(session = silent.id, problem, "a session cannot be taken over yet");
+        let of = container.filter(|_| silent.record.main);
+        if let Some(container) = &of {
+            let mut now = container.now();
+            now.quarantined = Some(problem);
+            now.silent = silent.record.monitor;
+        }
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let asked = loop {
+                match ask(&silent.record, &silent.dir).await {
+                    Asked::Silent => tokio::time::sleep(KNOCK).await,
+                    asked => break asked,
+                }
+            };
+            let (record, dir) = (silent.record.clone(), silent.dir.clone());
+            let found = match asked {
+                Asked::Stands(standing) => Found::Alive(engine.alive(record, &dir, *standing)),
+                Asked::Gone | Asked::Silent => engine.ended(record, &dir),
+            };
+            if let Some(container) = &of {
+                let mut now = container.now();
+                (now.quarantined, now.silent) = (None, None);
+            }
+            let end = supervise::lost("its monitor was not heard", Totals::default());
+            info!(session = silent.id, "its monitor was heard");
+            engine.take_over(found, &mut Vec::new()).await;
+            // Whoever waits for what was there in its place looks again.
+            supervise::finish(&silent, Outcome { end, failure: None });
+        });
     }
 
     /// A container whose set-up failed, and the one who asked for it was a client of the agent before.
@@ -345,9 +399,63 @@ impl Found {
     fn session(&self) -> &Arc<Session> {
         match self {
             Found::Alive(alive) => &alive.session,
-            Found::Ended(session, _) => session,
+            Found::Silent(session) | Found::Ended(session, _) => session,
         }
     }
+}
+
+/// Asks a monitor where its session stands. Waits for as long as it says nothing.
+async fn ask(record: &Record, dir: &Path) -> Asked {
+    let socket = match socket::connect_path(&dir.join(store::SOCKET)) {
+        Ok(socket) => socket,
+        // Nobody listens: the monitor has gone, with or without an end.
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
+            return Asked::Gone;
+        }
+        Err(error) => {
+            warn!(session = record.id, %error, "its monitor cannot be reached");
+            return Asked::Silent;
+        }
+    };
+    match standing(record, socket).await {
+        Ok(Some(standing)) => Asked::Stands(Box::new(standing)),
+        // It went in the middle: asked again, nobody listens.
+        Ok(None) => match socket::connect_path(&dir.join(store::SOCKET)) {
+            Ok(_) => Asked::Silent,
+            Err(_) => Asked::Gone,
+        },
+        Err(error) => {
+            warn!(session = record.id, %error, "its monitor does not answer as it should");
+            Asked::Silent
+        }
+    }
+}
+
+/// What a monitor says first. `None`: it has closed.
+async fn standing(record: &Record, socket: OwnedFd) -> io::Result<Option<Standing>> {
+    let monitor = Arc::new(Monitor::new(socket, record.monitor)?);
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let (state, fds) = match monitor.receive().await? {
+        None => return Ok(None),
+        Some((FromMonitor::State { version, state }, fds)) if version <= VERSION => (state, fds),
+        Some((FromMonitor::State { .. }, _)) => {
+            return Err(invalid("it speaks a newer protocol than this agent"));
+        }
+        Some(_) => return Err(invalid("it does not say where it stands")),
+    };
+    let mut fds = fds.into_iter();
+    let (Some(journal), Some(to_agent), Some(to_monitor)) = (fds.next(), fds.next(), fds.next())
+    else {
+        return Err(invalid("it did not send the journal"));
+    };
+    let journal = Reader::map(journal)?;
+    let devpts = fds.next();
+    Ok(Some(Standing { state, monitor, journal, to_agent, to_monitor, devpts }))
 }
 
 async fn follow(alive: &mut Alive) -> Outcome {
@@ -369,11 +477,11 @@ async fn follow(alive: &mut Alive) -> Outcome {
 /// Removes a cgroup whose processes take their time to die: on a busy host that may be seconds.
 fn insist(cgroup: &Cgroup, name: &str) {
     for _ in 0..50 {
-        thread::sleep(Duration::from_millis(100));
         cgroup.kill();
         if cgroup.remove() {
             return;
         }
+        thread::sleep(Duration::from_millis(100));
     }
     warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
 }

@@ -7,20 +7,22 @@
 //! useful (its cgroups are made and its monitor is forked), only cheaper.
 
 use std::{
-    io,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use conti_runtime::protocol::FromMonitor;
+use futures::future::join_all;
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::{
+    bounds::{self, blocking},
     cgroup::{Cgroup, Cgroups},
-    id,
+    error::Result,
+    id, io_error,
     launcher::Launcher,
     monitor::Monitor,
 };
@@ -74,12 +76,9 @@ impl Slots {
             while self.lock().len() < READY {
                 match self.make().await {
                     Ok(slot) => {
-                        let mut ready = self.lock();
-                        if self.closed.load(Ordering::Acquire) {
-                            drop(ready);
-                            return give_back(slot);
+                        if let Some(late) = self.keep(slot) {
+                            return give_back(late).await;
                         }
-                        ready.push(slot);
                     }
                     Err(error) => {
                         warn!(%error, "a slot could not be made ready");
@@ -91,8 +90,18 @@ impl Slots {
         }
     }
 
+    /// Keeps a slot for later; returns it where none are kept any more.
+    fn keep(&self, slot: Slot) -> Option<Slot> {
+        let mut ready = self.lock();
+        if self.closed.load(Ordering::Acquire) {
+            return Some(slot);
+        }
+        ready.push(slot);
+        None
+    }
+
     /// Takes a slot, or makes one where none is ready.
-    pub async fn take(&self) -> io::Result<Slot> {
+    pub async fn take(&self) -> Result<Slot> {
         let ready = self.lock().pop();
         self.taken.notify_one();
         match ready {
@@ -102,48 +111,58 @@ impl Slots {
     }
 
     /// Makes a monitor for one more process in cgroups that exist; `None`: in those of the agent.
-    pub async fn monitor_in(&self, cgroup: Option<&Cgroup>) -> io::Result<Monitor> {
+    pub async fn monitor_in(&self, cgroup: Option<&Cgroup>) -> Result<Monitor> {
         let procs = match cgroup {
-            Some(cgroup) => cgroup.procs_files()?,
+            Some(cgroup) => cgroup.procs_files().map_err(io_error("cannot open the cgroup"))?,
             None => Vec::new(),
         };
-        self.monitor_with(&procs).await
+        self.monitor_with(procs).await
     }
 
     /// Makes a monitor whose process is attached to these `cgroup.procs` files.
-    pub async fn monitor_with(&self, procs: &[std::os::fd::OwnedFd]) -> io::Result<Monitor> {
-        let monitor = self.launcher.spawn_monitor(procs).await?;
-        match monitor.receive().await? {
-            Some((FromMonitor::Prepared { .. }, _)) => Ok(monitor),
-            Some((FromMonitor::NotPrepared { errno }, _)) => {
-                Err(io::Error::from_raw_os_error(errno))
-            }
-            _ => Err(io::Error::other("the monitor died before it was ready")),
-        }
+    pub async fn monitor_with(&self, procs: Vec<OwnedFd>) -> Result<Monitor> {
+        self.launcher.spawn_monitor(procs).await
     }
 
-    async fn make(&self) -> io::Result<Slot> {
-        let cgroup = self.cgroups.create(&id::new())?;
+    async fn make(&self) -> Result<Slot> {
+        let (cgroups, name) = (self.cgroups.clone(), id::new());
+        let made = blocking(bounds::CGROUPS, "cannot make cgroups", move || cgroups.create(&name));
+        let cgroup = made.await?.map_err(io_error("cannot make cgroups"))?;
         match self.monitor_in(Some(&cgroup)).await {
             Ok(monitor) => Ok(Slot { cgroup, monitor }),
             Err(error) => {
-                cgroup.remove();
+                // A monitor that is left over has closed its socket, and what waits in the cgroup is killed.
+                remove(cgroup).await;
                 Err(error)
             }
         }
     }
 
     /// Gives all slots back. None are made from here on.
-    pub fn close(&self) {
-        let mut ready = self.lock();
-        self.closed.store(true, Ordering::Release);
-        ready.drain(..).for_each(give_back);
+    pub async fn close(&self) {
+        let ready = {
+            let mut ready = self.lock();
+            self.closed.store(true, Ordering::Release);
+            std::mem::take(&mut *ready)
+        };
         self.taken.notify_one();
+        join_all(ready.into_iter().map(give_back)).await;
     }
 }
 
-fn give_back(slot: Slot) {
+async fn give_back(slot: Slot) {
     drop(slot.monitor);
-    slot.cgroup.kill();
-    slot.cgroup.remove();
+    remove(slot.cgroup).await;
+}
+
+/// Removes cgroups with what is in them. What cannot be removed now the next agent finds.
+async fn remove(cgroup: Cgroup) {
+    let name = cgroup.name.clone();
+    let removed = blocking(bounds::CGROUPS, "cannot remove cgroups", move || {
+        cgroup.kill();
+        cgroup.remove()
+    });
+    if !matches!(removed.await, Ok(true)) {
+        warn!(cgroup = name, "the cgroups of a slot are not removed yet");
+    }
 }

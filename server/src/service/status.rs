@@ -17,7 +17,7 @@ use super::convert::{Violations, checked, violation::cut};
 use crate::{
     access::{Caller, Peer, Role},
     audit::Failed,
-    engine::error::Error,
+    engine::error::{Error, Stuck},
     pki, reserve,
 };
 
@@ -74,6 +74,19 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             let shown = cut(problem.clone(), MAX_PROBLEM);
             details.add_precondition_failure_violation("PROCESS", pid.to_string(), shown);
             (Code::FailedPrecondition, vec![("pid", pid.to_string()), ("problem", problem)])
+        }
+        Error::Frozen { target, file } => {
+            let problem = format!("it is frozen, as {} says", cut(file.clone(), MAX_PROBLEM));
+            details.add_precondition_failure_violation("FROZEN", cut_key(&target), problem);
+            (Code::FailedPrecondition, vec![("target", target), ("file", file)])
+        }
+        Error::Stuck(stuck) => {
+            let Stuck { tried, role, pid, state, .. } = *stuck;
+            let pid = pid.to_string();
+            let problem = format!("{} is {state}", cut(role.clone(), MAX_PROBLEM));
+            details.add_precondition_failure_violation("PROCESS", pid.as_str(), problem);
+            let metadata = vec![("pid", pid), ("state", state), ("role", role), ("tried", tried)];
+            (Code::FailedPrecondition, metadata)
         }
         Error::Setup(failure) => {
             let step = step_name(failure.step);

@@ -116,7 +116,8 @@ pub(super) fn run(proof: &OnlyThread, start: &mut Start<'_>) -> ! {
 }
 
 fn give_up(start: &Start<'_>, fail: Fail) -> ! {
-    Status::from(fail).send(start.status);
+    // A monitor that is gone cannot be told, and nothing else is to be done.
+    let _ = Status::from(fail).send(start.status);
     exit_now(1)
 }
 
@@ -170,7 +171,7 @@ fn execute(proof: &OnlyThread, start: &Start<'_>) -> Result<Infallible, Fail> {
     if start.plan.place.is_born_last() {
         confine::limit_processes(&start.plan.process.rlimits)?;
     }
-    Status::Ready.send(start.status);
+    tell(start, Status::Ready);
     if start.plan.paused {
         wait_for(start.gate).at(Step::Init)?;
     }
@@ -178,7 +179,7 @@ fn execute(proof: &OnlyThread, start: &Start<'_>) -> Result<Infallible, Fail> {
         fork_command(proof, start)?;
     }
     unblock_all().map_err(|error| errno_of(&error)).at(Step::Init)?;
-    Status::Executing.send(start.status);
+    tell(start, Status::Executing);
     Err(start.command.execute()).at(Step::Exec)
 }
 
@@ -295,6 +296,14 @@ fn confine(proof: &OnlyThread, start: &Start<'_>, ids: &Ids) -> Result<(), Fail>
 
 fn load_filter(filter: &[Insn]) -> Result<(), Fail> {
     if filter.is_empty() { Ok(()) } else { load(filter).at(Step::Seccomp) }
+}
+
+/// Tells how far it has come. Where nobody follows the set-up there is nobody to run for, and nobody who would
+/// ever end it.
+fn tell(start: &Start<'_>, status: Status) {
+    if status.send(start.status).is_err() {
+        exit_now(1);
+    }
 }
 
 /// Waits for a byte. EOF means that the other end died, and there is nobody left to run for.

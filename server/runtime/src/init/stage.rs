@@ -182,7 +182,9 @@ impl Mapper {
                     let maps = start.plan.place.id_maps().unwrap_or_default();
                     id_map::write_maps(stage, maps, &start.plan.place, start.fds)
                 });
-                written.map_or_else(Status::from, |()| Status::Ready).send(mapper_answer.as_fd());
+                let told = written.map_or_else(Status::from, |()| Status::Ready);
+                // A stage that is gone needs no map.
+                let _ = told.send(mapper_answer.as_fd());
                 exit_now(0)
             }
         }

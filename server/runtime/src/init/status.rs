@@ -16,6 +16,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use rustix::io::{Errno, retry_on_intr, write};
+
 use super::failure::{Fail, step_from_number};
 use crate::plan::Step;
 
@@ -72,9 +74,9 @@ impl Status {
         }
     }
 
-    /// Writes the record. A monitor that is gone cannot be told, and nothing else is to be done.
-    pub(super) fn send(self, pipe: BorrowedFd<'_>) {
-        let _ = rustix::io::retry_on_intr(|| rustix::io::write(pipe, &self.encode()));
+    /// Writes the record. Fails with EPIPE where nobody is left who could read it.
+    pub(super) fn send(self, pipe: BorrowedFd<'_>) -> Result<(), Errno> {
+        retry_on_intr(|| write(pipe, &self.encode())).map(drop)
     }
 }
 

@@ -17,8 +17,8 @@ use crate::{fault, sys::socket};
 /// [`Launcher::wait`] only.
 #[derive(Debug)]
 pub struct Launcher {
-    /// Takes [`crate::protocol::LauncherRequest`]s.
-    pub socket: OwnedFd,
+    /// Takes [`crate::protocol::LauncherRequest`]s. `None` once it was let go.
+    socket: Option<OwnedFd>,
     /// Becomes readable when it has exited.
     pub pidfd: OwnedFd,
     child: Child,
@@ -30,9 +30,19 @@ impl Launcher {
         self.child.id()
     }
 
+    /// The socket that takes [`crate::protocol::LauncherRequest`]s.
+    pub fn socket(&self) -> io::Result<&OwnedFd> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Closes the socket, upon which the launcher exits.
+    pub fn let_go(&mut self) {
+        self.socket = None;
+    }
+
     /// Closes the socket, waits for the launcher to exit, and reaps it.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
-        drop(self.socket);
+        self.let_go();
         self.child.wait()
     }
 }
@@ -57,5 +67,5 @@ pub fn start(image: BorrowedFd<'_>, tag: &str) -> io::Result<Launcher> {
     let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
     // The child is not reaped yet, so that its pid cannot be another's.
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Launcher { socket: ours, pidfd, child })
+    Ok(Launcher { socket: Some(ours), pidfd, child })
 }

@@ -13,6 +13,9 @@
 //!
 //! `Staged`: the process is born last, and the forker is its stage from here on
 //! ([`crate::init::Stage`]); what became of it the monitor learns from memory that they share.
+//!
+//! Whoever freezes the cgroup freezes the forker. So the monitor never waits for it alone: it watches the
+//! socket, and gives the forker up when the agent has gone, or time is up.
 
 use std::{
     fs::File,
@@ -20,7 +23,10 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -36,7 +42,7 @@ use crate::{
         process::{Fork, fork},
         shm::StageReport,
         socket::{Packet, Wait, pair, recv_packet, send_packet, send_with_fds},
-        wait::reap_pid,
+        wait::try_reap,
     },
 };
 
@@ -66,7 +72,8 @@ enum FromForker {
     Failed(SetupFailure),
 }
 
-/// The monitor's handle of its forker. Dropping it ends and reaps the forker.
+/// The monitor's handle of its forker. When it is dropped, the forker exits; one that is not reaped by then is
+/// left to the launcher.
 #[derive(Debug)]
 pub struct Forker {
     /// `None` once it is closed, upon which the forker exits.
@@ -74,6 +81,7 @@ pub struct Forker {
     pid: i32,
     /// `None` once it belongs to a stage, which is reaped by its own handle.
     report: Option<StageReport>,
+    pidfd: OwnedFd,
 }
 
 /// On which side of the fork one is.
@@ -91,7 +99,10 @@ pub fn fork_off() -> io::Result<Side> {
     match fork()? {
         Fork::Child => Ok(Side::Forker(theirs, report)),
         Fork::Parent(pid) => {
-            Ok(Side::Monitor(Forker { socket: Some(ours), pid, report: Some(report) }))
+            let number = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
+            // It is not reaped yet, so that the pid is its own.
+            let pidfd = pidfd_open(number, PidfdFlags::empty())?;
+            Ok(Side::Monitor(Forker { socket: Some(ours), pid, report: Some(report), pidfd }))
         }
     }
 }
@@ -102,8 +113,32 @@ impl Forker {
         self.pid
     }
 
-    /// Waits until it has joined its cgroups.
-    pub fn attached(&self) -> io::Result<()> {
+    /// Readable when it has answered, or died. `None` once it was let go.
+    pub fn socket(&self) -> Option<&OwnedFd> {
+        self.socket.as_ref()
+    }
+
+    /// Readable when it has ended.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    /// Waits until it has joined its cgroups, but not longer than the agent does, whose socket is `control`.
+    pub fn attached(&self, control: &OwnedFd) -> io::Result<()> {
+        let socket = self.open_socket()?;
+        loop {
+            // Nothing is read from the agent here; that it has closed is told unasked.
+            let mut fds =
+                [PollFd::new(socket, PollFlags::IN), PollFd::new(control, PollFlags::empty())];
+            match poll(&mut fds, None) {
+                Ok(_) if !fds[0].revents().is_empty() => break,
+                Ok(_) if !fds[1].revents().is_empty() => {
+                    return Err(io::ErrorKind::ConnectionReset.into());
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         match self.receive()? {
             (FromForker::Attached, _) => Ok(()),
             (FromForker::NotAttached { errno }, _) => Err(io::Error::from_raw_os_error(errno)),
@@ -111,16 +146,15 @@ impl Forker {
         }
     }
 
-    /// Has it clone the process of a plan.
-    pub fn spawn(
-        self,
+    /// Asks it to clone the process of a plan. It answers with [`Forker::child`].
+    pub fn order(
+        &self,
         plan: &OwnedFd,
         fds: &PlanFds,
         plan_fds: u32,
         stdio: &ChildStdio,
         ends: &ProcessEnds,
-    ) -> Result<Child, SetupFailure> {
-        let lost = |error: io::Error| failure(Step::Clone, "the forker in the cgroup", &error);
+    ) -> Result<(), SetupFailure> {
         let mut all: Vec<BorrowedFd<'_>> = vec![plan.as_fd()];
         let terminal = match stdio {
             ChildStdio::Pipes { stdin, stdout, stderr } => {
@@ -138,24 +172,52 @@ impl Forker {
         }
         let first = encode(&ToForker::Spawn { terminal, plan_fds }).map_err(lost)?;
         let more = encode(&ToForker::MoreFds).map_err(lost)?;
-        send_with_fds(self.socket().map_err(lost)?, &first, &more, &all).map_err(lost)?;
-        match self.receive().map_err(lost)? {
-            (FromForker::Spawned { pid }, fds) => {
-                let [pidfd]: [OwnedFd; 1] =
-                    fds.try_into().map_err(|_| lost(io::ErrorKind::InvalidData.into()))?;
-                Ok(Child::Born { pid, pidfd })
-            }
-            (FromForker::Staged, _) => self.into_stage().map(Child::Staged).map_err(lost),
-            (FromForker::Failed(failure), _) => Err(failure),
-            _ => Err(lost(io::ErrorKind::InvalidData.into())),
-        }
+        send_with_fds(self.open_socket().map_err(lost)?, &first, &more, &all, Wait::No)
+            .map_err(lost)
+    }
+
+    /// The process that it has cloned, or the stage that it has become. `None`: it has not answered yet.
+    pub fn child(&mut self) -> Option<Result<Child, SetupFailure>> {
+        let broken = || lost(io::ErrorKind::InvalidData.into());
+        Some(match self.receive() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => Err(lost(error)),
+            Ok((FromForker::Spawned { pid }, fds)) => match <[OwnedFd; 1]>::try_from(fds) {
+                Ok([pidfd]) => Ok(Child::Born { pid, pidfd }),
+                Err(_) => Err(broken()),
+            },
+            Ok((FromForker::Staged, _)) => self.become_stage().map(Child::Staged).map_err(lost),
+            Ok((FromForker::Failed(failure), _)) => Err(failure),
+            Ok(_) => Err(broken()),
+        })
+    }
+
+    /// Lets it go: it exits by itself, unless it is frozen.
+    pub fn let_go(&mut self) {
+        self.socket = None;
+    }
+
+    /// Gives it up whatever it does: it carries nothing out any more. What it may have cloned by then ends by
+    /// itself, because nobody reads how far its set-up has come.
+    pub fn kill(&mut self) {
+        self.let_go();
+        // One that is gone already needs no signal.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Whether it is a forker still, and no stage, which is reaped by its own handle.
+    pub fn is_to_be_reaped(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// Whether it has ended; it is reaped then.
+    pub fn try_reap(&self) -> bool {
+        !matches!(try_reap(&self.pidfd), Ok(None))
     }
 
     /// It is the stage of the process from here on.
-    fn into_stage(mut self) -> io::Result<Stage> {
-        let pid = Pid::from_raw(self.pid).ok_or(io::ErrorKind::NotFound)?;
-        // It is not reaped yet, so that the pid is its own.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    fn become_stage(&mut self) -> io::Result<Stage> {
+        let pidfd = self.pidfd.try_clone()?;
         let report = self.report.take().ok_or(io::ErrorKind::NotFound)?;
         Ok(Stage::new(pidfd, report))
     }
@@ -163,26 +225,21 @@ impl Forker {
     fn receive(&self) -> io::Result<(FromForker, Vec<OwnedFd>)> {
         // A failure may name a long path.
         let mut buffer = vec![0; MAX_PACKET];
-        let packet = recv_packet(self.socket()?, &mut buffer, Wait::Yes)?;
+        let packet = recv_packet(self.open_socket()?, &mut buffer, Wait::No)?;
         if packet.len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok((serde_json::from_slice(&buffer[..packet.len])?, packet.fds))
     }
 
-    fn socket(&self) -> io::Result<&OwnedFd> {
+    fn open_socket(&self) -> io::Result<&OwnedFd> {
         self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-impl Drop for Forker {
-    fn drop(&mut self) {
-        self.socket = None;
-        if self.report.is_some() {
-            // It exits when its socket closes; that it was reaped by nobody else is known: only this does.
-            let _ = reap_pid(self.pid);
-        }
-    }
+/// The failure of a forker that does not answer as it should.
+fn lost(error: io::Error) -> SetupFailure {
+    failure(Step::Clone, "the forker in the cgroup", &error)
 }
 
 /// The forker's life. It ends with the process.

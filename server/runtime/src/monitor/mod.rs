@@ -11,12 +11,14 @@
 //! - `stdio`: pipes or a terminal for the process;
 //! - `session`: the event loop, and what happens in which state;
 //! - `process`: the process, from its set-up to its end;
+//! - `group`: what ends together with it;
 //! - `streams`: between stdio and the journal;
 //! - `agent`: the connection to the agent that is there, or to the next one;
 //! - `record`: what is left in the session's directory.
 
 mod agent;
 mod forker;
+mod group;
 mod order;
 mod process;
 pub mod record;
@@ -32,7 +34,7 @@ use self::{forker::Forker, session::Session};
 use crate::{
     init::{self, PlanFds, Spawn},
     plan::{Plan, SetupFailure, Step},
-    protocol::FromMonitor,
+    protocol::{FromMonitor, ProcessId},
     sys::{
         process::release_free_memory,
         signal::{Disposition, set_disposition},
@@ -57,7 +59,7 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
             drop(control);
             forker::serve(socket, &report, cgroups, oom_score_adj)
         }
-        Some(Ok(forker::Side::Monitor(forker))) => match forker.attached() {
+        Some(Ok(forker::Side::Monitor(forker))) => match forker.attached(&control) {
             Ok(()) => {
                 let pid = forker.pid();
                 (Some(forker), pid)
@@ -67,7 +69,7 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
         Some(Err(error)) => return refuse(&control, &error),
     };
     drop(cgroups);
-    if tell(&control, &FromMonitor::Prepared { forker: pid }).is_err() {
+    if tell(&control, &FromMonitor::Prepared { forker: pid, monitor: own_id() }).is_err() {
         return;
     }
     if forker.is_some() {
@@ -92,6 +94,12 @@ fn settle() -> io::Result<()> {
     set_disposition(Signal::CHILD, Disposition::Default)
 }
 
+/// What names this process for good.
+fn own_id() -> ProcessId {
+    let pid = rustix::process::getpid().as_raw_pid();
+    ProcessId { pid, start_ticks: process::start_ticks(pid) }
+}
+
 fn refuse(control: &OwnedFd, error: &io::Error) {
     let errno = error.raw_os_error().unwrap_or(libc::EIO);
     // An agent that is gone need not be told.
@@ -114,12 +122,17 @@ fn carry_out(
     session.keep_devpts(stdio::devpts(&plan.stdio, &plan_fds)?);
     let (status, process_ends) =
         init::pipes().map_err(|errno| failure(Step::Stdio, "the status pipe", &errno.into()))?;
-    let child = match forker {
-        None => Spawn::new(&plan, &plan_fds, &theirs, &process_ends)?.as_child()?,
-        Some(forker) => forker.spawn(&fds.memfd, &plan_fds, count, &theirs, &process_ends)?,
-    };
-    drop((plan_fds, theirs, process_ends));
-    session.begin(plan, child, status, ours);
+    session.limit(&plan);
+    match forker {
+        None => {
+            let child = Spawn::new(&plan, &plan_fds, &theirs, &process_ends)?.as_child()?;
+            session.begin(plan, child, status, ours);
+        }
+        Some(forker) => {
+            forker.order(&fds.memfd, &plan_fds, count, &theirs, &process_ends)?;
+            session.expect(forker, plan, status, ours);
+        }
+    }
     Ok(())
 }
 

@@ -1,16 +1,17 @@
 //! The session's process, from its set-up to its end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::{
     io::Errno,
     process::{Signal, pidfd_send_signal},
 };
 
+use super::group::{self, field};
 use crate::{
-    init::{Child, Ends, Outcome, Stage, Status, ended_early},
+    init::{self, Child, Ends, Stage, Status, ended_early},
     own,
-    plan::{Plan, SetupFailure},
+    plan::{Plan, SetupFailure, Stdio},
     protocol::{KillCause, ProcessId, WaitStatus},
     sys::{signal, wait},
 };
@@ -25,8 +26,15 @@ pub enum Progress {
     Created(ProcessId),
     /// The command runs.
     Started,
-    /// Nothing runs; the process is reaped.
+}
+
+/// What came of a process that was reaped.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The set-up failed; nothing runs.
     Failed(SetupFailure),
+    /// It ended, and who had it killed where that is why.
+    Ended(WaitStatus, Option<KillCause>),
 }
 
 /// A process that was spawned and not reaped yet.
@@ -36,6 +44,10 @@ pub struct Process {
     /// While init has not become the command: the pipe, the gate, and the plan that gives names to what
     /// fails.
     setup: Option<Setup>,
+    /// Its set-up is over without a command, and why, where init could say so.
+    failed: Option<Option<SetupFailure>>,
+    /// Whether it leads a session with a terminal, in which a shell makes a process group for each job.
+    has_jobs: bool,
     /// Who wanted it killed, by signal.
     causes: [Option<KillCause>; SIGNALS],
 }
@@ -73,22 +85,30 @@ impl Process {
             Child::Born { pid, pidfd } => Whom::process(pid, pidfd),
             Child::Staged(stage) => Whom::Stage(stage),
         };
+        let has_jobs = matches!(plan.stdio, Stdio::Terminal { .. });
         let Ends { status, gate } = ends;
         let partial = Vec::new();
         let setup = Setup { status, gate, plan, partial, created: false, executing: false };
-        Process { whom, setup: Some(setup), causes: [None; SIGNALS] }
+        Process { whom, setup: Some(setup), failed: None, has_jobs, causes: [None; SIGNALS] }
     }
 
     /// Takes the process in place of a stage that has ended. An error where it cloned none, `None` where
     /// there is no such stage.
-    pub fn leave_stage(&mut self) -> Option<Result<(), SetupFailure>> {
+    pub fn leave_stage(&mut self) -> Option<Result<(), Outcome>> {
         let (Whom::Stage(stage), Some(setup)) = (&self.whom, &self.setup) else { return None };
         match stage.outcome(&setup.plan)? {
-            Outcome::Failed(failure) => {
+            init::Outcome::Failed(failure) => {
                 self.setup = None;
-                Some(Err(failure))
+                let kill = Signal::KILL.as_raw();
+                let killed = WaitStatus::Signaled { signal: kill, core: false };
+                // That time was up says more than how far the set-up was by then.
+                let late = Some(KillCause::Deadline);
+                Some(Err(match self.cause_of(kill) == late {
+                    true => Outcome::Ended(killed, late),
+                    false => Outcome::Failed(failure),
+                }))
             }
-            Outcome::Born { pid, pidfd, signal } => {
+            init::Outcome::Born { pid, pidfd, signal } => {
                 self.whom = Whom::process(pid, pidfd);
                 // It was meant for the process, which was born a moment before.
                 if let Some(number) = signal {
@@ -133,7 +153,7 @@ impl Process {
                 Err(Errno::AGAIN) => break,
                 Ok(n) if n > 0 => setup.partial.extend_from_slice(&bytes[..n]),
                 Ok(_) | Err(_) => {
-                    progress.push(self.settle());
+                    progress.extend(self.settle());
                     break;
                 }
             }
@@ -152,10 +172,10 @@ impl Process {
                     Some(Status::Failed { step, index, errno }) => {
                         let argument = setup.plan.argument(step, index);
                         let failure = SetupFailure { step, argument, errno };
-                        progress.push(self.abandon(Some(failure)));
+                        self.abandon(Some(failure));
                     }
                     // Each comes once and in order: more of them would keep the monitor busy for ever.
-                    _ => progress.push(self.abandon(None)),
+                    _ => self.abandon(None),
                 }
             }
         }
@@ -163,64 +183,79 @@ impl Process {
     }
 
     /// The status pipe is closed: either the command runs or init has died.
-    fn settle(&mut self) -> Progress {
+    fn settle(&mut self) -> Option<Progress> {
         if self.setup.take_if(|setup| setup.executing).is_some() {
-            Progress::Started
-        } else {
-            self.abandon(None)
+            return Some(Progress::Started);
         }
+        self.abandon(None);
+        None
     }
 
-    /// Ends a process whose set-up failed, so that nothing of it stays.
-    fn abandon(&mut self, failure: Option<SetupFailure>) -> Progress {
+    /// Has a process end whose set-up failed. That is told once it is reaped: nothing of it stays then. Nobody
+    /// waits for it here, since one that is frozen or deep in the kernel takes its time.
+    fn abandon(&mut self, failure: Option<SetupFailure>) {
         self.setup = None;
-        self.kill();
-        let end = wait::reap(self.pidfd());
-        Progress::Failed(failure.unwrap_or_else(|| ended_early(&end)))
+        self.failed = Some(failure);
+        self.signal(Signal::KILL.as_raw(), None);
     }
 
     /// Whether the set-up is not over although the process has ended: its pipe is held by another.
     /// What is known then decides.
     pub fn conclude(&mut self) -> Option<Progress> {
-        self.setup.is_some().then(|| self.settle())
+        self.setup.as_ref()?;
+        self.settle()
     }
 
-    /// Sends a signal; what is no signal is ignored.
+    /// Sends a signal; what is no signal is ignored. With a cause it is meant to end the session, and goes to
+    /// all that the process leads; without, to the process alone.
     pub fn signal(&mut self, number: i32, cause: Option<KillCause>) {
         let Some(signal) = signal::from_number(number) else { return };
+        let group = cause.is_some() && self.signal_group(signal);
         // It may have ended a moment ago.
-        if pidfd_send_signal(self.pidfd(), signal).is_ok()
+        if (group || pidfd_send_signal(self.pidfd(), signal).is_ok())
             && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))
         {
             *slot = slot.or(cause);
         }
     }
 
-    fn kill(&mut self) {
-        self.signal(Signal::KILL.as_raw(), None);
+    /// Signals all that the process leads, itself among it. `false`: it leads nothing yet. It is not reaped, so
+    /// that the numbers of its group and its session are its own.
+    fn signal_group(&self, signal: Signal) -> bool {
+        match &self.whom {
+            Whom::Process { id, .. } if self.has_jobs => group::signal_jobs(id.pid, signal),
+            Whom::Process { id, pidfd } => group::signal_job(pidfd.as_fd(), id.pid, signal),
+            Whom::Stage(_) => false,
+        }
     }
 
-    /// How it ended, and who had it killed where that is why. `None` while it runs. It is reaped.
-    pub fn try_reap(&mut self) -> Option<(WaitStatus, Option<KillCause>)> {
+    /// What came of it. `None` while it runs. It is reaped.
+    pub fn try_reap(&mut self) -> Option<Outcome> {
         // No child, against all reason: nothing is known but that it is gone.
         let gone = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
         let status = wait::try_reap(self.pidfd()).unwrap_or(Some(gone))?;
         let cause = match status {
             WaitStatus::Exited(_) => None,
-            WaitStatus::Signaled { signal, .. } => {
-                usize::try_from(signal).ok().and_then(|n| *self.causes.get(n)?)
-            }
+            WaitStatus::Signaled { signal, .. } => self.cause_of(signal),
         };
-        Some((status, cause))
+        Some(match self.failed.take() {
+            None => Outcome::Ended(status, cause),
+            // That time was up says more than that the set-up was not over by then.
+            Some(None) if cause == Some(KillCause::Deadline) => Outcome::Ended(status, cause),
+            Some(failure) => Outcome::Failed(failure.unwrap_or_else(|| ended_early(&Ok(status)))),
+        })
+    }
+
+    /// Who sent a signal that was meant to end it.
+    fn cause_of(&self, signal: i32) -> Option<KillCause> {
+        usize::try_from(signal).ok().and_then(|n| *self.causes.get(n)?)
     }
 }
 
-/// Field 22 of /proc/PID/stat. The process is not reaped, so that the pid is its own.
-fn start_ticks(pid: i32) -> u64 {
-    let stat = own::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything; field 3 follows the last one.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    fields.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+/// When a process was started: field 22 of /proc/PID/stat. It is not reaped, so that the pid is its own.
+pub fn start_ticks(pid: i32) -> u64 {
+    let stat = own::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    field(&stat, 22).and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use rustix::{
 
 use super::{
     agent::{Agent, Links},
-    process::{Process, Progress},
+    forker::Forker,
+    process::{Outcome, Process, Progress},
     record,
     stdio::Ends,
     streams::Streams,
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     init::{self, Child},
     journal::Writer,
-    plan::{Plan, SetupFailure},
+    plan::{Plan, SetupFailure, Step},
     protocol::{End, FromMonitor, KillCause, MonitorState, ToMonitor, WaitStatus},
     sys::process::release_free_memory,
 };
@@ -45,7 +46,11 @@ pub struct Session {
     agent: Agent,
     state: MonitorState,
     streams: Streams,
+    /// The process that the forker is asked for.
+    birth: Option<Birth>,
     process: Option<Process>,
+    /// A forker that has done its work, or was given up, and is not reaped yet.
+    left: Option<Forker>,
     limits: Limits,
     /// How the process ended, while its output is still read.
     ended: Option<Exit>,
@@ -53,6 +58,15 @@ pub struct Session {
     /// When memory is given back, and the pause before that.
     idle: Option<(Instant, Duration)>,
     released: bool,
+}
+
+/// A process that a forker has not cloned yet.
+#[derive(Debug)]
+struct Birth {
+    forker: Forker,
+    plan: Plan,
+    status: init::Ends,
+    stdio: Ends,
 }
 
 /// What the plan says about time.
@@ -77,6 +91,8 @@ enum Source {
     Control,
     Listener,
     Wakeup,
+    Forker,
+    Left,
     Status,
     Process,
     Output(usize),
@@ -90,7 +106,9 @@ impl Session {
             agent: Agent::new(control, links),
             state: MonitorState::Assembling,
             streams: Streams::new(journal),
+            birth: None,
             process: None,
+            left: None,
             limits: Limits::default(),
             ended: None,
             deadline: None,
@@ -104,12 +122,30 @@ impl Session {
         self.agent.devpts = devpts;
     }
 
-    /// Takes charge of the process that was spawned.
-    pub fn begin(&mut self, plan: Plan, child: Child, status: init::Ends, stdio: Ends) {
+    /// Holds the session to what its plan says about time, from here on. A paused one is started later, and
+    /// its deadline counts from then.
+    pub fn limit(&mut self, plan: &Plan) {
         self.limits = Limits {
             deadline: plan.deadline_ms.map(Duration::from_millis),
             drain: Duration::from_millis(plan.drain_ms),
         };
+        if !plan.paused {
+            self.begin_deadline();
+        }
+    }
+
+    fn begin_deadline(&mut self) {
+        // One that lies beyond the clock never comes.
+        self.deadline = self.limits.deadline.and_then(|d| Instant::now().checked_add(d));
+    }
+
+    /// Waits for the process that the forker was asked for.
+    pub fn expect(&mut self, forker: Forker, plan: Plan, status: init::Ends, stdio: Ends) {
+        self.birth = Some(Birth { forker, plan, status, stdio });
+    }
+
+    /// Takes charge of the process that was spawned.
+    pub fn begin(&mut self, plan: Plan, child: Child, status: init::Ends, stdio: Ends) {
         self.streams.connect(stdio);
         self.process = Some(Process::new(plan, child, status));
     }
@@ -117,6 +153,7 @@ impl Session {
     /// The plan could not be carried out.
     pub fn fail(&mut self, failure: SetupFailure) {
         self.process = None;
+        self.deadline = None;
         self.streams.disconnect();
         self.state = MonitorState::Failed(failure.clone());
         self.agent.tell(&FromMonitor::Failed(failure));
@@ -147,6 +184,8 @@ impl Session {
             (Source::Control, self.agent.control(), PollFlags::IN),
             (Source::Listener, Some(&self.agent.links.listener), PollFlags::IN),
             (Source::Wakeup, Some(&self.agent.links.own_wakeup), PollFlags::IN),
+            (Source::Forker, self.birth.as_ref().and_then(|b| b.forker.socket()), PollFlags::IN),
+            (Source::Left, self.left.as_ref().map(Forker::pidfd), PollFlags::IN),
             (Source::Status, process.and_then(Process::status), PollFlags::IN),
             (Source::Output(0), self.streams.readable(0), PollFlags::IN),
             (Source::Output(1), self.streams.readable(1), PollFlags::IN),
@@ -191,6 +230,8 @@ impl Session {
                 // Room may have been made, which the next wait takes into account; so may an end.
                 self.idle.get_or_insert((Instant::now() + IDLE, IDLE));
             }
+            Source::Forker => self.handle_forker(),
+            Source::Left => drop(self.left.take_if(|forker| forker.try_reap())),
             Source::Status => self.handle_status(),
             Source::Output(index) => {
                 if self.streams.read(index) {
@@ -219,13 +260,12 @@ impl Session {
                     if let (MonitorState::Created(_), Some(process)) = (&self.state, &self.process)
                     {
                         process.open_gate();
+                        if self.deadline.is_none() {
+                            self.begin_deadline();
+                        }
                     }
                 }
-                ToMonitor::Signal { signal, cause } => {
-                    if let Some(process) = &mut self.process {
-                        process.signal(signal, cause);
-                    }
-                }
+                ToMonitor::Signal { signal, cause } => self.signal(signal, cause),
                 ToMonitor::Resize { columns, rows } => self.streams.resize(columns, rows),
                 // Before the end it makes no sense, and would lose it.
                 ToMonitor::Release => self.released = self.is_over(),
@@ -234,6 +274,42 @@ impl Session {
             if self.released {
                 return;
             }
+        }
+    }
+
+    fn signal(&mut self, signal: i32, cause: Option<KillCause>) {
+        if let Some(process) = &mut self.process {
+            process.signal(signal, cause);
+        } else if signal == Signal::KILL.as_raw()
+            && let Some(mut birth) = self.birth.take()
+        {
+            // It may be frozen, and dies when it is not any more; nobody waits for that.
+            birth.forker.kill();
+            self.left = Some(birth.forker);
+            self.killed_before_birth(cause);
+        }
+    }
+
+    fn killed_before_birth(&mut self, cause: Option<KillCause>) {
+        if cause == Some(KillCause::Deadline) {
+            let wait = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
+            return self.end(wait, cause);
+        }
+        let argument = "it was killed before it was born".to_owned();
+        self.fail(SetupFailure { step: Step::Clone, argument, errno: 0 });
+    }
+
+    fn handle_forker(&mut self) {
+        let Some(mut birth) = self.birth.take() else { return };
+        let Some(born) = birth.forker.child() else {
+            self.birth = Some(birth);
+            return;
+        };
+        birth.forker.let_go();
+        self.left = Some(birth.forker).filter(Forker::is_to_be_reaped);
+        match born {
+            Ok(child) => self.begin(birth.plan, child, birth.status, birth.stdio),
+            Err(failure) => self.fail(failure),
         }
     }
 
@@ -252,12 +328,9 @@ impl Session {
                 if let MonitorState::Created(id) = self.state {
                     self.state = MonitorState::Running(id);
                 }
-                // One that lies beyond the clock never comes.
-                self.deadline = self.limits.deadline.and_then(|d| Instant::now().checked_add(d));
                 self.agent.tell(&FromMonitor::Started);
                 self.idle.get_or_insert((Instant::now() + IDLE, IDLE));
             }
-            Progress::Failed(failure) => self.fail(failure),
         }
     }
 
@@ -265,14 +338,25 @@ impl Session {
     fn handle_end(&mut self) {
         match self.process.as_mut().and_then(Process::leave_stage) {
             Some(Ok(())) => return,
-            Some(Err(failure)) => return self.fail(failure),
+            Some(Err(outcome)) => return self.conclude(outcome),
             None => {}
         }
         self.handle_status();
         if let Some(progress) = self.process.as_mut().and_then(Process::conclude) {
             self.progress(progress);
         }
-        let Some((wait, cause)) = self.process.as_mut().and_then(Process::try_reap) else { return };
+        let Some(outcome) = self.process.as_mut().and_then(Process::try_reap) else { return };
+        self.conclude(outcome);
+    }
+
+    fn conclude(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Failed(failure) => self.fail(failure),
+            Outcome::Ended(wait, cause) => self.end(wait, cause),
+        }
+    }
+
+    fn end(&mut self, wait: WaitStatus, cause: Option<KillCause>) {
         self.process = None;
         self.deadline = None;
         let now = Instant::now();
@@ -288,9 +372,7 @@ impl Session {
     fn handle_time(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
-            if let Some(process) = &mut self.process {
-                process.signal(Signal::KILL.as_raw(), Some(KillCause::Deadline));
-            }
+            self.signal(Signal::KILL.as_raw(), Some(KillCause::Deadline));
         }
         if let Some(exit) = &mut self.ended
             && exit.drained.is_some_and(|drained| drained <= now)

@@ -1,8 +1,14 @@
 //! Signals: dispositions and the mask.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _},
+};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), since Linux 6.9.
+const PROCESS_GROUP: libc::c_uint = 1 << 2;
 
 /// What a process does on a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +30,26 @@ pub fn set_disposition(signal: Signal, disposition: Disposition) -> io::Result<(
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Signals the process group that a child of this process leads. Fails with ESRCH while it leads none.
+///
+/// The child must not have been reaped: before Linux 6.9 the group is named by its number, which only then is
+/// certain to be its own.
+pub fn signal_group(leader: impl AsFd, pid: Pid, signal: Signal) -> io::Result<()> {
+    let fd = leader.as_fd().as_raw_fd();
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the fd is open for as long as it is borrowed; without a siginfo the kernel reads no memory.
+    let sent = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, fd, signal.as_raw(), info, PROCESS_GROUP)
+    };
+    if sent == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        error if error.raw_os_error() == Some(libc::EINVAL) => Ok(kill_process_group(pid, signal)?),
+        error => Err(error),
+    }
 }
 
 /// Unblocks all signals. A process inherits the mask of the one that started it.

@@ -64,16 +64,17 @@ pub fn send_packet(
 }
 
 /// Sends a packet with any number of fds: those that do not fit beside `first` follow beside packets
-/// that hold `more`. Waits until the other side takes them.
+/// that hold `more`.
 pub fn send_with_fds(
     socket: impl AsFd,
     first: &[u8],
     more: &[u8],
     fds: &[BorrowedFd<'_>],
+    wait: Wait,
 ) -> io::Result<()> {
     let (head, rest) = fds.split_at(fds.len().min(MAX_PACKET_FDS));
-    send_packet(&socket, first, head, Wait::Yes)?;
-    rest.chunks(MAX_PACKET_FDS).try_for_each(|fds| send_packet(&socket, more, fds, Wait::Yes))
+    send_packet(&socket, first, head, wait)?;
+    rest.chunks(MAX_PACKET_FDS).try_for_each(|fds| send_packet(&socket, more, fds, wait))
 }
 
 /// Receives one packet. One that does not fit into `buffer`, or some of whose fds could not be received,
@@ -131,9 +132,11 @@ pub fn listen(directory: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to the socket `name` in the directory.
+/// Connects to the socket `name` in the directory. Never waits: where the other side accepts no connection and
+/// its queue is full, it fails with [`io::ErrorKind::WouldBlock`].
 pub fn connect(directory: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let socket = socket()?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     rustix::net::connect(&socket, &address(directory.as_fd(), name)?)?;
     Ok(socket)
 }

@@ -45,14 +45,17 @@ impl Agent {
         let mut fds = vec![theirs.as_fd()];
         fds.extend(cgroups.iter().map(AsFd::as_fd));
         let request = serde_json::to_vec(&LauncherRequest::Spawn).unwrap();
-        send_packet(&self.launcher.socket, &request, &fds, Wait::Yes).unwrap();
+        send_packet(self.launcher.socket().unwrap(), &request, &fds, Wait::Yes).unwrap();
         let mut buffer = [0; 256];
-        let packet = recv_packet(&self.launcher.socket, &mut buffer, Wait::Yes).unwrap();
+        let packet = recv_packet(self.launcher.socket().unwrap(), &mut buffer, Wait::Yes).unwrap();
         let reply = serde_json::from_slice(&buffer[..packet.len]).unwrap();
         let LauncherReply::Spawned { pid } = reply else { panic!("{reply:?}") };
         drop(theirs);
         match receive(&ours).0 {
-            FromMonitor::Prepared { forker } => (ours, pid, forker),
+            FromMonitor::Prepared { forker, monitor } => {
+                assert!(monitor.pid == pid && monitor.start_ticks > 0, "{monitor:?}");
+                (ours, pid, forker)
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -137,7 +140,7 @@ impl Session {
         fds.resize(6 + 600, mounts.as_fd());
         let run = serde_json::to_vec(&ToMonitor::Run { plan_fds: 600 }).unwrap();
         let more = serde_json::to_vec(&ToMonitor::MoreFds).unwrap();
-        send_with_fds(&control, &run, &more, &fds).unwrap();
+        send_with_fds(&control, &run, &more, &fds, Wait::Yes).unwrap();
         let reader = Reader::map(journal).unwrap();
         Session { control, monitor, reader, wakeup, monitor_wakeup, directory }
     }

@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     os::fd::{AsFd, OwnedFd},
     path::Path,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -19,6 +20,8 @@ use conti_runtime::{
     protocol::{End, FromMonitor, KillCause, LauncherReply, MonitorState, ToMonitor, WaitStatus},
     sys::socket::{Wait, recv_packet, send_packet},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 const NO_STDIN: Stdio = Stdio::Pipes { stdin: false };
 const TERMINAL: Stdio = Stdio::Terminal { devpts: Fd(2), columns: 80, rows: 24 };
@@ -347,12 +350,72 @@ fn a_forker_is_attached_to_the_cgroup_and_clones_from_there() {
     });
 }
 
+#[test]
+fn a_forker_that_is_stopped_holds_up_neither_deadline_nor_agent() {
+    with_agent(|agent| {
+        let Some(cgroup) = Cgroup::make() else { return };
+        let procs = || {
+            let path = cgroup.0.join("cgroup.procs");
+            OwnedFd::from(File::options().write(true).open(path).unwrap())
+        };
+        let stopped = || {
+            let (control, pid, forker) = agent.monitor(&[procs()]);
+            kill_process(Pid::from_raw(forker).unwrap(), Signal::STOP).unwrap();
+            (control, pid, forker)
+        };
+        // The deadline counts from the order, although nothing was born by then.
+        let (control, pid, forker) = stopped();
+        let mut late = shell("echo ran");
+        late.deadline_ms = Some(50);
+        let session = Session::order(control, pid, &late);
+        let (out, _, end) = session.stream(b"");
+        assert_eq!((&out[..], end.cause), (&b""[..], Some(KillCause::Deadline)));
+        session.release();
+        eventually("the forker is gone", || !Path::new(&format!("/proc/{forker}")).exists());
+
+        // A client's kill is heard as well.
+        let (control, pid, _) = stopped();
+        let session = Session::order(control, pid, &shell("echo ran"));
+        session.signal(9, Some(KillCause::Client));
+        assert_eq!(session.expect_failure().step, Step::Clone);
+        assert_eq!(session.reader.head(), 0);
+        session.release();
+    });
+}
+
+#[test]
+fn what_a_command_has_started_ends_with_it_where_that_is_meant() {
+    with_agent(|agent| {
+        let alive = |pid: &str| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            !stat.is_empty() && !stat.contains(") Z ")
+        };
+        let terminal = plan(&["/bin/sh", "-c", "set -m; sleep 1000 & echo $!; wait"], TERMINAL);
+        for plan in [shell("sleep 1000 & echo $!; wait"), terminal] {
+            let session = agent.run(&plan);
+            session.expect_start();
+            let mut text = String::new();
+            eventually("it has said a pid", || session.reader.head() > 0);
+            if let ReadResult::Data { bytes, .. } = session.reader.read(0, 100) {
+                text.push_str(std::str::from_utf8(&bytes).unwrap().trim());
+            }
+            assert!(alive(&text), "{text}");
+            session.signal(9, Some(KillCause::Disconnect));
+            assert_eq!(session.stream(b"").2.cause, Some(KillCause::Disconnect));
+            eventually("what it has started is gone", || !alive(&text));
+            session.release();
+        }
+    });
+}
+
 /// A version 1 cgroup of the test's own.
 struct Cgroup(std::path::PathBuf);
 
 impl Cgroup {
     fn make() -> Option<Cgroup> {
-        let name = format!("conti-runtime-test-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("conti-runtime-test-{}-{number}", std::process::id());
         let path = Path::new("/sys/fs/cgroup/pids").join(name);
         if fs::create_dir(&path).is_err() {
             eprintln!("SKIPPED: there is no version 1 pids hierarchy");
@@ -372,9 +435,9 @@ impl Drop for Cgroup {
 fn malformed_packets_end_the_connection_and_nothing_else() {
     with_agent(|agent| {
         // To the launcher: refused, and it goes on.
-        send_packet(&agent.launcher.socket, b"garbage", &[], Wait::Yes).unwrap();
+        send_packet(agent.launcher.socket().unwrap(), b"garbage", &[], Wait::Yes).unwrap();
         let mut buffer = [0; 256];
-        let packet = recv_packet(&agent.launcher.socket, &mut buffer, Wait::Yes).unwrap();
+        let packet = recv_packet(agent.launcher.socket().unwrap(), &mut buffer, Wait::Yes).unwrap();
         let reply: LauncherReply = serde_json::from_slice(&buffer[..packet.len]).unwrap();
         assert!(matches!(reply, LauncherReply::Failed { errno: libc::EINVAL }));
 

@@ -14,6 +14,7 @@
 //!   this is done while a client waits.
 
 pub mod devices;
+pub mod freezer;
 
 use std::{
     fs::OpenOptions,
@@ -57,6 +58,15 @@ struct Mounted {
     point: PathBuf,
     /// Which directory of the hierarchy is seen at `point`.
     root: String,
+}
+
+impl Mounted {
+    /// The directory of a process, whose /proc/PID/cgroup has this text.
+    fn dir_of(&self, text: &str) -> PathBuf {
+        let path = own_path(text, self.controller);
+        let below = Path::new(&path).strip_prefix(&self.root).unwrap_or(Path::new(&path));
+        self.point.join(below.strip_prefix("/").unwrap_or(below))
+    }
 }
 
 /// The cgroups of one container.
@@ -196,11 +206,9 @@ impl Cgroups {
     pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
         let text = own::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let (mut unified, mut procs) = (None, Vec::new());
-        for Mounted { controller, point, root } in &self.mounted {
-            let path = own_path(&text, *controller);
-            let below = Path::new(&path).strip_prefix(root).unwrap_or(Path::new(&path));
-            let dir = point.join(below.strip_prefix("/").unwrap_or(below));
-            match controller {
+        for mounted in &self.mounted {
+            let dir = mounted.dir_of(&text);
+            match mounted.controller {
                 None if self.v1.is_empty() => unified = Some(own::open(dir)?.into()),
                 _ => procs.push(
                     own::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))?
@@ -209,6 +217,12 @@ impl Cgroups {
             }
         }
         Ok((unified, procs))
+    }
+
+    /// What says that a process of the host is frozen, and with it all that is started in its cgroups.
+    pub fn frozen_process(&self, pid: i32) -> io::Result<Option<PathBuf>> {
+        let text = own::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        Ok(self.mounted.iter().find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
     }
 
     /// The names of all cgroups that are there, in any hierarchy.
@@ -290,26 +304,23 @@ impl Cgroup {
         count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Sends SIGKILL to everything in it.
+    /// Sends SIGKILL to everything in it, and thaws it: what is frozen cannot die.
     pub fn kill(&self) {
-        if let Some(dir) = &self.unified
-            && write_to(&dir.join("cgroup.kill"), "1").is_ok()
-        {
-            return;
+        let at_once = |dir: &PathBuf| write_to(&dir.join("cgroup.kill"), "1").is_ok();
+        if !self.unified.as_ref().is_some_and(at_once) {
+            self.kill_one_by_one();
         }
-        // Version 1 alone: freeze, so that a fork bomb cannot outrun us, then kill and thaw.
-        let freezer =
-            self.v1.iter().find(|(c, _)| *c == "freezer").map(|(_, dir)| dir.join("freezer.state"));
-        if let Some(file) = &freezer {
-            let _ = write_to(file, "FROZEN");
+        self.thaw();
+    }
+
+    /// Version 1 alone: freezes, so that a fork bomb cannot outrun us, and kills.
+    fn kill_one_by_one(&self) {
+        if let Some(dir) = self.freezer() {
+            let _ = write_to(&dir.join("freezer.state"), "FROZEN");
         }
-        if let Some((_, dir)) = self.v1.first() {
-            for pid in pids_in(dir) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            }
-        }
-        if let Some(file) = &freezer {
-            let _ = write_to(file, "THAWED");
+        let Some((_, dir)) = self.v1.first() else { return };
+        for pid in tree(dir).iter().flat_map(|dir| pids_in(dir)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
 
@@ -389,6 +400,20 @@ fn write_to(file: &Path, text: &str) -> io::Result<()> {
 fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
     let text = own::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|l| l.parse().ok()).filter_map(rustix::process::Pid::from_raw).collect()
+}
+
+/// A cgroup with all cgroups below it, each after the one that it lies in.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(dir) = all.get(next) {
+        let below = own::read_dir(dir).into_iter().flatten().flatten();
+        let below = below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+        let below: Vec<PathBuf> = below.map(|entry| entry.path()).collect();
+        all.extend(below);
+        next += 1;
+    }
+    all
 }
 
 /// Removes a cgroup with the cgroups below it. True where it is gone.

@@ -30,13 +30,15 @@ use conti_runtime::{
     plan::SetupFailure,
     protocol::{self, ProcessId, ToMonitor},
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
+    bounds::{self, answered},
     counts::Counts,
     error::{Error, Result},
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
+    process,
     spec::{OnDisconnect, SessionIo, TerminalSize},
 };
 
@@ -178,8 +180,16 @@ impl Session {
         }
     }
 
+    /// Held for one thing at a time, and never twice at once: a second reader waits for a writer that waits for the
+    /// first, and with them the whole agent.
     fn journal(&self) -> RwLockReadGuard<'_, Journal> {
         self.journal.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Where the output begins that is retained, and where it ends.
+    fn retained(&self) -> (u64, u64) {
+        let journal = self.journal();
+        (journal.tail(), journal.head())
     }
 
     /// Lets go of what is shared with the monitor, and of all fds. What is retained can still be read.
@@ -212,12 +222,7 @@ impl Session {
             State::Ended(end, _) => (SessionState::Ended, 0, Some(end.clone())),
         };
         let container = self.record.container.as_ref();
-        // Locked once only: a second time would wait for a writer that waits for the first.
-        let (head, tail) = {
-            let journal = self.journal();
-            (journal.head(), journal.tail())
-        };
-        let input_offset = self.input_taken();
+        let (retained_offset, output_offset) = self.retained();
         SessionInfo {
             id: self.id.clone(),
             container_id: container.map(|c| c.id.clone()),
@@ -229,9 +234,9 @@ impl Session {
             pid,
             start_time: self.record.start_time,
             end,
-            output_offset: head,
-            retained_offset: tail,
-            input_offset,
+            output_offset,
+            retained_offset,
+            input_offset: self.input_taken(),
             attached: self.driver.load(Ordering::Acquire) != 0,
             recorded: self.io().policy.record.is_some(),
         }
@@ -248,6 +253,59 @@ impl Session {
                 // Cannot be: `self` holds the sender. A session that nobody follows is lost.
                 return supervise::lost("nobody follows this session any more", Totals::default());
             }
+        }
+    }
+
+    /// Waits for its end after all of its processes were killed; says what is in the way where it does not come.
+    /// `tried`: what was done, e.g. `container c was killed`.
+    pub async fn wait_killed(&self, tried: &str) -> Result<SessionEnd> {
+        let end = answered(bounds::END, self.record.monitor, self.wait()).await;
+        end.ok_or_else(|| self.obstacle(tried))
+    }
+
+    /// What is in the way of its end: its process, as long as that lives, or else its monitor.
+    fn obstacle(&self, tried: &str) -> Error {
+        if let State::Created(process) | State::Running(process) = self.state()
+            && bounds::State::of(process).is_some_and(|state| !state.is_over())
+        {
+            let hint = "it is held by the kernel, or by a frozen cgroup above its own; try again once it is gone";
+            return bounds::stuck(tried.to_owned(), "its process".into(), process.pid, hint);
+        }
+        let pid = self.record.monitor.map_or(0, |monitor| monitor.pid);
+        let hint =
+            "let the monitor go on (kill -CONT) and try again, or remove the container with force";
+        bounds::stuck(tried.to_owned(), format!("the monitor of session {}", self.id), pid, hint)
+    }
+
+    /// Waits for what its set-up comes to, and says what is in the way where it comes to nothing. `held` is asked
+    /// now and then whether something holds it. It is told to end then.
+    pub async fn set_up(
+        &self,
+        reached: impl Future<Output = State>,
+        held: impl Fn() -> Result<()>,
+    ) -> Result<State> {
+        let watched = async {
+            tokio::pin!(reached);
+            loop {
+                match timeout(bounds::LOOK, &mut reached).await {
+                    Ok(state) => return Ok(state),
+                    Err(_) => held()?,
+                }
+            }
+        };
+        let state = answered(bounds::SET_UP, self.record.monitor, watched).await;
+        let state = state.unwrap_or_else(|| Err(self.obstacle("the command was to be set up")));
+        if state.is_err() {
+            // A monitor that is stopped hears it when it goes on.
+            let _ = self.kill(protocol::KillCause::Client);
+        }
+        state
+    }
+
+    /// Kills its monitor, and with that gives up whatever it has not told yet.
+    pub fn kill_monitor(&self) {
+        if let Some(monitor) = self.record.monitor.filter(|_| !self.ended()) {
+            process::kill(monitor);
         }
     }
 

@@ -7,7 +7,13 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::{beneath, journal::Saved, own, plan::Confinement, protocol::End};
+use conti_runtime::{
+    beneath,
+    journal::Saved,
+    own,
+    plan::Confinement,
+    protocol::{End, ProcessId},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -50,6 +56,9 @@ pub struct Record {
     pub request_id: Option<String>,
     /// Whether a client was to drive it.
     pub streamed: bool,
+    /// Its monitor. `None`: it is not known.
+    #[serde(default)]
+    pub monitor: Option<ProcessId>,
 }
 
 /// A container, for people and for programs.

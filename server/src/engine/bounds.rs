@@ -1,0 +1,180 @@
+//! How long the engine waits for others, and what it says where they do not answer.
+//!
+//! Nothing is waited for without end: a process can be stopped or frozen, a filesystem can hang. Each bound is
+//! far beyond what a busy host takes. Where one passes, the error names the process that is in the way, its
+//! state, and what was tried; the call can be made again.
+
+use std::{
+    fs,
+    future::pending,
+    time::{Duration, Instant},
+};
+
+use conti_runtime::protocol::ProcessId;
+use tokio::time::{sleep, timeout};
+
+use super::error::{Error, Result, Stuck};
+
+/// Until the launcher has forked: tenths of a millisecond, and a fork waits for memory on a host that has none.
+pub const FORK: Duration = Duration::from_secs(30);
+/// Until the launcher has exited after its socket was closed.
+pub const LAUNCHER_EXIT: Duration = Duration::from_secs(1);
+/// Until a monitor is ready for a plan: with version 1 cgroups it waits for an RCU grace period in each hierarchy.
+pub const PREPARE: Duration = Duration::from_secs(30);
+/// Until a command runs, or a container is assembled, once the plan was handed over. What is mounted there may be a
+/// slow device.
+pub const SET_UP: Duration = Duration::from_secs(90);
+/// Until what a plan needs was opened and mounted on the host. A journal that is replayed takes its time.
+pub const SOURCES: Duration = Duration::from_secs(90);
+/// Until the kernel has told of one process.
+pub const PROCESS: Duration = Duration::from_secs(10);
+/// Until all monitors of an earlier agent have said where they stand. They do nothing else that takes long.
+pub const STANDING: Duration = Duration::from_secs(5);
+/// Until the end of a session is told whose processes were all killed.
+pub const END: Duration = Duration::from_secs(15);
+/// Until a process is gone that was killed itself, in place of waiting for it any longer.
+pub const GONE: Duration = Duration::from_secs(5);
+/// Until the kernel has carried out a change of cgroups. It lets one through at a time.
+pub const CGROUPS: Duration = Duration::from_secs(20);
+/// Until another call has done with the same container. Less than it may take at the worst: both then say why.
+pub const TURN: Duration = Duration::from_secs(60);
+/// Until slots are given back and removals are done, when the agent stops.
+pub const LAST_REMOVALS: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether a process that does not answer is able to.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// Waits for what a process does, until `limit`. Sooner given up where the process is seen to be stopped twice in a
+/// row: it answers when somebody lets it go on, which no time bounds.
+pub async fn answered<T>(
+    limit: Duration,
+    process: Option<ProcessId>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        answer = timeout(limit, work) => answer.ok(),
+        () = stopped(process) => None,
+    }
+}
+
+/// Resolves when a process is seen to be stopped twice in a row.
+async fn stopped(process: Option<ProcessId>) {
+    let Some(process) = process else { return pending().await };
+    let mut before = false;
+    loop {
+        sleep(LOOK).await;
+        let now = State::of(process).is_some_and(|state| state.is_stopped());
+        if before && now {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// Runs what may block on a thread that may, and waits for it until `limit`. What hangs keeps its thread.
+pub async fn blocking<T: Send + 'static>(
+    limit: Duration,
+    tried: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let begun = Instant::now();
+    match timeout(limit, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(done)) => Ok(done),
+        // A panic is a defect; it is told where it was made and goes on here.
+        Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Ok(Err(_)) => Err(Error::Stopping),
+        Err(_) => Err(Error::Exhausted {
+            what: format!(
+                "{tried}: the kernel has not answered for {}; a filesystem or a device may hang",
+                humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs()))
+            ),
+            errno: libc::ETIMEDOUT,
+        }),
+    }
+}
+
+/// The error for a process that does not answer. `role`: what it is, e.g. `the monitor of session …`.
+pub fn stuck(tried: String, role: String, pid: i32, hint: &'static str) -> Error {
+    let state = State::read(pid).map_or("gone".to_owned(), |state| state.describe());
+    Error::Stuck(Box::new(Stuck { tried, role, pid, state, hint }))
+}
+
+/// The state of a process, as the kernel names it: field 3 of /proc/PID/stat (proc(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State(u8);
+
+impl State {
+    /// The state of a process, if it is still the one that is meant.
+    pub fn of(process: ProcessId) -> Option<State> {
+        let stat = fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
+        let started = field(&stat, 22)?.parse::<u64>().ok()?;
+        (started == process.start_ticks).then_some(State::parse(&stat)?)
+    }
+
+    /// The state of whatever process has a pid.
+    fn read(pid: i32) -> Option<State> {
+        State::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &[u8]) -> Option<State> {
+        Some(State(*field(stat, 3)?.as_bytes().first()?))
+    }
+
+    /// Whether it was stopped by a signal or a tracer, and does nothing until it is let go on.
+    pub fn is_stopped(self) -> bool {
+        matches!(self.0, b'T' | b't')
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(self) -> bool {
+        matches!(self.0, b'Z' | b'X')
+    }
+
+    /// For people, with the kernel's letter.
+    pub fn describe(self) -> String {
+        let word = match self.0 {
+            b'R' => "running",
+            b'S' => "asleep",
+            b'D' => "in the kernel and not to be interrupted, or frozen",
+            b'T' => "stopped",
+            b't' => "stopped by a tracer",
+            b'I' => "idle",
+            b'Z' | b'X' => "dead and not yet reaped",
+            _ => "in a state of its own",
+        };
+        format!("{word} ({})", char::from(self.0))
+    }
+}
+
+/// A field of /proc/PID/stat, counted from 1, beyond the name. The name, in parentheses, may hold any bytes.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_process_with_any_name_is_read() {
+        let state = State::parse(b"7 (\xff) R (x)) T 1 7 7 0").unwrap();
+        assert!(state.is_stopped() && !state.is_over());
+        assert_eq!(state.describe(), "stopped (T)");
+        assert_eq!(State::parse(b"7 (x"), None);
+    }
+
+    #[test]
+    fn another_process_with_the_same_pid_has_no_state_of_its_own() {
+        let pid = std::process::id() as i32;
+        assert_eq!(State::of(ProcessId { pid, start_ticks: 0 }), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_is_given_up() {
+        assert_eq!(answered(END, None, pending::<()>()).await, None);
+        assert_eq!(answered(END, None, async { 7 }).await, Some(7));
+    }
+}

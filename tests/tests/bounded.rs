@@ -1,0 +1,288 @@
+//! Processes that are stopped and cgroups that are frozen hold up nobody for ever: each call ends, or says what is
+//! in its way and can be made again. No time is measured: a call that does not end is given up by the harness.
+
+use std::{fs, path::PathBuf};
+
+use conti_proto::v1::{
+    ContainerState, DisconnectPolicy, SessionPolicy, SessionSpec, Terminal, session_end::Reason,
+};
+use conti_tests::{
+    Agent,
+    api::{Api, session, shell, sleeper, state},
+    host::{self, Pinned},
+    wait,
+    wire::{self, Wire},
+};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process of the test's own agent that is stopped, until this is dropped.
+struct Stopped(Pinned);
+
+impl Stopped {
+    fn stop(process: Pinned) -> Stopped {
+        signal(&process, Signal::STOP);
+        wait::until_true("it is stopped", || status(process.pid, "State:").starts_with('T'));
+        Stopped(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        if self.0.alive() {
+            signal(&self.0, Signal::CONT);
+        }
+    }
+}
+
+fn signal(process: &Pinned, signal: Signal) {
+    let pid = Pid::from_raw(process.pid as i32).expect("a pid");
+    // It may have been killed a moment ago, which is what some of the tests want.
+    let _ = kill_process(pid, signal);
+}
+
+fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// The monitor of a session, whose process this is.
+fn monitor(pid: u32) -> Pinned {
+    let parent = status(pid, "PPid:").parse().expect("a parent");
+    assert_eq!(status(parent, "Name:"), "conti-monitor");
+    host::pinned(parent).expect("a monitor")
+}
+
+fn launcher(agent: &Agent) -> Pinned {
+    let all = host::descendants(agent.pid());
+    let found = all.into_iter().find(|process| status(process.pid, "Name:") == "conti-launcher");
+    found.expect("a launcher")
+}
+
+/// The cgroup of a process, frozen until this is dropped.
+struct Frozen {
+    file: PathBuf,
+    thawed: &'static str,
+}
+
+impl Frozen {
+    fn freeze(pid: u32) -> Frozen {
+        let own = host::cgroups(pid);
+        let find = |name: &str| {
+            let file = own.iter().map(|dir| dir.join(name)).find(|file| file.is_file());
+            file.filter(|file| file.to_string_lossy().contains("/conti-"))
+        };
+        // Version 1 where there is one: it holds what was killed as well.
+        let (file, frozen, thawed) = match find("freezer.state") {
+            Some(file) => (file, "FROZEN", "THAWED"),
+            None => (find("cgroup.freeze").expect("a freezer"), "1", "0"),
+        };
+        fs::write(&file, frozen).expect("it can be frozen");
+        let guard = Frozen { file, thawed };
+        wait::until_true("it is frozen", || {
+            fs::read_to_string(&guard.file).is_ok_and(|text| text.trim() == frozen)
+        });
+        guard
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // Gone with its container, where that was removed.
+        let _ = fs::write(&self.file, self.thawed);
+    }
+}
+
+async fn run(api: &mut Api, name: &str) -> u32 {
+    api.run(sleeper(name)).await.expect("runs").pid
+}
+
+/// Waits until a process of a container, of which the pid inside is known, does not run any more.
+fn wait_until_gone(agent: &Agent, container: &str, pid: &str) {
+    let script = "read s < /proc/$1/stat || exit 0; case \"$s\" in *') Z '*) exit 0;; esac; exit 1";
+    wait::until_true("what the command has started is gone", || {
+        let call = ["exec", container, "--", "sh", "-c", script, "sh", pid];
+        agent.ctl(call).run().code == 0
+    });
+}
+
+#[test]
+fn a_deadline_ends_what_a_command_has_started() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    for script in ["sleep 100000 & echo $!; wait", "sh -c 'echo $$; sleep 100000; true'; true"] {
+        // On a host that is very busy, time may be up before it has said anything.
+        let pid = [2, 8, 32].iter().find_map(|seconds| {
+            let deadline = format!("--deadline={seconds}s");
+            let ended = agent.ctl(["exec", &deadline, "c", "--", "sh", "-c", script]).run();
+            let pid = ended.exits(124).text();
+            (!pid.is_empty()).then_some(pid)
+        });
+        wait_until_gone(&agent, "c", &pid.expect("it has said its pid"));
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_client_that_goes_takes_with_it_what_its_command_has_started() {
+    let agent = Agent::start();
+    agent.api(async |mut api| run(&mut api, "c").await);
+    // With a terminal a shell puts each job into a process group of its own.
+    for (policy, terminal) in [
+        (DisconnectPolicy::Kill, false),
+        (DisconnectPolicy::HangUp, false),
+        (DisconnectPolicy::Kill, true),
+    ] {
+        let pid = agent.api(async |mut api| {
+            let jobs = if terminal { "set -m; " } else { "" };
+            let mut process = shell(&format!("{jobs}sleep 100000 & echo pid=$!.; wait"));
+            process.terminal = terminal.then(Terminal::default);
+            let policy = SessionPolicy { disconnect_policy: policy.into(), ..Default::default() };
+            let spec = SessionSpec { policy: Some(policy), ..session("c", process) };
+            let mut wire = Wire::open(&mut api, wire::start(spec)).await.expect("starts");
+            let text = wire.read_until(".").await;
+            text.split("pid=").nth(1).expect("a pid").trim_end_matches(['.', '\r', '\n']).to_owned()
+        });
+        wait_until_gone(&agent, "c", &pid);
+    }
+    agent.finish();
+}
+
+#[test]
+fn nothing_is_started_in_a_frozen_container_and_the_refusal_says_so() {
+    let agent = Agent::start();
+    let pid = agent.api(async |mut api| run(&mut api, "c").await);
+    let frozen = Frozen::freeze(pid);
+    for verb in ["exec", "debug"] {
+        let refused = agent.ctl([verb, "c", "--", "true"]).run().exits(125).errors();
+        assert!(refused.contains("frozen") && refused.contains("thaw"), "{refused}");
+        assert!(refused.contains(&*frozen.file.to_string_lossy()), "{refused}");
+    }
+    agent.api(async |mut api| {
+        let refused = Wire::open(&mut api, wire::start(session("c", shell("true")))).await;
+        let refused = refused.err().expect("refused");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert_eq!(conti_tests::api::reason(&refused), "TARGET_FROZEN");
+    });
+    drop(frozen);
+    agent.ok(["exec", "c", "--", "true"]);
+    agent.ok(["debug", "c", "--", "true"]);
+    agent.finish();
+}
+
+#[test]
+fn a_frozen_container_is_stopped_and_removed() {
+    let agent = Agent::start();
+    for name in ["stopped", "removed"] {
+        let pid = agent.api(async |mut api| run(&mut api, name).await);
+        let main = host::pinned(pid).expect("its main process");
+        let _frozen = Frozen::freeze(pid);
+        match name {
+            "stopped" => agent.ok(["stop", name]),
+            _ => agent.ok(["rm", "-f", name]),
+        };
+        assert!(!main.alive());
+    }
+    agent.finish();
+}
+
+#[test]
+fn stop_says_which_monitor_is_in_the_way_and_can_be_repeated() {
+    let agent = Agent::start();
+    let pid = agent.api(async |mut api| run(&mut api, "c").await);
+    let main = host::pinned(pid).expect("its main process");
+    let stopped = Stopped::stop(monitor(pid));
+    let refused = agent.ctl(["stop", "-t", "0", "c"]).run().exits(125).errors();
+    assert!(refused.contains(&format!("process {}", stopped.0.pid)), "{refused}");
+    assert!(refused.contains("stopped (T)") && refused.contains("monitor"), "{refused}");
+    assert!(!main.alive(), "its processes are dead all the same");
+    drop(stopped);
+    agent.ok(["stop", "c"]);
+    agent.api(async |mut api| {
+        let container = api.get("c").await.expect("there");
+        assert_eq!(state(&container), ContainerState::Stopped);
+        let reason = container.end.and_then(|end| end.reason);
+        assert!(matches!(reason, Some(Reason::Killed(_))), "{reason:?}");
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_container_is_removed_whose_monitors_are_stopped() {
+    let agent = Agent::start();
+    let (main, exec) = agent.api(async |mut api| {
+        let main = run(&mut api, "c").await;
+        let spec = session("c", shell("sleep 100000"));
+        let started =
+            conti_proto::v1::StartSessionRequest { spec: Some(spec), ..Default::default() };
+        let started = api.sessions.start_session(started).await.expect("starts").into_inner();
+        (main, started.session.expect("a session").pid)
+    });
+    let processes = [main, exec].map(|pid| host::pinned(pid).expect("a process"));
+    let monitors = [main, exec].map(|pid| Stopped::stop(monitor(pid)));
+    agent.ok(["rm", "-f", "c"]);
+    assert!(!processes.iter().any(Pinned::alive));
+    wait::until_true("the monitors are gone", || !monitors.iter().any(|m| m.0.alive()));
+    assert_eq!(agent.ok(["ps", "-aq"]), "");
+    agent.finish();
+}
+
+#[test]
+fn a_launcher_that_is_stopped_is_replaced() {
+    let agent = Agent::start();
+    agent.api(async |mut api| run(&mut api, "c").await);
+    let stopped = Stopped::stop(launcher(&agent));
+    for _ in 0..5 {
+        agent.ok(["exec", "c", "--", "true"]);
+        agent.ok(["run", "--rm", "--", "true"]);
+    }
+    // What looks needs it as well.
+    agent.ok(["procs", "c"]);
+    wait::until_true("the one that was stopped is gone", || !stopped.0.alive());
+    agent.finish();
+}
+
+#[test]
+fn an_agent_starts_beside_monitors_that_are_stopped_and_ends_nothing_of_theirs() {
+    let mut agent = Agent::start();
+    let names = ["a", "b", "c", "d", "e"];
+    let pids = agent.api(async |mut api| {
+        let mut pids = Vec::new();
+        for name in names {
+            pids.push(run(&mut api, name).await);
+        }
+        pids
+    });
+    let mains: Vec<_> = pids.iter().map(|pid| host::pinned(*pid).expect("a process")).collect();
+    let mut stopped: Vec<_> = pids.iter().map(|pid| Stopped::stop(monitor(*pid))).collect();
+    agent.kill();
+    agent.restart();
+    assert!(mains.iter().all(Pinned::alive), "what they run goes on");
+    let refused = agent.ctl(["stop", "a"]).run().exits(125).errors();
+    assert!(refused.contains(&format!("process {}", stopped[0].0.pid)), "{refused}");
+    assert!(refused.contains("stopped (T)"), "{refused}");
+    // One is removed as it is, the others go on.
+    agent.ok(["rm", "-f", "a"]);
+    assert!(!mains[0].alive());
+    stopped.clear();
+    for name in &names[1..] {
+        wait::until_true("it is taken over", || {
+            agent.ctl(["exec", name, "--", "true"]).run().code == 0
+        });
+        agent.ok(["stop", "-t", "0", name]);
+    }
+    agent.finish();
+}
+
+#[test]
+fn an_agent_stops_beside_processes_that_are_stopped() {
+    let mut agent = Agent::start();
+    let pid = agent.api(async |mut api| run(&mut api, "c").await);
+    let stopped = [Stopped::stop(monitor(pid)), Stopped::stop(launcher(&agent))];
+    assert!(agent.terminate().success());
+    wait::until_true("the launcher is gone", || !stopped[1].0.alive());
+    drop(stopped);
+    agent.restart();
+    agent.ok(["exec", "c", "--", "true"]);
+    agent.finish();
+}
