@@ -1,6 +1,6 @@
 //! The session's process, from its set-up to its end.
 
-use std::{fs, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::{
     io::Errno,
@@ -9,6 +9,7 @@ use rustix::{
 
 use crate::{
     init::{Child, Ends, Outcome, Stage, Status, ended_early},
+    inspect,
     plan::{Plan, SetupFailure},
     protocol::{KillCause, ProcessId, WaitStatus},
     sys::{signal, wait},
@@ -214,12 +215,9 @@ impl Process {
     }
 }
 
-/// Field 22 of /proc/PID/stat. The process is not reaped, so that the pid is its own.
+/// When a process was started. It is not reaped, so that the pid is its own.
 fn start_ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything; field 3 follows the last one.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    fields.split_whitespace().nth(19).and_then(|field| field.parse().ok()).unwrap_or(0)
+    inspect::process::start_time(pid).unwrap_or(0)
 }
 
 #[cfg(test)]
