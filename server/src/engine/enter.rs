@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process};
+use conti_runtime::{
+    inspect::{process::id_map, status::Status},
+    plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process},
+};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tracing::{Instrument as _, debug_span};
 
@@ -28,6 +31,9 @@ use super::{
     sources::{self, FdList},
     spec::{ProcessTarget, SessionSpec, SessionTarget, Target, Tools, UnshareTarget},
 };
+
+/// The environment of tools, beside PATH and TERM.
+const TOOLS_ENV: [&str; 2] = ["HOME=/root", "LANG=C.UTF-8"];
 
 /// A session that is ready to be handed to its monitor.
 struct Prepared {
@@ -298,14 +304,12 @@ impl Engine {
                 self.in_process(&whole(own.pid, Some(own.start_ticks)), spec).await?
             }
         };
-        // Who debugs is not the application: neither its user nor what its loader is told.
+        // Who debugs is not the application: neither its user, nor what its variables tell programs to load or
+        // to read.
         prepared.process.identity = spec.process.identity.clone();
-        let given = &spec.process.env;
-        prepared.process.env.retain(|entry| {
-            let of_application = entry.starts_with("LD_") || entry.starts_with("PATH=");
-            !of_application || given.contains(entry)
-        });
-        let tools = sources::tools::prepare(tools, &mut prepared.fds)?;
+        prepared.process.env =
+            process::overlay_env(&TOOLS_ENV.map(str::to_owned), &spec.process.env);
+        let tools = sources::tools::prepare(tools, &self.view, &mut prepared.fds)?;
         if let Place::Join(join) = &mut prepared.place {
             join.tools = Some(tools);
         }
@@ -409,19 +413,12 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
 /// What is wanted of the effective ids of a process, and root's for the rest; `mapped`: as its own
 /// user namespace has them.
 fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
-    let pid = target.pid;
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| -> Vec<u32> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect()
-    };
-    let maps = |file: &str| -> std::io::Result<Vec<[u32; 3]>> {
-        let text =
-            if mapped { fs::read_to_string(format!("/proc/{pid}/{file}"))? } else { String::new() };
-        let numbers = |line: &str| {
-            line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>()
-        };
-        Ok(text.lines().filter_map(numbers).filter_map(|n| n.try_into().ok()).collect())
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, format!("/proc/{}", target.pid), flags, Mode::empty())?;
+    let status = Status::read(&directory)?;
+    let maps = |file: &str| match mapped {
+        true => id_map(&directory, file),
+        false => Ok(Vec::new()),
     };
     let (users, groups) = (maps("uid_map")?, maps("gid_map")?);
     let inside = |id: u32, maps: &[[u32; 3]]| {
@@ -434,14 +431,14 @@ fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
             "its ids are not mapped in its user namespace",
         )
     };
-    let effective = |name: &str| field(name).get(1).copied();
     let mut ids = (0, 0, Vec::new());
     if target.user {
-        ids.0 = effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
+        ids.0 = status.id("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
     }
     if target.groups {
-        ids.1 = effective("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
-        ids.2 = field("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
+        ids.1 = status.id("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
+        ids.2 =
+            status.numbers("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
     }
     let (uid, gid, groups) = ids;
     Ok(Identity::Ids { uid, gid, groups })
