@@ -96,6 +96,7 @@ impl Engine {
         let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
             prepared.inspect_err(|error| self.counts.source_failed(error))?;
         process::complete(&mut process, &spec.io);
+        let confinement = Some((process.confinement, process.oom_score_adj));
         let session_id = id::new();
         let devpts = fds.add(devpts);
         let mut plan = assemble::plan(&session_id, place, process, &spec.io, devpts, false);
@@ -105,7 +106,8 @@ impl Engine {
             container: container.as_ref().map(|container| container.reference()),
             labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
             main: false,
-            confinement: Some((spec.process.confinement, spec.process.oom_score_adj)),
+            confinement,
+            surroundings: container.as_ref().and_then(|container| self.surroundings(container)),
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),
             start_time: SystemTime::now(),

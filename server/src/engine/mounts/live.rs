@@ -99,6 +99,10 @@ impl Engine {
             None => None,
         };
         let prepared = self.prepare(&wanted).await?;
+        // Before it is there: what it shows must not have been read without that being known.
+        if let Some(container) = container_id.as_ref().filter(|_| !wanted.dry_run) {
+            self.note_mount(container, &wanted.mount);
+        }
         if wanted.idmapped {
             map_ids(&prepared.fd, to)?;
         }
@@ -221,6 +225,11 @@ impl Engine {
         self.made_mounts.at(container, point)
     }
 
+    /// The mounts that were made here in a container.
+    pub fn mounts_made_in(&self, container: &str) -> Vec<Arc<Made>> {
+        self.made_mounts.of(container)
+    }
+
     /// Takes a mount away.
     pub async fn delete_mount(&self, which: Which, lazy: bool, dry_run: bool) -> Result<()> {
         let (from, point, only) = match &which {
@@ -318,6 +327,11 @@ impl MadeMounts {
             made.container_id.as_deref() == Some(container) && made.mount.target.as_bytes() == point
         };
         self.lock().iter().rfind(of).cloned()
+    }
+
+    fn of(&self, container: &str) -> Vec<Arc<Made>> {
+        let of = |made: &&Arc<Made>| made.container_id.as_deref() == Some(container);
+        self.lock().iter().filter(of).cloned().collect()
     }
 
     fn get(&self, id: &str) -> Result<Arc<Made>> {

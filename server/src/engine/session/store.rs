@@ -12,7 +12,7 @@ use std::{
 use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{spec::SessionIo, store};
+use crate::engine::{spec::SessionIo, store, surroundings::Surroundings};
 
 /// The monitor's listening socket, in the session's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -36,9 +36,15 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Whether it is the main process of that container.
     pub main: bool,
-    /// How its command is confined, and what the kernel adds to its badness. `None`: it is not known.
+    /// How its command is confined in fact, whatever was asked for, and what the kernel adds to its badness. `None`:
+    /// it is not known.
     #[serde(default)]
     pub confinement: Option<(Confinement, Option<i32>)>,
+    /// What it could reach beside that when it was started; [`Session::surroundings`] has what came since.
+    ///
+    /// [`Session::surroundings`]: super::Session::surroundings
+    #[serde(default)]
+    pub surroundings: Surroundings,
     /// The command and its arguments.
     pub argv: Vec<String>,
     /// How it is talked to.
@@ -49,6 +55,13 @@ pub struct Record {
     pub request_id: Option<String>,
     /// Whether a client was to drive it.
     pub streamed: bool,
+}
+
+impl Record {
+    /// Writes it in the place of the one before.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        store::write(dir, RECORD, self, store::Durability::Boot)
+    }
 }
 
 /// A container, for people and for programs.
@@ -64,7 +77,7 @@ pub struct ContainerRef {
 pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
     DirBuilder::new().mode(0o700).create(&dir)?;
-    if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
+    if let Err(error) = record.write(&dir) {
         let _ = fs::remove_dir_all(&dir);
         return Err(error);
     }
