@@ -5,7 +5,8 @@
 //! - [`invitation`]: the code that lets a client join an agent;
 //! - [`tls`]: certificates and keys from files, and the application protocols;
 //! - [`reason`]: the machine-readable reasons of errors;
-//! - [`signal`]: the names and numbers of signals.
+//! - [`signal`]: the names and numbers of signals;
+//! - [`text`]: characters that mislead whoever reads them.
 
 pub mod endpoint;
 pub mod invitation;
@@ -13,4 +14,5 @@ pub mod memory;
 pub mod name;
 pub mod reason;
 pub mod signal;
+pub mod text;
 pub mod tls;
