@@ -48,8 +48,9 @@ fn every_verb_knows_a_main_process_of_any_name() {
         &["enter", "-t", &pid, "--all", "--", "true"],
         &["debug", "c", "--", "true"],
         &["debug", &of_host, "--", "true"],
-        &["ns", "c"],
-        &["ns"],
+        &["ns", "ls", "c"],
+        &["ns", "show", "c"],
+        &["ns", "tree"],
         &["mounts", "c"],
         &["ls", "c", "/"],
         &["ls", &of_host, "/data"],
@@ -61,19 +62,17 @@ fn every_verb_knows_a_main_process_of_any_name() {
         &["top", "-n", "1", "c"],
         &["net", "c"],
         &["sockets", "c"],
-        &["sockets", "--processes", "c"],
         &["mount", "c", "/usr:/mnt:ro"],
         &["umount", "c", "/mnt"],
         &["ls", "c", "/nothing\u{202e}\u{9b}"],
     ] {
         let fails = args.contains(&"/nothing\u{202e}\u{9b}");
         let outcome = agent.ctl(args.to_vec()).run();
-        // A flag that this verb does not have is no matter of names.
-        if outcome.errors().contains("unexpected argument") {
-            panic!("{args:?}: {}", outcome.errors());
-        }
         let outcome = outcome.exits(if fails { 125 } else { 0 });
-        visible(&format!("{args:?}"), &outcome.stdout);
+        // What a file holds is written as it is.
+        if args[0] != "cat" {
+            visible(&format!("{args:?}"), &outcome.stdout);
+        }
         visible(&format!("{args:?} (errors)"), &outcome.stderr);
         if args[0] != "cat" && !fails {
             let outcome = agent.ctl([&["-o", "json"], args].concat()).run();
@@ -115,7 +114,6 @@ fn names_that_mislead_are_refused_where_conti_gives_them() {
     for label in ["a\u{202e}b=c", "a\u{200b}b=c", "a=b\u{202e}c", "a=\u{9b}2J", "a=\u{feff}"] {
         let outcome = agent.ctl(["create", "--label", label, "--name", "x", "--", "true"]).run();
         assert_ne!(outcome.code, 0, "{label:?}");
-        visible(label.split('\u{202e}').next().unwrap_or_default(), &outcome.stderr);
     }
     agent.finish();
 }
