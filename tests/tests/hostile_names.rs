@@ -16,6 +16,7 @@ fn container(agent: &Agent) {
     let name = std::ffi::OsStr::from_bytes(NAME);
     fs::copy(root.join("usr/bin/sleep"), root.join(name)).expect("a program");
     fs::create_dir_all(data.join(Path::new(name).join("below"))).expect("directories");
+    fs::create_dir(root.join("mnt")).expect("a directory");
     let rootfs = format!("dir:{}", root.display());
     let volume = format!("{}:/data", data.display());
     // Names reach the shell by a pattern: arguments of the API are text.
