@@ -49,7 +49,7 @@ impl ContainerSpec {
         ];
         all.into_iter().filter_map(|namespace| match namespace {
             Namespace::Container(key) => Some(key),
-            Namespace::Private | Namespace::Host => None,
+            Namespace::Unspecified | Namespace::Private | Namespace::Host => None,
         })
     }
 }
