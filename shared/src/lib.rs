@@ -6,7 +6,8 @@
 //! - [`anchors`]: how far a trusted authority's word reaches;
 //! - [`tls`]: certificates and keys from files, and the application protocols;
 //! - [`reason`]: the machine-readable reasons of errors;
-//! - [`signal`]: the names and numbers of signals.
+//! - [`signal`]: the names and numbers of signals;
+//! - [`text`]: characters that mislead whoever reads them.
 
 pub mod anchors;
 pub mod endpoint;
@@ -15,4 +16,5 @@ pub mod memory;
 pub mod name;
 pub mod reason;
 pub mod signal;
+pub mod text;
 pub mod tls;

@@ -3,6 +3,8 @@
 //! Each check returns the [`Problem`] as the end of a sentence that begins with the field's name,
 //! e.g. `name` + ` is empty`.
 
+use crate::text::is_deceptive;
+
 /// The longest name of a container, in characters.
 pub const CONTAINER_NAME_MAX: usize = 63;
 /// The longest request id, in characters.
@@ -101,18 +103,20 @@ pub fn check_id(id: &str) -> Result<(), Problem> {
 /// characters, so that `NAME=VALUE` can be taken apart again.
 pub fn check_label_name(name: &str) -> Result<(), Problem> {
     check_length(name, LABEL_NAME_MAX)?;
-    check_characters(name, "characters but `=`, white space and control characters", |c| {
-        c != '=' && !c.is_whitespace() && !c.is_control()
+    check_characters(name, "characters that are seen but `=` and white space", |c| {
+        c != '=' && !c.is_whitespace() && !is_deceptive(c)
     })
 }
 
-/// Checks the value of a label: at most 4096 characters, none of them NUL.
+/// Checks the value of a label: at most 4096 characters that are seen, tabs and newlines.
 pub fn check_label_value(value: &str) -> Result<(), Problem> {
     match value.chars().count() {
         length if length > LABEL_VALUE_MAX => {
             Err(Problem::TooLong { length, max: LABEL_VALUE_MAX })
         }
-        _ => check_characters(value, "characters but NUL", |c| c != '\0'),
+        _ => check_characters(value, "characters that are seen, tabs and newlines", |c| {
+            !is_deceptive(c) || matches!(c, '\t' | '\n')
+        }),
     }
 }
 
@@ -158,11 +162,14 @@ mod tests {
     #[test]
     fn labels_can_be_written_as_name_and_value() {
         assert_eq!(check_label_name("org.example/role"), Ok(()));
-        for name in ["", "a=b", "a b", "a\0", "a\u{a0}b"] {
+        for name in ["", "a=b", "a b", "a\0", "a\u{a0}b", "a\u{202e}b", "a\u{200b}"] {
             assert!(check_label_name(name).is_err(), "{name:?}");
         }
         assert_eq!(check_label_value(""), Ok(()));
-        assert!(check_label_value("\0").is_err());
+        for value in ["\0", "a\u{1b}[2J", "a\u{9b}", "a\u{202e}b", "\u{2066}", "\u{feff}"] {
+            assert!(check_label_value(value).is_err(), "{value:?}");
+        }
+        assert_eq!(check_label_value("{\n\t\"a\": 1\n}"), Ok(()));
         assert!(check_label_value(&"x".repeat(4097)).is_err());
     }
 

@@ -134,8 +134,16 @@ fn a_session_with_more_rights_than_the_operator_could_give_is_not_driven_by_it()
         let refused =
             api.sessions.write_session(write(&strong)).await.expect_err("it is not confined");
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
-        let attached = Wire::open(&mut api, wire::attach(&strong, None)).await;
-        assert_eq!(attached.err().expect("nor is this").code(), Code::PermissionDenied);
+        for open in [wire::attach(&strong, None), wire::view(&strong)] {
+            let attached = Wire::open(&mut api, open).await;
+            assert_eq!(attached.err().expect("nor is this").code(), Code::PermissionDenied);
+        }
+        let request = v1::ReadSessionRequest { session_id: strong.clone(), ..Default::default() };
+        let read = api.sessions.read_session(request.clone()).await.err().expect("nor this");
+        assert_eq!(read.code(), Code::PermissionDenied, "{read:?}");
+        let mut viewer = world.as_role("vera", "viewer").api().await.expect("it may look");
+        let read = viewer.sessions.read_session(request).await.err().expect("a viewer even less");
+        assert_eq!(read.code(), Code::PermissionDenied, "{read:?}");
         api.sessions.write_session(write(&weak)).await.expect("one that it could have started");
     });
     world.agent.finish();

@@ -40,20 +40,23 @@ fn a_container_with_nothing_inside_is_looked_into_with_the_hosts_tools() {
     let before = (mountinfo(pid(&agent)), fs::read_dir(&root).expect("its root").count());
     let sh = |script: &str| shell(&agent, &[], "c", script);
     // Its files, its processes, its names, its network.
-    assert_eq!(sh("cat /app/config"), "the target's");
     assert_eq!(sh("cat /target/app/config"), "the target's");
     assert_eq!(sh("tr '\\0' ' ' < /proc/1/cmdline").trim(), "/pause");
     assert_eq!(sh("hostname").trim(), "box");
-    assert!(sh("cat /etc/hosts").contains("box"));
+    assert!(sh("cat /target/etc/hosts").contains("box"));
+    assert!(!sh("cat /etc/hosts").contains("box"));
     assert_eq!(sh("ls /sys/class/net").trim(), "lo");
-    assert_eq!(sh("ls /target/pause /pause | wc -l").trim(), "2");
+    assert_eq!(sh("ls -d /target/pause /pause /app 2> /dev/null; :").trim(), "/target/pause");
     // What is written is written there, also on what is mounted in it.
-    sh("echo live > /app/logs/a; echo live > /target/app/logs/b; echo x > /scratch/c");
-    assert_eq!(fs::read_to_string(root.join("app/logs/a")).expect("written"), "live\n");
+    sh("echo live > /target/app/logs/b; echo x > /target/scratch/c");
     assert_eq!(fs::read_to_string(root.join("app/logs/b")).expect("written"), "live\n");
     assert_eq!(sh("cat /target/scratch/c").trim(), "x");
+    // There is a home, and room for what is in passing: the session's own.
+    let write = "cd; pwd; for d in /tmp /run /var /dev/shm; do echo > $d/x && ls $d/x; done";
+    assert_eq!(sh(write), "/root\n/tmp/x\n/run/x\n/var/x\n/dev/shm/x");
+    assert_eq!(sh("ls -d /target/*/x /tmp/x /run/x 2> /dev/null; :"), "");
     // The tools cannot be written, nor can what holds all of it together.
-    for path in ["/usr/new", "/new", "/usr/bin/true"] {
+    for path in ["/usr/new", "/new", "/usr/bin/true", "/etc/new", "/dev/new"] {
         let outcome = agent.ctl(["debug", "c", "--", "sh", "-c", &format!("echo > {path}")]).run();
         assert!(outcome.exits(2).errors().contains("Read-only file system"), "{path}");
     }
@@ -91,10 +94,16 @@ fn the_confinement_is_the_containers_unless_said_otherwise() {
     assert_ne!(bits.expect("a set").expect("a number") & (1 << 19), 0);
     let cgroup = shell(&agent, &[], "c", "cat /proc/self/cgroup");
     assert_eq!(cgroup, shell(&agent, &[], "c", "cat /proc/1/cgroup"));
-    // The application's variables, but not those that would lead the tools astray.
+    // No variable of the application.
     let env = shell(&agent, &[], "c", "env");
-    assert!(env.contains("A=b\n") && !env.contains("LD_PRELOAD"), "{env}");
-    assert!(env.contains("PATH=/usr/local/sbin:"), "{env}");
+    let mut names: Vec<&str> =
+        env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    names.sort_unstable();
+    // The last two are the shell's own.
+    names.retain(|name| !["PWD", "SHLVL", "_"].contains(name));
+    assert_eq!(names, ["HOME", "LANG", "PATH"]);
+    assert!(env.contains("PATH=/usr/local/sbin:") && env.contains("HOME=/root\n"), "{env}");
+    assert!(shell(&agent, &["--setenv", "A=mine"], "c", "env").contains("A=mine\n"));
     assert!(
         shell(&agent, &["--setenv", "PATH=/usr/bin:/x"], "c", "env").contains("PATH=/usr/bin:/x\n")
     );
@@ -120,9 +129,10 @@ fn tools_of_a_directory_and_a_target_that_has_some_of_its_own() {
     let sh = |script: &str| shell(&agent, &["--tools", &from], "c", script);
     assert_eq!(sh("own").trim(), "mine");
     assert_eq!(sh("cat /extra/file"), "the tools'");
-    // What both have is the target's, but for programs.
-    assert_eq!(sh("cat /app/config"), "the target's");
-    assert_eq!(sh("test -e /etc/passwd || echo none").trim(), "none");
+    // What both have is the tools'; the target's is below /target.
+    assert_eq!(sh("ls /app").trim(), "");
+    assert_eq!(sh("cat /target/app/config"), "the target's");
+    assert!(sh("cat /etc/passwd").contains("alice"));
     let missing = agent.ctl(["debug", "--tools", "dir:/nowhere", "c", "--", "sh"]).run();
     let missing = missing.exits(125).errors();
     assert!(missing.contains("/nowhere") && missing.contains("No such file"), "{missing}");
@@ -149,8 +159,8 @@ fn a_plain_process_and_the_host_are_targets_too() {
     let file = dir.join("file").display().to_string();
     let before = mountinfo(plain.pid);
     assert_eq!(
-        shell(&agent, &[], &target, &format!("cat {file} /target{file}; hostname")),
-        "inside\ninside\nplain"
+        shell(&agent, &[], &target, &format!("cat /target{file}; hostname")),
+        "inside\nplain"
     );
     assert_eq!(
         shell(&agent, &[], &target, "readlink /proc/self/ns/net").trim(),
@@ -167,6 +177,154 @@ fn a_plain_process_and_the_host_are_targets_too() {
     let wrong = format!("pid:{}@1", plain.pid);
     let error = agent.ctl(["debug", &wrong, "--", "true"]).run().exits(125).errors();
     assert!(error.contains("now that of another"), "{error}");
+    drop(plain);
+    agent.finish();
+}
+
+/// A target that would have programs load, read or run what it likes.
+const POISON: &str = r#"
+    set -e
+    mkdir -p etc/profile.d root tmp run/nscd var/run app lib usr/lib opt home
+    trap='echo poisoned >> /target/marker; echo poisoned >> /marker'
+    printf '%s\n' "$trap" > app/rc
+    for file in .profile .bashrc .bash_profile .bash_login .inputrc .shrc; do
+        cp app/rc root/$file; cp app/rc $file
+    done
+    for file in etc/profile etc/bash.bashrc etc/profile.d/x.sh; do cp app/rc $file; done
+    cat > evil.c <<'END'
+    #include <fcntl.h>
+    #include <unistd.h>
+    __attribute__((constructor)) static void poison(void) {
+        for (int i = 0; i < 2; i++) {
+            int fd = open(i ? "/target/marker" : "/marker", O_CREAT | O_WRONLY | O_APPEND, 0600);
+            if (fd >= 0) { write(fd, "loaded\n", 7); close(fd); }
+        }
+    }
+    void gconv_init(void) {}
+END
+    cc -shared -fPIC -w -o app/evil.so evil.c
+    for name in libc.so.6 libnss_files.so.2 libtinfo.so.6 libselinux.so.1; do cp app/evil.so app/$name; done
+    echo /app/evil.so > etc/ld.so.preload
+    echo /app > etc/ld.so.conf
+    echo 'passwd: evil' > etc/nsswitch.conf
+    cp app/evil.so lib/libnss_evil.so.2; cp app/evil.so usr/lib/libnss_evil.so.2
+    printf 'module INTERNAL EVIL// evil 1\nalias UTF-8// EVIL//\n' > app/gconv-modules
+    printf 'import os\nopen("/target/marker", "a").write("python")\n' > app/sitecustomize.py
+    cp app/sitecustomize.py app/usercustomize.py
+    rm evil.c
+"#;
+
+#[test]
+fn nothing_of_the_target_is_loaded_read_or_run() {
+    let agent = Agent::start();
+    let root = agent.scratch("root");
+    rootfs::build_empty(&root);
+    let made = std::process::Command::new("sh").args(["-c", POISON]).current_dir(&root).status();
+    assert!(made.expect("sh(1)").success());
+    let rootfs = format!("dir:{}", root.display());
+    let mut start = vec!["run", "-d", "--name", "c", "--rootfs", &rootfs];
+    for variable in [
+        "LD_PRELOAD=/app/evil.so",
+        "LD_LIBRARY_PATH=/app",
+        "LD_AUDIT=/app/evil.so",
+        "GLIBC_TUNABLES=glibc.malloc.check=3",
+        "BASH_ENV=/target/app/rc",
+        "ENV=/target/app/rc",
+        "PROMPT_COMMAND=. /target/app/rc",
+        "PYTHONPATH=/target/app",
+        "PYTHONSTARTUP=/target/app/sitecustomize.py",
+        "PYTHONHOME=/app",
+        "PERL5LIB=/app",
+        "GCONV_PATH=/target/app",
+        "LOCPATH=/target/app",
+        "TERMINFO=/target/app",
+        "HOSTALIASES=/target/app/rc",
+        "XDG_CONFIG_HOME=/target/app",
+        "HOME=/target/root",
+        "TERM=/target/app",
+        "LANG=evil",
+        "LC_ALL=evil",
+        "PATH=/target/app",
+        "IFS=x",
+        "EDITOR=/target/app/rc",
+        "LESSOPEN=|/target/app/rc",
+    ] {
+        start.extend(["-e", variable]);
+    }
+    start.extend(["--", "/pause"]);
+    agent.ok(start);
+    let clean = || {
+        let found = fs::read_to_string(root.join("marker")).unwrap_or_default();
+        assert_eq!(found, "", "something of the target was run");
+    };
+    let debug = |flags: &[&str], command: &[&str]| {
+        let all = [&["debug", "--privileged"], flags, &["c", "--"], command].concat();
+        let outcome = agent.ctl(all).run();
+        clean();
+        outcome.success().text()
+    };
+    let present = |name: &str| fs::exists(format!("/usr/bin/{name}")).unwrap_or(false);
+    for (program, command) in [
+        ("true", &["true"][..]),
+        ("bash", &["bash", "-c", "true"]),
+        ("bash", &["bash", "-lc", "id; ls -la /"]),
+        ("bash", &["bash", "-ic", "true"]),
+        ("sh", &["sh", "-lc", "id; ls -l /target"]),
+        ("python3", &["python3", "-c", "import encodings.latin_1"]),
+        ("perl", &["perl", "-e", "1"]),
+        ("iconv", &["sh", "-c", "echo x | iconv -f UTF-8 -t UTF-16 > /tmp/x"]),
+        ("tput", &["sh", "-c", "TERM=xterm tput bold > /tmp/x"]),
+    ] {
+        if present(program) {
+            debug(&[], command);
+        }
+    }
+    debug(&["--run-as", "77:88"], &["sh", "-lc", "true"]);
+    // The agent's own environment and what is given are all there is.
+    let env = debug(&["--setenv", "GIVEN=1"], &["env"]);
+    let mut names: Vec<&str> =
+        env.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["GIVEN", "HOME", "LANG", "PATH"], "{env}");
+    // With a terminal the shell that is the default reads its own files.
+    let mut terminal = Terminal::spawn(agent.ctl(["debug", "--privileged", "c"]), 80, 24);
+    terminal.expect("# ");
+    terminal.send("exit 3\r");
+    assert_eq!(terminal.wait(), 3);
+    clean();
+    // The proof that the trap works: the same, asked for.
+    let trap = [
+        "debug",
+        "c",
+        "--",
+        "sh",
+        "-c",
+        ". /target/app/rc; LD_PRELOAD=/target/app/evil.so /usr/bin/true",
+    ];
+    agent.ctl(trap).run().success();
+    let sprung = fs::read_to_string(root.join("marker")).expect("both traps leave a mark");
+    assert!(sprung.contains("poisoned") && sprung.contains("loaded"), "{sprung}");
+    agent.finish();
+}
+
+/// What only has the name of a proc or a device is not shown as one.
+#[test]
+fn what_the_kernel_does_not_show_is_not_in_its_place() {
+    let agent = Agent::start();
+    let fake = "for d in proc sys dev; do mount -t tmpfs t /$d; done; mkdir /dev/pts
+        echo false > /proc/version; echo false > /dev/null; echo false > /dev/pts/0
+        mknod /dev/zero c 1 5; mknod /dev/full c 1 3; ln -s zero /dev/random";
+    let plain = Plain::after(fake, &[]);
+    let found = shell(
+        &agent,
+        &[],
+        &plain.target(),
+        "ls /proc /sys /dev/pts; cd /dev; for f in null zero full random; do test -e $f && echo $f; done; :",
+    );
+    assert_eq!(
+        found.split_whitespace().collect::<Vec<_>>(),
+        ["/dev/pts:", "/proc:", "/sys:", "zero"]
+    );
     drop(plain);
     agent.finish();
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use conti_proto::v1::{
-    ContainerSpec, ListRecordingsRequest, ProcessSpec, ReadRecordingRequest, SessionPolicy,
+    self, ContainerSpec, ListRecordingsRequest, ProcessSpec, ReadRecordingRequest, SessionPolicy,
     SessionSpec, StartSessionRequest, WaitSessionRequest,
 };
 use conti_tests::{
@@ -197,5 +197,85 @@ fn who_is_limited_by_a_label_finds_only_recordings_of_containers_with_it() {
             admin.delete_all().await.expect("deleted");
         }
     });
+    world.agent.finish();
+}
+
+/// Who may read a recording does not depend on whether its container is still there.
+#[test]
+fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_container_is_gone()
+{
+    let mut world = World::start("");
+    let data = world.agent.scratch("data");
+    fs::create_dir(&data).expect("a directory");
+    let privileged = |name: &str| {
+        let confinement = v1::Confinement { privileged: true, ..Default::default() };
+        let mut spec = sleeper(name);
+        spec.process.as_mut().expect("a process").confinement = Some(confinement);
+        spec
+    };
+    let (hidden, open) = world.agent.block_on(async {
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let mut hidden = BTreeSet::new();
+        let host = v1::Namespace { mode: v1::NamespaceMode::Host.into(), ..Default::default() };
+        let net = v1::Namespaces { net: Some(host), ..Default::default() };
+        let joined =
+            v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "a".into() };
+        let ipc = v1::Namespaces { ipc: Some(joined), ..Default::default() };
+        for spec in [
+            // A command in it has its confinement where nothing else was asked for.
+            privileged("a"),
+            ContainerSpec { mounts: vec![api::bind(&data, "/m")], ..sleeper("b") },
+            ContainerSpec { namespaces: Some(net), ..sleeper("c") },
+            ContainerSpec { namespaces: Some(ipc), ..sleeper("d") },
+        ] {
+            let name = spec.name.clone();
+            admin.run(spec).await.expect("an admin may");
+            hidden.insert(record(&mut admin, &name).await);
+        }
+        let usual = admin.run(sleeper("e")).await.expect("an admin may");
+        let open = record(&mut admin, "e").await;
+        // What is mounted later is seen by what runs already.
+        admin.run(sleeper("f")).await.expect("an admin may");
+        hidden.insert(record(&mut admin, "f").await);
+        let target = v1::target::Target::Container("f".into());
+        let mount = v1::CreateMountRequest {
+            target: Some(v1::Target { target: Some(target) }),
+            mount: Some(api::bind(&data, "/mnt")),
+            ..Default::default()
+        };
+        let made = admin.mounts.create_mount(mount).await.expect("an admin may").into_inner();
+        let id = made.mount.expect("a mount").id;
+        let which = Some(v1::delete_mount_request::Which::Id(id));
+        let gone = v1::DeleteMountRequest { which, lazy: false, dry_run: false };
+        admin.mounts.delete_mount(gone).await.expect("an admin may");
+        for name in ["d", "a", "b", "c", "e", "f"] {
+            admin.delete(name).await.expect("an admin may");
+        }
+        drop(usual);
+        (hidden, open)
+    });
+    let check = |world: &World| {
+        world.agent.block_on(async {
+            let mut olga = world.as_role("olga", "operator").api().await.expect("it may look");
+            assert_eq!(listed(&mut olga).await, BTreeSet::from([open.clone()]));
+            read(&mut olga, &open).await.expect("it could have started it");
+            for session in &hidden {
+                let refused = read(&mut olga, session).await.expect_err("it could not");
+                assert_eq!(refused.code(), Code::NotFound, "{refused:?}");
+                let offset =
+                    v1::ReadSessionRequest { session_id: session.clone(), ..Default::default() };
+                // Its output is kept for a while too.
+                let refused = olga.sessions.read_session(offset).await.expect_err("nor this");
+                let wanted = [Code::PermissionDenied, Code::NotFound];
+                assert!(wanted.contains(&refused.code()), "{refused:?}");
+            }
+            let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+            assert_eq!(listed(&mut admin).await.len(), hidden.len() + 1);
+        });
+    };
+    check(&world);
+    world.agent.kill();
+    world.agent.restart();
+    check(&world);
     world.agent.finish();
 }

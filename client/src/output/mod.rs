@@ -57,11 +57,15 @@ pub fn line(text: &str) -> Result<()> {
 
 /// Writes JSON to stdout: indented for people, on one line for programs.
 pub fn json(value: &Value) -> Result<()> {
-    if terminal::stdout_is_terminal() {
-        line(&format!("{value:#}"))
-    } else {
-        line(&value.to_string())
+    match terminal::stdout_is_terminal() {
+        true => line(&text::json(&format!("{value:#}"))),
+        false => json_line(value),
     }
+}
+
+/// Writes JSON to stdout on one line.
+pub fn json_line(value: &Value) -> Result<()> {
+    line(&text::json(&value.to_string()))
 }
 
 /// Writes an aligned table to stdout.

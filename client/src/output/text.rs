@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use conti_proto::v1::{SessionEnd, session_end::Reason};
+use conti_shared::text::is_deceptive;
 use prost_types::Timestamp;
 
 /// How many characters of an id a table shows.
@@ -10,14 +11,30 @@ const SHORT_ID: usize = 12;
 /// How many characters of a command a table shows.
 const COMMAND: usize = 40;
 
-/// Text without control characters: what an agent sends is not to steer the terminal.
+/// Text without characters that are not seen: what comes from an agent or a container is not to steer the
+/// terminal, nor to look like something else.
 pub fn plain(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| match c {
-            c if c.is_control() => c.escape_default().collect::<Vec<_>>(),
-            c => vec![c],
-        })
-        .collect()
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_deceptive(c) {
+            true => plain.extend(c.escape_default()),
+            false => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// JSON with such characters escaped, which it may always be: to programs it says the same. Newlines
+/// stand only between values.
+pub fn json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_deceptive(c) && c != '\n' {
+            true => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => plain.push(c),
+        }
+    }
+    plain
 }
 
 /// Bytes that may not be UTF-8, as text: those that are not are written `\xHH`, as lsns(8) and
@@ -163,7 +180,24 @@ mod tests {
         assert_eq!(plain("a\x1b[2Jb\u{9b}"), "a\\u{1b}[2Jb\\u{9b}");
     }
 
+    #[test]
+    fn what_is_not_seen_is_written_out() {
+        assert_eq!(
+            plain("a\u{202e}b\u{200b}\u{feff}\u{2028}c"),
+            "a\\u{202e}b\\u{200b}\\u{feff}\\u{2028}c"
+        );
+        assert_eq!(plain("ä中🦀\u{2010}"), "ä中🦀\u{2010}");
+    }
+
     proptest! {
+        #[test]
+        fn json_says_the_same_and_shows_all_of_it(text in any::<String>(), pretty in any::<bool>()) {
+            let value = serde_json::json!({ "x": [text.clone()], text: "\u{7f}\u{9b}\u{202e}\u{2066}" });
+            let shown = json(&if pretty { format!("{value:#}") } else { value.to_string() });
+            prop_assert!(!shown.chars().any(|c| is_deceptive(c) && !(pretty && c == '\n')));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
+        }
+
         #[test]
         fn no_time_of_an_agent_panics(seconds in any::<i64>(), nanos in any::<i32>()) {
             let time = Timestamp { seconds, nanos };

@@ -19,8 +19,9 @@ use crate::{
 
 /// Run a command with tools of your own in a target that may have none
 ///
-/// The command is in the target's namespaces and sees its files, but /usr, /bin, /sbin and /lib* are those of
-/// the tools. The target's root as a whole is at /target. The target sees nothing of all this.
+/// The command is in the target's namespaces and sees its files at /target. /usr, /bin, /sbin, /lib* and /etc
+/// are those of the tools, and no variable or file of the target tells them what to load or to read. The target
+/// sees nothing of all this.
 #[derive(Debug, Args)]
 pub struct Debug {
     /// Whose the tools are: host, or dir:PATH for a root directory of the agent's host

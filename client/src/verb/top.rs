@@ -102,7 +102,7 @@ impl Top {
         });
         if format == Format::Json {
             let all = Value::from(found.iter().map(processes::object).collect::<Vec<_>>());
-            return output::line(&all.to_string());
+            return output::json_line(&all);
         }
         let threads: u64 = found.iter().map(|process| u64::from(process.threads)).sum();
         let cpu: f64 = found.iter().map(|process| process.cpu).sum();

@@ -263,8 +263,6 @@ pub struct Tool {
     pub name: String,
     /// What it is.
     pub kind: ToolKind,
-    /// Whether it counts where the target has something of that name too.
-    pub always: bool,
 }
 
 /// What an entry of a set of tools is.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use conti_shared::text::is_deceptive;
 use rustls::pki_types::CertificateDer;
 use x509_parser::{
     extensions::GeneralName,
@@ -97,8 +98,9 @@ impl Certificate {
             [id] => id.clone(),
             _ => return Err("the certificate has more than one SPIFFE id".to_owned()),
         };
-        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(char::is_control) {
-            return Err("the certificate's name is empty, too long or not printable".to_owned());
+        if name.is_empty() || name.len() > NAME_MAX || name.chars().any(is_deceptive) {
+            let problem = "is empty, too long, or has characters that are not seen";
+            return Err(format!("the certificate's name {problem}: {name:?}"));
         }
         // Names that stand for somebody of another kind.
         if name.starts_with("uid:") || name == "guest" {
@@ -185,7 +187,9 @@ mod tests {
         assert!(read(None, &["admin"], &[]).is_err());
         assert!(read(Some(""), &["admin"], &[]).is_err());
         assert!(read(Some("uid:0"), &["admin"], &[]).is_err());
-        assert!(read(Some("a\nb"), &[], &[]).is_err());
+        for hidden in ['\n', '\u{9b}', '\u{202e}', '\u{200b}', '\u{2066}', '\u{feff}', '\u{2028}'] {
+            assert!(read(Some(&format!("a{hidden}b")), &[], &[]).is_err(), "{hidden:?}");
+        }
         assert!(read(Some("spiffe://corp/ci"), &[], &[]).is_err());
         assert!(read(Some("SPIFFE://corp/ci"), &[], &[]).is_err());
         assert!(read(Some("a"), &[], &["spiffe://a/b", "spiffe://a/c"]).is_err());

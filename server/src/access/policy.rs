@@ -44,7 +44,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use conti_shared::name;
+use conti_shared::{name, text::is_deceptive};
 use serde::Deserialize;
 
 use super::{
@@ -271,6 +271,9 @@ impl Entry {
         let said = [self.identity.is_some(), self.uid.is_some(), self.gid.is_some()];
         if said.iter().filter(|said| **said).count() != 1 {
             return Err("give exactly one of `identity`, `uid` and `gid`".to_owned());
+        }
+        if self.identity.as_deref().is_some_and(|name| name.chars().any(is_deceptive)) {
+            return Err(format!("`identity` {:?} has characters that are not seen", self.identity));
         }
         if self.role.is_none() && self.identity.is_none() {
             return Err("a local user or group needs a `role`".to_owned());

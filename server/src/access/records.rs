@@ -1,6 +1,7 @@
 //! What the machine's owner wants to be recorded: the sections `[audit]`, `[reason]` and `[recording]` of
 //! the policy.
 
+use conti_shared::text::is_deceptive;
 use serde::Deserialize;
 
 use super::Role;
@@ -129,8 +130,8 @@ pub fn check_reason(reason: &str) -> Result<(), &'static str> {
     if reason.chars().count() > REASON_MAX {
         return Err("has more than 512 characters");
     }
-    if reason.chars().any(char::is_control) {
-        return Err("has control characters");
+    if reason.chars().any(is_deceptive) {
+        return Err("has control characters, or others that are not seen");
     }
     match reason.trim().is_empty() {
         true => Err("is empty"),

@@ -126,15 +126,14 @@ impl Engine {
             Ok(())
         })();
         let cgroup = Arc::new(cgroup);
+        let process = &assembled.plan.process;
         let record = Record {
             id: session_id.clone(),
             container: Some(container.reference()),
             labels: container.spec.labels.clone(),
             main: true,
-            confinement: Some((
-                container.spec.process.confinement,
-                container.spec.process.oom_score_adj,
-            )),
+            confinement: Some((process.confinement, process.oom_score_adj)),
+            surroundings: self.surroundings(container),
             argv: container.spec.process.argv.clone(),
             io: container.spec.io.clone(),
             start_time: SystemTime::now(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use conti_runtime::{
+    inspect::{process::id_map, status::Status},
     own,
     plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process},
 };
@@ -32,6 +33,9 @@ use super::{
     sources::{self, FdList},
     spec::{ProcessTarget, SessionSpec, SessionTarget, Target, Tools, UnshareTarget},
 };
+
+/// The environment of tools, beside PATH and TERM.
+const TOOLS_ENV: [&str; 2] = ["HOME=/root", "LANG=C.UTF-8"];
 
 /// A session that is ready to be handed to its monitor.
 struct Prepared {
@@ -104,6 +108,7 @@ impl Engine {
         let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
             prepared.inspect_err(|error| self.counts.source_failed(error))?;
         process::complete(&mut process, &spec.io);
+        let confinement = Some((process.confinement, process.oom_score_adj));
         let session_id = id::new();
         let devpts = fds.add(devpts);
         let mut plan = assemble::plan(&session_id, place, process, &spec.io, devpts, false);
@@ -114,7 +119,8 @@ impl Engine {
             container: container.as_ref().map(|container| container.reference()),
             labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
             main: false,
-            confinement: Some((spec.process.confinement, spec.process.oom_score_adj)),
+            confinement,
+            surroundings: container.as_ref().and_then(|container| self.surroundings(container)),
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),
             start_time: SystemTime::now(),
@@ -325,16 +331,15 @@ impl Engine {
                 self.in_process(&whole(own.pid, Some(own.start_ticks)), spec).await?
             }
         };
-        // Who debugs is not the application: neither its user nor what its loader is told.
+        // Who debugs is not the application: neither its user, nor what its variables tell programs to load or
+        // to read.
         prepared.process.identity = spec.process.identity.clone();
-        let given = &spec.process.env;
-        prepared.process.env.retain(|entry| {
-            let of_application = entry.starts_with("LD_") || entry.starts_with("PATH=");
-            !of_application || given.contains(entry)
-        });
+        prepared.process.env =
+            process::overlay_env(&TOOLS_ENV.map(str::to_owned), &spec.process.env);
         let (tools, mut fds) = (tools.clone(), std::mem::take(&mut prepared.fds));
+        let engine = self.clone();
         let opened = blocking(bounds::SOURCES, "cannot open the tools", move || {
-            sources::tools::prepare(&tools, &mut fds).map(|tools| (tools, fds))
+            sources::tools::prepare(&tools, &engine.view, &mut fds).map(|tools| (tools, fds))
         });
         let (tools, fds) = opened.await??;
         prepared.fds = fds;
@@ -440,22 +445,12 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
 /// What is wanted of the effective ids of a process, and root's for the rest; `mapped`: as its own
 /// user namespace has them.
 fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
-    let pid = target.pid;
-    let status = own::read_to_string(format!("/proc/{pid}/status"))?;
-    let field = |name: &str| -> Vec<u32> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_default().split_whitespace().filter_map(|n| n.parse().ok()).collect()
-    };
-    let maps = |file: &str| -> std::io::Result<Vec<[u32; 3]>> {
-        let text = if mapped {
-            own::read_to_string(format!("/proc/{pid}/{file}"))?
-        } else {
-            String::new()
-        };
-        let numbers = |line: &str| {
-            line.split_whitespace().map(|n| n.parse().ok()).collect::<Option<Vec<u32>>>()
-        };
-        Ok(text.lines().filter_map(numbers).filter_map(|n| n.try_into().ok()).collect())
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, format!("/proc/{}", target.pid), flags, Mode::empty())?;
+    let status = Status::read(&directory)?;
+    let maps = |file: &str| match mapped {
+        true => id_map(&directory, file),
+        false => Ok(Vec::new()),
     };
     let (users, groups) = (maps("uid_map")?, maps("gid_map")?);
     let inside = |id: u32, maps: &[[u32; 3]]| {
@@ -468,14 +463,14 @@ fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
             "its ids are not mapped in its user namespace",
         )
     };
-    let effective = |name: &str| field(name).get(1).copied();
     let mut ids = (0, 0, Vec::new());
     if target.user {
-        ids.0 = effective("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
+        ids.0 = status.id("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
     }
     if target.groups {
-        ids.1 = effective("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
-        ids.2 = field("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
+        ids.1 = status.id("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
+        ids.2 =
+            status.numbers("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
     }
     let (uid, gid, groups) = ids;
     Ok(Identity::Ids { uid, gid, groups })

@@ -56,6 +56,7 @@ pub mod slots;
 pub mod sources;
 pub mod spec;
 pub mod store;
+pub mod surroundings;
 pub mod userns;
 pub mod users;
 pub mod watched;

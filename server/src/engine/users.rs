@@ -10,7 +10,8 @@ pub struct Users(HashMap<u32, String>);
 impl Users {
     /// Reads them. Where that is not possible there are none.
     pub fn of_host() -> Users {
-        Users::parse(&own::read_to_string("/etc/passwd").unwrap_or_default())
+        // Comments in it may be of any character set.
+        Users::parse(&String::from_utf8_lossy(&own::read("/etc/passwd").unwrap_or_default()))
     }
 
     fn parse(passwd: &str) -> Users {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use conti_runtime::plan::Confinement;
 use tonic::{Request, Status};
 
 use super::{audit::Ticket, share::Backlog, status};
@@ -54,7 +55,7 @@ impl Call {
         self.caller.role == Role::Admin
     }
 
-    /// Finds a container to look at its description, or to stop it.
+    /// Finds a container to look at its description.
     pub fn see(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
         let container = engine.find(&self.caller.scope, key).map_err(status::of)?;
         if let Some(record) = &self.record {
@@ -81,21 +82,43 @@ impl Call {
         }
     }
 
-    /// Whether the recording of a session is one that the caller may read: it might drive the session.
+    /// Whether the recording of a session is one that the caller may read: it might have started the session.
     pub fn may_read(&self, engine: &Engine, about: &About) -> bool {
-        let Some(container) = &about.container else { return self.is_admin() };
-        let known = engine.find(&self.caller.scope, &container.id);
-        let confined = about.confinement.is_some_and(|(confinement, oom_score_adj)| {
-            rules::confinement("", confinement, oom_score_adj, &self.caller.grants).is_ok()
-        });
-        self.is_admin()
-            || confined
-                && self.caller.scope.sees(&about.labels)
-                && known.map_or(true, |found| self.check_inside(engine, &found).is_ok())
+        let of = about.container.as_ref().filter(|_| self.caller.scope.sees(&about.labels));
+        let facts = (about.confinement, about.surroundings.as_ref());
+        self.is_admin() || of.is_some_and(|of| self.check_facts(engine, &of.id, facts).is_ok())
     }
 
-    /// Finds a container to act in it or look into it. One that its caller may not have made is a way to
-    /// more than it may have.
+    /// Whether the caller might have started a session, by the facts that were stored with it: others may have
+    /// started it with more rights, in a container that is gone. What is not known is for admins.
+    fn check_facts(
+        &self,
+        engine: &Engine,
+        container: &str,
+        (confinement, surroundings): (
+            Option<(Confinement, Option<i32>)>,
+            Option<&Vec<ContainerSpec>>,
+        ),
+    ) -> Result<(), Status> {
+        let denied = |what: &str| status::denied(&self.caller, Role::Admin, "session", what);
+        let (Some((confinement, oom_score_adj)), Some(surroundings)) = (confinement, surroundings)
+        else {
+            return Err(denied("nothing is known of how the session is confined"));
+        };
+        let grants = &self.caller.grants;
+        rules::confinement("process", confinement, oom_score_adj, grants)
+            .and_then(|()| surroundings.iter().try_for_each(|one| rules::container(one, grants)))
+            .map_err(|Beyond { field, problem }| {
+                denied(&format!("the session is not confined: {field} {problem}"))
+            })?;
+        match engine.find(&self.caller.scope, container) {
+            Ok(container) => self.check_inside(engine, &container),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Finds a container to act in it or on it, or to look into it. One that its caller may not have made is a way
+    /// to more than it may have, and not its own to end.
     pub fn enter(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
         let container = self.see(engine, key)?;
         self.check_inside(engine, &container)?;
@@ -207,24 +230,20 @@ impl Call {
     /// Whether the caller may write to a session that it sees.
     pub fn check_driver(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
         self.at_least(Role::Operator, "session", "it drives a session")?;
-        if self.is_admin() {
-            return Ok(());
-        }
-        // Somebody else may have started it, with more rights than this caller could have given it.
-        let Some((confinement, oom_score_adj)) = session.record.confinement else {
-            let what = "nothing is known of how the session is confined";
-            return Err(status::denied(&self.caller, Role::Admin, "session", what));
-        };
-        let grants = &self.caller.grants;
-        rules::confinement("process", confinement, oom_score_adj, grants).map_err(|beyond| {
-            let what = format!("the session is not confined: {} {}", beyond.field, beyond.problem);
-            status::denied(&self.caller, Role::Admin, "session", &what)
-        })?;
-        // Where the container is gone, nothing of it can be reached any more.
-        let container = session.record.container.as_ref();
-        match container.and_then(|c| engine.find(&self.caller.scope, &c.id).ok()) {
-            Some(container) => self.check_inside(engine, &container),
-            None => Ok(()),
+        self.check_reader(engine, session)
+    }
+
+    /// Whether the caller may read what a session that it sees writes.
+    pub fn check_reader(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
+        match &session.record.container {
+            // One of the host is seen by admins only.
+            _ if self.is_admin() => Ok(()),
+            None => self.admin("session", "it reads from the host"),
+            Some(container) => {
+                let surroundings = session.surroundings();
+                let facts = (session.record.confinement, surroundings.as_ref());
+                self.check_facts(engine, &container.id, facts)
+            }
         }
     }
 

@@ -97,6 +97,7 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let ReadSessionRequest { session_id, offset, follow } = request.into_inner();
         let session = self.see(&call, &session_id)?;
+        call.check_reader(&self.engine, &session)?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
         let responses =
             stream::read(session.view(offset, call.backlog.answers), follow, self.stopping.clone());

@@ -3,22 +3,28 @@
 //! A copy of the target's mount namespace, of which the target sees nothing, gets a new root:
 //!
 //! ```text
-//!  /usr, /bin, /lib …   the tools', read-only; so are programs and the libraries they need
-//!  /etc, /var, /app …   the target's own, live: each entry of its root, with all that is mounted there
-//!  /target              the target's root as a whole
+//!  /usr, /bin, /lib, /etc …   the tools', read-only
+//!  /root, /tmp, /run, /var    empty, the session's own, where the tools have none
+//!  /proc, /sys                the target's, if they are what the kernel shows
+//!  /dev                       the standard nodes and terminals of the target, if that is what they are
+//!  /target                    the target's root as a whole, live
 //! ```
+//!
+//! The command may have more rights than the target. So nothing that the target's files say is where a
+//! program looks for its libraries, its configuration or its plugins: all of that is below /target.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     ffi::CStr,
     fs::{
-        AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, readlinkat, statat, symlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, fstat, fstatfs, makedev,
+        mkdirat, openat, openat2, statx, symlinkat,
     },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen, move_mount,
     },
     process::{chdir, fchdir, pivot_root},
 };
@@ -26,7 +32,7 @@ use rustix::{
 use super::{
     PlanFds,
     failure::{At as _, Fail},
-    mounts::{INERT, attach, make_private, make_root_read_only},
+    mounts::{INERT, attach, clone_tree, make_private, make_root_read_only},
 };
 use crate::{
     plan::{Step, Tool, ToolKind},
@@ -35,10 +41,29 @@ use crate::{
 
 /// Where the target's root is.
 const TARGET: &CStr = c"target";
-/// Entries that programs count on.
-const FIRST: [&CStr; 7] = [c"proc", c"sys", c"dev", c"etc", c"tmp", c"run", c"var"];
-/// How many entries of the target's root are shown beside the tools. All of them are below /target.
-const ENTRIES_MAX: usize = 256;
+/// What the tools may not have, and programs write to. The first is the home of all users.
+const OWN: [&CStr; 4] = [c"root", c"tmp", c"run", c"var"];
+/// What the kernel shows, and by which number its filesystem is known (include/uapi/linux/magic.h).
+const KERNELS: [(&str, u64); 2] = [("proc", 0x9fa0), ("sys", 0x6265_6572)];
+const DEVPTS: u64 = 0x1cd1;
+/// The inode number of the root of a proc and of a sysfs.
+const ROOT_INODE: u64 = 1;
+/// Device nodes, and their numbers (Documentation/admin-guide/devices.txt).
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+const LINKS: [(&str, &str); 5] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+];
 
 /// Puts the tools on top of what this process sees. Afterwards `/` is the new root.
 pub(super) fn settle(tools: &[Tool], fds: &PlanFds) -> Result<(), Fail> {
@@ -46,31 +71,28 @@ pub(super) fn settle(tools: &[Tool], fds: &PlanFds) -> Result<(), Fail> {
     // Before the first mount, or it would show in the target.
     make_private().at(Step::Propagation)?;
     let old = open_dir(CWD, c"/").at(Step::Root)?;
-    let root = new_root().at(Step::Root)?;
-    for (index, tool) in tools.iter().enumerate().filter(|(_, tool)| tool.always) {
+    let root = filesystem(INERT).at(Step::Root)?;
+    move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at(Step::Root)?;
+    for (index, tool) in tools.iter().enumerate() {
         place(tool, fds, root.as_fd()).at_item(Step::Mount, index)?;
     }
-    show_entries(old.as_fd(), root.as_fd()).at(Step::Root)?;
-    for (index, tool) in tools.iter().enumerate().filter(|(_, tool)| !tool.always) {
-        match place(tool, fds, root.as_fd()) {
-            // The target's own counts.
-            Err(Errno::EXIST) => {}
-            placed => placed.at_item(Step::Mount, index)?,
-        }
+    fill(root.as_fd()).at(Step::Root)?;
+    for (name, magic) in KERNELS {
+        // A target that is sick, or lies, is one to be debugged: what is not as it should be is missing.
+        let _ = show_kernels(old.as_fd(), name, magic, root.as_fd());
     }
+    make_dev(old.as_fd(), root.as_fd()).at(Step::Root)?;
     pivot(root.as_fd()).at(Step::PivotRoot)?;
     make_root_read_only(root.as_fd()).at(Step::Root)
 }
 
-/// A small empty filesystem, attached on top of everything.
-fn new_root() -> Result<OwnedFd, Errno> {
+/// A small empty filesystem.
+fn filesystem(attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "mode", "755")?;
     fsconfig_set_string(&context, "size", "1m")?;
     fsconfig_create(&context)?;
-    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, INERT)?;
-    move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-    Ok(root)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Puts one entry of the tools' root into the new one.
@@ -84,39 +106,99 @@ fn place(tool: &Tool, fds: &PlanFds, root: BorrowedFd<'_>) -> Result<(), Errno> 
     }
 }
 
-/// Shows the entries of the target's root in the new one, but for those that the tools have.
-fn show_entries(old: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<(), Errno> {
-    let listed =
-        openat(old, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let entries = Dir::read_from(&listed)?;
-    let names = entries.filter_map(Result::ok).filter(|entry| {
-        let name = entry.file_name();
-        name != c"." && name != c".." && name != TARGET
-    });
-    let names = names.map(|entry| entry.file_name().to_owned()).take(ENTRIES_MAX);
-    // Those first that a target with very many others must not push out.
-    for name in FIRST.map(CStr::to_owned).into_iter().chain(names) {
-        // The tools' or shown already; gone meanwhile; or a mount that has lost its server: a target that
-        // is sick is one to be debugged. All of it is below /target.
-        let _ = show(old, &name, root);
+/// Makes what the tools do not have. All of it is the session's: no other sees this root.
+fn fill(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    let missing = |made: Result<(), Errno>| match made {
+        Err(Errno::EXIST) => Ok(false),
+        other => other.map(|()| true),
+    };
+    missing(mkdirat(root, c"etc", Mode::from_raw_mode(0o755)))?;
+    for name in OWN {
+        if missing(mkdirat(root, name, Mode::from_raw_mode(0o755)))? {
+            own_directory(root, name)?;
+        }
     }
     Ok(())
 }
 
-fn show(old: BorrowedFd<'_>, name: &CStr, root: BorrowedFd<'_>) -> Result<(), Errno> {
-    let stat = statat(old, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    if kind == FileType::Symlink {
-        return symlinkat(readlinkat(old, name, Vec::new())?, root, name);
+/// A filesystem that can be written, by whomever the command runs as.
+fn own_directory(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "mode", "1777")?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let made = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    attach(made.as_fd(), open_dir(at, name)?.as_fd())
+}
+
+/// Opens a path of the target that has no links in it.
+fn open_plain(old: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    openat2(old, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)
+}
+
+fn is_of(file: &OwnedFd, magic: u64) -> Result<bool, Errno> {
+    Ok(fstatfs(file)?.f_type as u64 & 0xffff_ffff == magic)
+}
+
+/// Shows the root of a filesystem of the kernel's, with what hides parts of it.
+fn show_kernels(
+    old: BorrowedFd<'_>,
+    name: &str,
+    magic: u64,
+    root: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let point = make_point(root, name, true)?;
+    let found = open_plain(old, name)?;
+    let inode = statx(&found, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?.stx_ino;
+    if !is_of(&found, magic)? || inode != ROOT_INODE {
+        return Err(Errno::INVAL);
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE
-        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
-        | OpenTreeFlags::AT_NO_AUTOMOUNT;
-    let part = open_tree(old, name, flags)?;
-    let point = make_point(root, name, kind == FileType::Directory)?;
-    attach(part.as_fd(), point.as_fd())
+    show(&found, point.as_fd(), OpenTreeFlags::AT_RECURSIVE)
+}
+
+fn show(found: &OwnedFd, point: BorrowedFd<'_>, flags: OpenTreeFlags) -> Result<(), Errno> {
+    let part = clone_tree(found.as_fd(), "", flags | OpenTreeFlags::AT_EMPTY_PATH)?;
+    attach(part.as_fd(), point)
+}
+
+/// A /dev with those nodes of the target that are what their names say.
+fn make_dev(old: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<(), Errno> {
+    let dev = make_point(root, "dev", true)?;
+    let dev = dev.as_fd();
+    for (name, major, minor) in NODES {
+        let _ = show_node(old, name, makedev(major, minor), dev);
+    }
+    let _ = show_terminals(old, dev);
+    for (text, name) in LINKS {
+        symlinkat(text, dev, name)?;
+    }
+    mkdirat(dev, c"shm", Mode::from_raw_mode(0o755))?;
+    own_directory(dev, c"shm")
+}
+
+fn show_node(
+    old: BorrowedFd<'_>,
+    name: &str,
+    number: u64,
+    dev: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let found = open_plain(old, &format!("dev/{name}"))?;
+    let stat = fstat(&found)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::CharacterDevice || stat.st_rdev != number {
+        return Err(Errno::INVAL);
+    }
+    show(&found, make_point(dev, name, false)?.as_fd(), OpenTreeFlags::empty())
+}
+
+fn show_terminals(old: BorrowedFd<'_>, dev: BorrowedFd<'_>) -> Result<(), Errno> {
+    let point = make_point(dev, "pts", true)?;
+    let found = open_plain(old, "dev/pts")?;
+    if !is_of(&found, DEVPTS)? {
+        return Err(Errno::INVAL);
+    }
+    show(&found, point.as_fd(), OpenTreeFlags::empty())
 }
 
 /// Makes what something is mounted on. It is an error where there is something already.

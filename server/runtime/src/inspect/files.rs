@@ -16,28 +16,22 @@ use rustix::{
 
 use super::{
     answers::Answers,
-    process::{self, Pinned, Root},
+    process::Pinned,
     question::{Answer, Entry, Failure},
+    viewer::Viewer,
 };
 use crate::protocol::ProcessId;
 
 /// How much of a file travels in one answer.
 const CHUNK: usize = 32 * 1024;
 
-/// Opens a path of a process, and holds the process.
-pub(super) fn find(of: ProcessId, path: &[u8]) -> Result<(Pinned, Root, OwnedFd), Failure> {
-    let pinned = Pinned::same(of)?;
-    let gone = |errno: Errno| process::gone(of.pid, &errno.into());
-    let root = process::root(process::directory(of.pid)?).map_err(gone)?;
-    pinned.still_there()?;
-    let found = root.below(path).map_err(|errno| Failure::refused("cannot open", path, errno))?;
-    Ok((pinned, root, found))
-}
-
 /// Answers [`super::question::Question::List`].
 pub fn list(of: ProcessId, path: &[u8], answers: &mut Answers<'_>) -> Result<(), Failure> {
-    let (pinned, _root, found) = find(of, path)?;
-    let refused = |tried| move |errno| Failure::refused(tried, path, errno);
+    let pinned = Pinned::same(of)?;
+    let mut viewer = Viewer::of(&pinned)?;
+    let found = viewer.find(path)?;
+    let viewer = &viewer;
+    let refused = |tried| move |errno| viewer.refused(tried, path, errno);
     let about = look_at(&found, c"").map_err(refused("cannot look at"))?;
     if kind(&about) != FileType::Directory {
         answers.add(&Answer::Entry(entry(path.to_owned(), &about, &found, c"")))?;
@@ -76,8 +70,11 @@ pub fn read(
     limit: u64,
     answers: &mut Answers<'_>,
 ) -> Result<(), Failure> {
-    let (pinned, _root, found) = find(of, path)?;
-    let refused = |tried| move |errno| Failure::refused(tried, path, errno);
+    let pinned = Pinned::same(of)?;
+    let mut viewer = Viewer::of(&pinned)?;
+    let found = viewer.find(path)?;
+    let viewer = &viewer;
+    let refused = |tried| move |errno| viewer.refused(tried, path, errno);
     let about = look_at(&found, c"").map_err(refused("cannot look at"))?;
     match kind(&about) {
         FileType::RegularFile => {}
@@ -88,9 +85,8 @@ pub fn read(
     }
     answers.add(&Answer::File { size: about.stx_size })?;
     // The file that was looked at, whatever has its name by now. This /proc is the launcher's.
-    let flags = OFlags::RDONLY | OFlags::NOATIME | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let name = format!("/proc/self/fd/{}", found.as_raw_fd());
-    let file = openat(CWD, name, flags | OFlags::NOCTTY, Mode::empty());
+    let file = without_trace(CWD, &name, OFlags::NONBLOCK | OFlags::NOCTTY);
     let file = File::from(file.map_err(refused("cannot open"))?);
     let (mut at, end) = (offset, offset.saturating_add(limit));
     let mut buffer = vec![0; CHUNK];
@@ -105,7 +101,7 @@ pub fn read(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                return Err(Failure::refused("cannot read", path, errno));
+                return Err(viewer.refused("cannot read", path, errno));
             }
         }
     }
@@ -114,8 +110,21 @@ pub fn read(
 
 /// Opens a directory for reading, without a trace of it.
 pub(super) fn open_directory(at: impl AsFd, name: &std::ffi::CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME;
-    openat(at, name, flags | OFlags::CLOEXEC, Mode::empty())
+    without_trace(at, name, OFlags::DIRECTORY | OFlags::NOFOLLOW)
+}
+
+/// Opens a file for reading. The time of access stays as it is, but for files of owners whom the target's
+/// user namespace does not know: that is for those alone who have rights over them (open(2), O_NOATIME).
+fn without_trace(
+    at: impl AsFd,
+    name: impl rustix::path::Arg + Copy,
+    more: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | more;
+    match openat(&at, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => openat(&at, name, flags, Mode::empty()),
+        other => other,
+    }
 }
 
 /// What the kernel says of a file; an empty name stands for the fd itself.

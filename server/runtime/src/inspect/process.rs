@@ -16,7 +16,10 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::question::{Brief, Failure, MountId};
+use super::{
+    question::{Brief, Failure, MountId},
+    status::{self, Status, number},
+};
 use crate::{own, plan::NsType, protocol::ProcessId};
 
 /// How much of a command line is told, in bytes.
@@ -88,13 +91,25 @@ impl Pinned {
     }
 }
 
-/// When a process was started: field 22 of /proc/PID/stat.
+/// When a process was started, in clock ticks since the boot.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = own::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The command, field 2, may hold blanks and parentheses: count from behind it.
-    let behind = stat.rfind(')').and_then(|at| stat.get(at + 2..));
-    let field = behind.and_then(|fields| fields.split(' ').nth(19)).and_then(|f| f.parse().ok());
-    field.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let stat = own::read(format!("/proc/{pid}/stat"))?;
+    start_time_in(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// When a process was started: field 22 of /proc/PID/stat.
+pub fn start_time_in(stat: &[u8]) -> Option<u64> {
+    let (_, fields) = name_and_fields(stat)?;
+    number(fields.get(22 - 3)?)
+}
+
+/// The name of a process, and what stands behind it, in the text of /proc/PID/stat: the first of these is
+/// field 3 of proc_pid_stat(5). The name may hold any bytes, blanks and parentheses among them.
+pub fn name_and_fields(stat: &[u8]) -> Option<(&[u8], Vec<&[u8]>)> {
+    let open = stat.iter().position(|byte| *byte == b'(')?;
+    let close = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = stat.get(close + 2..)?.trim_ascii_end().split(|byte| *byte == b' ').collect();
+    Some((stat.get(open + 1..close)?, fields))
 }
 
 /// The failure for a process that is not there.
@@ -143,7 +158,7 @@ pub fn parse_namespace(link: &[u8]) -> Option<(NsType, u64)> {
     let (kind, rest) = link.split_at(link.iter().position(|b| *b == b':')?);
     let number = rest.strip_prefix(b":[")?.strip_suffix(b"]")?;
     let kind = NsType::ALL.into_iter().find(|ns| ns.file_name().as_bytes() == kind)?;
-    Some((kind, std::str::from_utf8(number).ok()?.parse().ok()?))
+    Some((kind, status::number(number)?))
 }
 
 /// The directory of its namespaces.
@@ -153,10 +168,7 @@ pub fn namespaces(directory: impl AsFd) -> Result<OwnedFd, Errno> {
 
 /// What a list tells of a process in few words.
 pub fn brief(pid: i32, directory: impl AsFd) -> io::Result<Brief> {
-    let status = read(&directory, "status", 4096)?;
-    let status = String::from_utf8_lossy(&status);
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let uid = field("Uid:").and_then(|ids| ids.split_whitespace().nth(1)?.parse().ok());
+    let status = Status::read(&directory)?;
     let mut command = read(&directory, "cmdline", COMMAND_MAX)?;
     while command.last() == Some(&0) {
         command.pop();
@@ -167,10 +179,9 @@ pub fn brief(pid: i32, directory: impl AsFd) -> io::Result<Brief> {
         }
     }
     if command.is_empty() {
-        let name = field("Name:").unwrap_or_default().trim();
-        command = format!("[{name}]").into_bytes();
+        command = [b"[", status.field("Name:").unwrap_or_default(), b"]"].concat();
     }
-    Ok(Brief { pid, uid: uid.unwrap_or(0), command })
+    Ok(Brief { pid, uid: status.id("Uid:").unwrap_or(0), command })
 }
 
 /// The kernel gives a page at a time, and few files of a process have more.
@@ -178,23 +189,34 @@ const READ_AT_ONCE: usize = 8192;
 
 /// A file below a directory of /proc, at most `limit` bytes of it.
 pub fn read(directory: impl AsFd, name: &str, limit: usize) -> io::Result<Vec<u8>> {
-    let file = openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // Files of /proc do not say how long they are, and reading them in small pieces takes longest.
     let mut content = Vec::with_capacity(limit.min(READ_AT_ONCE));
-    File::from(file).take(limit as u64).read_to_end(&mut content)?;
+    open(directory, name)?.take(limit as u64).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// Opens a file below a directory of /proc.
+pub fn open(directory: impl AsFd, name: &str) -> io::Result<File> {
+    Ok(openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+/// A map of ids, user_namespaces(7): lines of the first id inside, the first one outside, and how many.
+pub fn id_map(directory: impl AsFd, name: &str) -> io::Result<Vec<[u32; 3]>> {
+    // A page is the kernel's limit.
+    let text = read(directory, name, 1 << 16)?;
+    let numbers = |line: &[u8]| {
+        let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        words.map(number).collect::<Option<Vec<u32>>>()?.try_into().ok()
+    };
+    Ok(text.split(|byte| *byte == b'\n').filter_map(numbers).collect())
 }
 
 /// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.
 pub fn root_ids(pid: i32) -> Option<(u32, u32)> {
     let id = |map: &str| {
-        let text = own::read_to_string(format!("/proc/{pid}/{map}")).unwrap_or_default();
-        let mut lines = text.lines().map(|line| line.split_whitespace());
-        let outside = lines.find_map(|mut fields| match fields.next() {
-            Some("0") => fields.next(),
-            _ => None,
-        });
-        outside.and_then(|id| id.parse().ok())
+        let lines = directory(pid).ok().and_then(|directory| id_map(directory, map).ok());
+        let root = lines.unwrap_or_default().into_iter().find(|[inside, ..]| *inside == 0);
+        root.map(|[_, outside, _]| outside)
     };
     Some((id("uid_map")?, id("gid_map")?))
 }
@@ -277,6 +299,19 @@ mod tests {
         let ticks = start_time(pid).expect("own stat");
         Pinned::open(pid, Some(ticks)).expect("pinned");
         assert!(matches!(Pinned::open(pid, Some(ticks + 1)), Err(Failure::Gone { .. })));
+    }
+
+    #[test]
+    fn a_start_time_is_found_behind_any_name() {
+        let behind = " S 1".to_owned() + &" 7".repeat(17) + " 4242 0\n";
+        for name in [&b"sh"[..], b"\xff\xfe)", b") S 1 2 3 (", b"a b\nc", b""] {
+            let stat = [b"12 (", name, b")", behind.as_bytes()].concat();
+            assert_eq!(start_time_in(&stat), Some(4242), "{name:?}");
+            assert_eq!(name_and_fields(&stat).map(|(name, _)| name), Some(name));
+        }
+        for bad in [&b""[..], b"1 (a", b"1 a)", b"1 (a)", b"1 (a) S", b")("] {
+            assert_eq!(start_time_in(bad), None);
+        }
     }
 
     #[test]

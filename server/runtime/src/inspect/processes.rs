@@ -14,6 +14,7 @@ use super::{
     answers::Answers,
     process::{self, Pinned, namespace_of},
     question::{Answer, Failure, Process, Whose},
+    status::{self, Status},
 };
 use crate::{plan::NsType, protocol::ProcessId, sys::ns};
 
@@ -84,9 +85,8 @@ impl<'a> Chosen<'a> {
             let gone = |error: std::io::Error| process::gone(pid, &error);
             let links = process::namespaces(&directory).map_err(|errno| gone(errno.into()))?;
             namespace = namespace_of(&links, NsType::Pid.file_name());
-            let status = process::read(&directory, "status", FILE_MAX).map_err(gone)?;
-            let status = String::from_utf8_lossy(&status);
-            depth = field(&status, "NSpid:").map_or(0, |pids| pids.split_whitespace().count() - 1);
+            let status = Status::read(&directory).map_err(gone)?;
+            depth = status.numbers("NSpid:").len().saturating_sub(1);
         }
         let agent = format!("/{agent}/");
         let conti = process::directory(rustix::process::getpid().as_raw_pid());
@@ -140,6 +140,7 @@ impl<'a> Chosen<'a> {
     /// The name of the agent's cgroup that a process is in, in any hierarchy.
     fn group_of(&self, directory: &OwnedFd) -> Option<String> {
         let text = process::read(directory, "cgroup", FILE_MAX).ok()?;
+        // The agent's own names are ASCII; others may have any bytes.
         let text = String::from_utf8_lossy(&text);
         let below = text.lines().find_map(|line| Some(line.split_once(&self.agent)?.1));
         below.and_then(|below| below.split('/').next()).map(str::to_owned)
@@ -160,41 +161,32 @@ fn program(directory: &OwnedFd) -> Option<(Exe, u64)> {
 /// What /proc says of a process.
 fn look_at(pid: i32, directory: &OwnedFd, depth: usize) -> Option<Process> {
     let stat = process::read(directory, "stat", FILE_MAX).ok()?;
-    let status = process::read(directory, "status", FILE_MAX).ok()?;
-    let status = String::from_utf8_lossy(&status);
-    // The name, field 2, may hold blanks and parentheses.
-    let open = stat.iter().position(|byte| *byte == b'(')?;
-    let close = stat.iter().rposition(|byte| *byte == b')')?;
-    let name = stat.get(open + 1..close)?.to_owned();
-    let rest = String::from_utf8_lossy(stat.get(close + 2..)?).into_owned();
-    let fields: Vec<&str> = rest.split(' ').collect();
+    let status = Status::read(directory).ok()?;
+    let (name, fields) = process::name_and_fields(&stat)?;
     // By the numbers of proc_pid_stat(5), the first of these being 3.
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    let field = |field: usize| fields.get(field - 3).copied();
+    let number = |at: usize| status::number::<u64>(field(at)?);
     let kib = |name| {
-        let text = field(&status, name)?.trim().trim_end_matches(" kB");
-        Some(text.parse::<u64>().ok()?.saturating_mul(1024))
+        let text = status.field(name)?.strip_suffix(b" kB")?;
+        Some(status::number::<u64>(text)?.saturating_mul(1024))
     };
-    let pids: Vec<i32> = field(&status, "NSpid:")
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect();
-    let ids = field(&status, "Uid:")?;
+    let pids = status.numbers("NSpid:");
+    let pid_at = |pid: Option<&u32>| pid.and_then(|pid| i32::try_from(*pid).ok());
     Some(Process {
         id: ProcessId { pid, start_ticks: number(22)? },
         parent: number(4)?.try_into().ok()?,
-        target_pid: pids.get(depth).copied().unwrap_or(0),
-        own_pid: pids.last().copied().unwrap_or(pid),
-        uid: ids.split_whitespace().nth(1)?.parse().ok()?,
-        state: *fields.first()?.as_bytes().first()?,
+        target_pid: pid_at(pids.get(depth)).unwrap_or(0),
+        own_pid: pid_at(pids.last()).unwrap_or(pid),
+        uid: status.id("Uid:")?,
+        state: *field(3)?.first()?,
         user_ticks: number(14)?,
         system_ticks: number(15)?,
-        nice: fields.get(19 - 3)?.parse().ok()?,
+        nice: status::number(field(19)?)?,
         threads: number(20)?.try_into().ok()?,
         resident: kib("VmRSS:").unwrap_or(0),
         total: kib("VmSize:").unwrap_or(0),
         swap: kib("VmSwap:").unwrap_or(0),
-        name,
+        name: name.to_owned(),
         argv: arguments(directory),
         group: String::new(),
     })
@@ -203,10 +195,6 @@ fn look_at(pid: i32, directory: &OwnedFd, depth: usize) -> Option<Process> {
 /// The arguments of a process, each ended by a NUL byte but perhaps the last.
 fn arguments(directory: &OwnedFd) -> Vec<u8> {
     process::read(directory, "cmdline", ARGV_MAX).unwrap_or_default()
-}
-
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status.lines().find_map(|line| line.strip_prefix(name))
 }
 
 /// A clock, in nanoseconds.

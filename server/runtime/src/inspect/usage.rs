@@ -21,8 +21,10 @@ use rustix::{
 
 use super::{
     answers::Answers,
-    files::{find, kind, look_at, open_directory},
+    files::{kind, look_at, open_directory},
+    process::Pinned,
     question::{Answer, Failure, Held, Measure},
+    viewer::Viewer,
 };
 
 /// How many levels of directories are walked.
@@ -50,13 +52,17 @@ pub fn answer(question: &Measure, answers: &mut Answers<'_>) -> Result<(), Failu
         told: Instant::now(),
         answers,
     };
+    let pinned = Pinned::same(question.of)?;
+    let mut viewer = Viewer::of(&pinned)?;
     for path in &question.paths {
-        let (pinned, _root, found) = find(question.of, path)?;
-        let refused = |errno| Failure::refused("cannot look at", path, errno);
-        let about = look_at(&found, c"").map_err(refused)?;
+        // What is told of a filesystem of the kernel's below an ordinary directory is what root of the target
+        // sees: names and sizes.
+        let found = viewer.find(path)?;
+        let looking = &viewer;
+        let refused = |tried| move |errno| looking.refused(tried, path, errno);
+        let about = look_at(&found, c"").map_err(refused("cannot look at"))?;
         if kind(&about) == FileType::Directory {
-            let open = open_directory(&found, c".");
-            let open = open.map_err(|errno| Failure::refused("cannot read", path, errno))?;
+            let open = open_directory(&found, c".").map_err(refused("cannot read"))?;
             walk.tree(path, open, &about)?;
         } else {
             let mut held = Held::new(path, 0);

@@ -20,7 +20,11 @@ use rustix::{
 };
 
 use super::said;
-use crate::{mountinfo::unescape, own, sys::mount::set_attributes};
+use crate::{
+    mountinfo::{self, unescape},
+    own,
+    sys::mount::set_attributes,
+};
 
 /// Where a container's root is attached before it becomes `/`: a directory of the launcher's root.
 pub const NEW_ROOT: &str = "/newroot";
@@ -88,17 +92,17 @@ fn enter(root: &OwnedFd) -> io::Result<()> {
 /// that no copy of the namespace pays for them.
 fn cover() -> io::Result<()> {
     // The tmpfs lies on /proc and has its own below it.
-    let mounts = own::read_to_string("proc/self/mountinfo")?;
-    let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
-    for point in points.filter(|point| *point != "/" && !within(point, "/proc")) {
-        let _ = unmount(unescape(point.as_bytes()), UnmountFlags::DETACH);
+    let mounts = own::read("proc/self/mountinfo")?;
+    let points = mountinfo::Entry::all(&mounts).map(|entry| unescape(entry.point));
+    for point in points.filter(|point| point != b"/" && !within(point, b"/proc")) {
+        let _ = unmount(point, UnmountFlags::DETACH);
     }
     rustix::mount::mount_move(".", "/")?;
     Ok(rustix::process::chroot(".")?)
 }
 
-fn within(path: &str, directory: &str) -> bool {
-    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+fn within(path: &[u8], directory: &[u8]) -> bool {
+    path.strip_prefix(directory).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 #[cfg(test)]
@@ -107,6 +111,6 @@ mod tests {
 
     #[test]
     fn a_path_is_within_a_directory_by_whole_names() {
-        assert!(within("/proc/sys", "/proc") && !within("/processes", "/proc"));
+        assert!(within(b"/proc/sys", b"/proc") && !within(b"/processes", b"/proc"));
     }
 }

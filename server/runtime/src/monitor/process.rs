@@ -7,10 +7,10 @@ use rustix::{
     process::{Signal, pidfd_send_signal},
 };
 
-use super::group::{self, field};
+use super::group;
 use crate::{
     init::{self, Child, Ends, Stage, Status, ended_early},
-    own,
+    inspect,
     plan::{Plan, SetupFailure, Stdio},
     protocol::{KillCause, ProcessId, WaitStatus},
     sys::{signal, wait},
@@ -252,10 +252,9 @@ impl Process {
     }
 }
 
-/// When a process was started: field 22 of /proc/PID/stat. It is not reaped, so that the pid is its own.
+/// When a process was started. It is not reaped, so that the pid is its own.
 pub fn start_ticks(pid: i32) -> u64 {
-    let stat = own::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    field(&stat, 22).and_then(|field| field.parse().ok()).unwrap_or(0)
+    inspect::process::start_time(pid).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -17,16 +17,24 @@ pub mod devices;
 pub mod freezer;
 
 use std::{
+    ffi::OsString,
     fs::OpenOptions,
     io::{self, Write as _},
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
-use conti_runtime::{beneath, own};
+use conti_runtime::{
+    beneath,
+    mountinfo::{self, unescape},
+    own,
+};
 use devices::Rule;
 
 use super::facts::CgroupVersion;
@@ -57,14 +65,14 @@ struct Mounted {
     controller: Option<&'static str>,
     point: PathBuf,
     /// Which directory of the hierarchy is seen at `point`.
-    root: String,
+    root: PathBuf,
 }
 
 impl Mounted {
     /// The directory of a process, whose /proc/PID/cgroup has this text.
-    fn dir_of(&self, text: &str) -> PathBuf {
+    fn dir_of(&self, text: &[u8]) -> PathBuf {
         let path = own_path(text, self.controller);
-        let below = Path::new(&path).strip_prefix(&self.root).unwrap_or(Path::new(&path));
+        let below = path.strip_prefix(&self.root).unwrap_or(&path);
         self.point.join(below.strip_prefix("/").unwrap_or(below))
     }
 }
@@ -83,42 +91,32 @@ pub struct Cgroup {
 impl Cgroups {
     /// Finds the hierarchies and makes the agent's directories, named after `tag`.
     pub fn detect(tag: &str) -> Cgroups {
-        let mounts = own::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let own = own::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mounts = own::read("/proc/self/mountinfo").unwrap_or_default();
+        let own = own::read("/proc/self/cgroup").unwrap_or_default();
         let dir_name = format!("conti-{tag}");
         let mut unified = None;
         let mut v1: Vec<(&'static str, PathBuf)> = Vec::new();
         let mut mounted = Vec::new();
-        for line in mounts.lines() {
-            let Some((left, right)) = line.split_once(" - ") else { continue };
-            let fields: Vec<&str> = left.split(' ').collect();
-            let fs: Vec<&str> = right.split(' ').collect();
-            let (Some(root), Some(point)) = (fields.get(3), fields.get(4)) else { continue };
-            match fs.first() {
-                Some(&"cgroup2") if unified.is_none() => {
-                    unified = place(Path::new(point), root, &own_path(&own, None), &dir_name);
-                    mounted.push(Mounted {
-                        controller: None,
-                        point: point.into(),
-                        root: (*root).to_owned(),
-                    });
+        for entry in mountinfo::Entry::all(&mounts) {
+            let (root, point) = (path(unescape(entry.root)), path(unescape(entry.point)));
+            match entry.fs_type {
+                b"cgroup2" if unified.is_none() => {
+                    unified = place(&point, &root, &own_path(&own, None), &dir_name);
+                    mounted.push(Mounted { controller: None, point, root });
                 }
-                Some(&"cgroup") => {
-                    let options: Vec<&str> =
-                        fs.get(2).map(|o| o.split(',').collect()).unwrap_or_default();
+                b"cgroup" => {
+                    let options: Vec<&[u8]> = entry.fs_options.split(|b| *b == b',').collect();
                     for controller in V1_CONTROLLERS {
                         // One hierarchy may hold several controllers (cpu,cpuacct): enter it once.
-                        let seen = v1.iter().any(|(c, p)| *c == controller || p.starts_with(point));
-                        if options.contains(&controller) && !seen {
+                        let seen =
+                            v1.iter().any(|(c, p)| *c == controller || p.starts_with(&point));
+                        if options.contains(&controller.as_bytes()) && !seen {
                             let own = own_path(&own, Some(controller));
-                            if let Some(dir) = place(Path::new(point), root, &own, &dir_name) {
+                            if let Some(dir) = place(&point, &root, &own, &dir_name) {
                                 v1.push((controller, dir));
                                 let controller = Some(controller);
-                                mounted.push(Mounted {
-                                    controller,
-                                    point: point.into(),
-                                    root: (*root).to_owned(),
-                                });
+                                let (point, root) = (point.clone(), root.clone());
+                                mounted.push(Mounted { controller, point, root });
                             }
                         }
                     }
@@ -204,7 +202,7 @@ impl Cgroups {
     /// The cgroups of a process of the host: the directory that another can be born in, or the
     /// `cgroup.procs` files for a forker.
     pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
-        let text = own::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let text = own::read(format!("/proc/{pid}/cgroup"))?;
         let (mut unified, mut procs) = (None, Vec::new());
         for mounted in &self.mounted {
             let dir = mounted.dir_of(&text);
@@ -221,7 +219,7 @@ impl Cgroups {
 
     /// What says that a process of the host is frozen, and with it all that is started in its cgroups.
     pub fn frozen_process(&self, pid: i32) -> io::Result<Option<PathBuf>> {
-        let text = own::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let text = own::read(format!("/proc/{pid}/cgroup"))?;
         Ok(self.mounted.iter().find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
     }
 
@@ -343,23 +341,28 @@ impl Cgroup {
     }
 }
 
-/// The path of the agent in a hierarchy, from /proc/self/cgroup. `None`: the unified one.
-fn own_path(text: &str, controller: Option<&str>) -> String {
-    let found = text.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':');
+/// The path of a process in a hierarchy, from /proc/PID/cgroup. `None`: the unified one. Names of cgroups are
+/// bytes.
+fn own_path(text: &[u8], controller: Option<&str>) -> PathBuf {
+    let found = text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.splitn(3, |byte| *byte == b':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         let fits = match controller {
             None => controllers.is_empty(),
-            Some(c) => controllers.split(',').any(|have| have == c),
+            Some(c) => controllers.split(|byte| *byte == b',').any(|have| have == c.as_bytes()),
         };
-        fits.then(|| path.to_owned())
+        fits.then_some(path)
     });
-    found.unwrap_or_else(|| "/".to_owned())
+    path(found.unwrap_or(b"/").to_owned())
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    OsString::from_vec(bytes).into()
 }
 
 /// Makes the agent's directory below its own cgroup, as seen through a mount of the hierarchy.
-fn place(mount: &Path, root: &str, own: &str, name: &str) -> Option<PathBuf> {
-    let below = Path::new(own).strip_prefix(root).unwrap_or(Path::new(""));
+fn place(mount: &Path, root: &Path, own: &Path, name: &str) -> Option<PathBuf> {
+    let below = own.strip_prefix(root).unwrap_or(Path::new(""));
     let below = below.strip_prefix("/").unwrap_or(below);
     let mut base = mount.join(below);
     // systemd delegates a unit's cgroup; an agent that moved itself to a leaf stays beside it.

@@ -141,6 +141,10 @@ impl Engine {
             lock.release();
             return Ok(made);
         }
+        // Before it is there: what it shows must not have been read without that being known.
+        if let Some(container) = &made.container_id {
+            self.note_mount(container, &made.mount);
+        }
         self.made_mounts.begin(made.clone())?;
         let attached = self.attach(&question, prepared.fd, &lock).await;
         self.note_attached(made, attached, lock).await

@@ -39,8 +39,9 @@ use tracing::warn;
 
 use super::{
     session::store::{ContainerRef, Record},
-    spec::TerminalSize,
+    spec::{Mount, TerminalSize},
     store::{self, Durability},
+    surroundings::{self, Surroundings},
 };
 use crate::redact;
 
@@ -83,7 +84,7 @@ impl Format {
 }
 
 /// What was recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// The id of the session.
     pub session: String,
@@ -94,6 +95,9 @@ pub struct About {
     /// How the session was confined, as in its record.
     #[serde(default)]
     pub confinement: Option<(Confinement, Option<i32>)>,
+    /// What it could reach beside that. `None`: it is not known.
+    #[serde(default)]
+    pub surroundings: Surroundings,
     /// The command and its arguments, without what looks like a secret.
     pub argv: Vec<String>,
     /// The terminal's size at the start.
@@ -111,6 +115,7 @@ impl About {
         About {
             session: record.id.clone(),
             confinement: record.confinement,
+            surroundings: record.surroundings.clone(),
             container: record.container.clone(),
             labels: record.labels.clone(),
             argv: redact::argv(&record.argv),
@@ -202,6 +207,16 @@ impl Recordings {
         let about: About = store::read(&self.dir.join(about_name(session)))?;
         let size = own::metadata(self.path(&about))?.len();
         Ok(Found { about, size })
+    }
+
+    /// Notes that something is mounted into a container, in all recordings of what runs there.
+    pub fn add_mount(&self, container: &str, mount: &Mount) -> io::Result<()> {
+        let of = |found: &Found| found.about.container.as_ref().is_some_and(|c| c.id == container);
+        for Found { mut about, .. } in self.list().into_iter().filter(of) {
+            surroundings::add_mount(&mut about.surroundings, mount);
+            store::write(&self.dir, &about_name(&about.session), &about, Durability::Boot)?;
+        }
+        Ok(())
     }
 
     /// Opens one for reading.

@@ -245,6 +245,7 @@ mod tests {
                 container: None,
                 labels: BTreeMap::new(),
                 confinement: None,
+                surroundings: None,
                 argv: vec!["x".into()],
                 terminal: Some(TerminalSize { columns: 8, rows: 2 }),
                 start_time: SystemTime::now(),

@@ -19,7 +19,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -40,6 +40,7 @@ use super::{
     monitor::Monitor,
     process,
     spec::{OnDisconnect, SessionIo, TerminalSize},
+    surroundings::Surroundings,
 };
 
 use handled::Handled;
@@ -55,6 +56,8 @@ pub struct Session {
     pub record: store::Record,
     /// Its directory.
     pub dir: PathBuf,
+    /// What it can reach: those of its record, and what was mounted since.
+    reached: Mutex<Surroundings>,
     /// Shared with the monitor until the end; a copy of what is left from then on.
     journal: RwLock<Journal>,
     /// The monitor, as long as there is one.
@@ -149,6 +152,10 @@ impl Journal {
 }
 
 impl Session {
+    pub(super) fn reached(&self) -> MutexGuard<'_, Surroundings> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Puts a session together. `monitor` and `to_monitor` are missing where it has ended already.
     pub fn new(
         record: store::Record,
@@ -164,6 +171,7 @@ impl Session {
             handled: Handled::new(&journal, recorded.is_some()),
             recorder: record::Inbox::new(recorded),
             id: record.id.clone(),
+            reached: Mutex::new(record.surroundings.clone()),
             record,
             dir,
             journal: RwLock::new(journal),

@@ -17,7 +17,7 @@ use conti_runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{spec::SessionIo, store},
+    engine::{spec::SessionIo, store, surroundings::Surroundings},
     reserve,
 };
 
@@ -43,9 +43,15 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Whether it is the main process of that container.
     pub main: bool,
-    /// How its command is confined, and what the kernel adds to its badness. `None`: it is not known.
+    /// How its command is confined in fact, whatever was asked for, and what the kernel adds to its badness. `None`:
+    /// it is not known.
     #[serde(default)]
     pub confinement: Option<(Confinement, Option<i32>)>,
+    /// What it could reach beside that when it was started; [`Session::surroundings`] has what came since.
+    ///
+    /// [`Session::surroundings`]: super::Session::surroundings
+    #[serde(default)]
+    pub surroundings: Surroundings,
     /// The command and its arguments.
     pub argv: Vec<String>,
     /// How it is talked to.
@@ -61,6 +67,13 @@ pub struct Record {
     pub monitor: Option<ProcessId>,
 }
 
+impl Record {
+    /// Writes it in the place of the one before.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        store::write(dir, RECORD, self, store::Durability::Boot)
+    }
+}
+
 /// A container, for people and for programs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerRef {
@@ -74,7 +87,7 @@ pub struct ContainerRef {
 pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
     reserve::with_room(sessions, || own::make_dir(&dir, 0o700))?;
-    if let Err(error) = store::write(&dir, RECORD, record, store::Durability::Boot) {
+    if let Err(error) = record.write(&dir) {
         remove(&dir);
         return Err(error);
     }

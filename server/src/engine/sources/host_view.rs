@@ -6,14 +6,19 @@
 //! overlay of its own on top (an overlay over `/` itself would have its upper below its lower).
 
 use std::{
+    ffi::OsString,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStringExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use conti_runtime::{beneath, own};
+use conti_runtime::{
+    beneath,
+    mountinfo::{self, unescape},
+    own,
+};
 
 /// The directories of programs: where one of them is a link on the host (merged /usr), it
 /// is the same link in the container.
@@ -90,6 +95,9 @@ nogroup:x:65534:
 pub const NSSWITCH: &str =
     "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n";
 
+/// The names of this machine in a root filesystem, where nothing else is written there.
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
 /// The template and the program directories of this host.
 #[derive(Debug)]
 pub struct HostView {
@@ -121,11 +129,11 @@ impl HostView {
     /// Mounts of the host below a program directory: an overlay would show empty directories there.
     pub fn mounts_below(&self, program: &str) -> Vec<PathBuf> {
         let prefix = format!("/{program}/");
-        let text = own::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let points = text.lines().filter_map(|line| line.split(' ').nth(4));
+        let text = own::read("/proc/self/mountinfo").unwrap_or_default();
+        let points = mountinfo::Entry::all(&text).map(|entry| unescape(entry.point));
         points
-            .filter(|point| point.starts_with(&prefix))
-            .map(|point| PathBuf::from(unescape(point)))
+            .filter(|point| point.starts_with(prefix.as_bytes()))
+            .map(|point| PathBuf::from(OsString::from_vec(point)))
             .collect()
     }
 }
@@ -156,9 +164,13 @@ fn fill(template: &Path) -> io::Result<()> {
             tracing::warn!(name, %error, "not copied into the host view");
         }
     }
-    for (name, text) in [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH)] {
+    for (name, text) in
+        [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH), ("hosts", HOSTS)]
+    {
         own::write(etc.join(name), text)?;
     }
+    // For tools; containers have their own. Often it is a link to where it is made at the boot.
+    own::write(etc.join("resolv.conf"), own::read("/etc/resolv.conf").unwrap_or_default())?;
     own::symlink("../usr/lib/os-release", etc.join("os-release"))?;
     own::symlink("/proc/self/mounts", etc.join("mtab"))?;
     Ok(())
@@ -175,13 +187,8 @@ fn fingerprint() -> String {
         let meta = own::symlink_metadata(Path::new("/etc").join(name));
         meta.ok().map(|meta| (meta.len(), meta.modified().ok())).hash(&mut hasher);
     }
-    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    (env!("CARGO_PKG_VERSION"), HOSTS).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
-}
-
-/// Undoes the octal escapes of /proc/PID/mountinfo (proc(5)): blank, tab, newline and backslash.
-fn unescape(text: &str) -> String {
-    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
@@ -226,10 +233,5 @@ mod tests {
         }
         let again = HostView::make(&dir.path().join("view")).expect("found again");
         assert_eq!(view.template, again.template);
-    }
-
-    #[test]
-    fn escapes_of_mountinfo_are_undone() {
-        assert_eq!(unescape("/usr/my\\040disk\\134x"), "/usr/my disk\\x");
     }
 }

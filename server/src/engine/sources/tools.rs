@@ -1,4 +1,5 @@
-//! Tools for debugging: the entries of a root directory, as they are put on top of a target's view.
+//! Tools for debugging: the entries of a root directory, as they are put on top of a target's
+//! view.
 
 use std::path::Path;
 
@@ -8,22 +9,28 @@ use conti_runtime::{
 };
 use rustix::io::Errno;
 
-use super::{FdList, bind, failed, host_view::PROGRAMS};
+use super::{
+    FdList, bind, failed,
+    host_view::{HostView, PROGRAMS},
+};
 use crate::engine::{error::Result, spec::Tools};
 
 /// How many entries of a directory of tools are taken: each is an fd of the plan.
 const ENTRIES_MAX: usize = 64;
 
-/// What is the target's in any case, or made by the kernel for it.
-const TARGETS_OWN: [&str; 7] = ["proc", "sys", "dev", "run", "tmp", "target", "lost+found"];
+/// What is made for the session in any case.
+const MADE: [&str; 7] = ["proc", "sys", "dev", "run", "tmp", "target", "lost+found"];
 
 /// Opens tools.
-pub fn prepare(tools: &Tools, fds: &mut FdList) -> Result<Vec<Tool>> {
+pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<Tool>> {
     match tools {
         Tools::Host => {
-            // Nothing else of the host: the rest of it is private.
+            // Nothing else of the host: the rest of it is private. Its /etc is what containers begin with.
             let names = PROGRAMS.iter().filter(|name| is_there(&Path::new("/").join(name)));
-            names.map(|name| entry(Path::new("/"), name, fds)).collect()
+            let programs = names.map(|name| entry(Path::new("/"), name, fds));
+            let mut all = programs.collect::<Result<Vec<_>>>()?;
+            all.push(entry(&view.template, "etc", fds)?);
+            Ok(all)
         }
         Tools::Dir(root) => {
             let refused = |errno| {
@@ -37,7 +44,7 @@ pub fn prepare(tools: &Tools, fds: &mut FdList) -> Result<Vec<Tool>> {
                 // A name that is no text is none that a program is found by.
                 names.extend(name.into_string().ok());
             }
-            names.retain(|name| !TARGETS_OWN.contains(&name.as_str()));
+            names.retain(|name| !MADE.contains(&name.as_str()));
             names.sort();
             if names.len() > ENTRIES_MAX {
                 return Err(refused(Errno::TOOBIG));
@@ -60,5 +67,5 @@ fn entry(root: &Path, name: &str, fds: &mut FdList) -> Result<Tool> {
             ToolKind::Mount { fd: fds.add(bound.fd), dir: bound.dir }
         }
     };
-    Ok(Tool { name: name.to_owned(), kind, always: PROGRAMS.contains(&name) })
+    Ok(Tool { name: name.to_owned(), kind })
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use conti_shared::{name, signal};
+use conti_shared::{name, signal, text::is_deceptive};
 
 use super::{Field, Violations, violation::quote};
 
@@ -70,7 +70,7 @@ pub fn mount_key(v: &mut Violations, at: Field<'_>, key: &str) {
 fn some_key(v: &mut Violations, at: Field<'_>, key: &str, hint: &str) {
     if key.is_empty() {
         v.add(at, format_args!("is empty: {hint}"));
-    } else if key.len() > name::CONTAINER_NAME_MAX || key.chars().any(char::is_control) {
+    } else if key.len() > name::CONTAINER_NAME_MAX || key.chars().any(is_deceptive) {
         v.add(at, format_args!("is {}: {hint}", quote(key)));
     }
 }

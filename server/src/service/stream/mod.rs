@@ -140,8 +140,9 @@ pub async fn open(
                 }
                 false => call.session(engine, &attach.session_id)?,
             };
-            if !attach.view_only {
-                call.check_driver(engine, &session)?;
+            match attach.view_only {
+                true => call.check_reader(engine, &session)?,
+                false => call.check_driver(engine, &session)?,
             }
             let (open, from) = (Field::root("open"), attach.output_offset);
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
