@@ -107,6 +107,7 @@ const LEVELS: usize = 30_000;
 fn a_deep_tree_goes_with_its_container() {
     let agent = Agent::start();
     let _deep = Deep(containers(&agent));
+    let memory = Mounted::on(containers(&agent));
     let pid = agent.pid();
     agent.ok(["run", "-d", "--userns", "host", "--name", "kept", "--", "sleep", "100000"]);
     dig(&agent, "kept", LEVELS);
@@ -133,6 +134,7 @@ fn a_deep_tree_goes_with_its_container() {
     });
     assert_eq!(agent.ok(["ps", "-a", "-q"]), "");
     assert!(host::pinned(pid).is_some_and(|agent| agent.alive()), "the agent lives");
+    drop(memory);
     agent.finish();
 }
 
@@ -140,6 +142,7 @@ fn a_deep_tree_goes_with_its_container() {
 fn a_deep_tree_that_is_met_at_the_start_of_the_agent_is_removed() {
     let mut agent = Agent::start();
     let _deep = Deep(containers(&agent));
+    let memory = Mounted::on(containers(&agent));
     agent.ok([
         "run",
         "-d",
@@ -161,10 +164,12 @@ fn a_deep_tree_that_is_met_at_the_start_of_the_agent_is_removed() {
         fs::read_dir(containers(&agent)).expect("a directory").count() == 0
     });
     assert_eq!(agent.ok(["ps", "-a", "-q"]), "");
+    drop(memory);
     agent.finish();
 }
 
-/// Something that is mounted for as long as this is there.
+/// A tmpfs that is mounted for as long as this is there. Containers are put on one where their trees are large: on
+/// a disk it would be its speed that is tested.
 struct Mounted(PathBuf);
 
 impl Mounted {

@@ -262,6 +262,15 @@ impl Engine {
                         // The state is rebuilt before the registry is served to anybody.
                         if container.now().end.is_some() {
                             supervise::finish(&session, outcome);
+                        } else if container.spec.auto_remove {
+                            // A large tree takes its time to be removed: nobody waits for that.
+                            let mut now = container.now();
+                            (now.end, now.deleted) = (Some(outcome.end.clone()), true);
+                            drop(now);
+                            let engine = self.clone();
+                            tokio::spawn(async move {
+                                engine.main_ended(&container, &session, outcome).await;
+                            });
                         } else {
                             self.main_ended(&container, &session, outcome).await;
                         }
@@ -382,7 +391,9 @@ impl Engine {
         }
         if container.spec.auto_remove {
             info!(container = %container.id, "was to remove itself, and is removed");
-            let _ = self.forget(container).await;
+            container.now().deleted = true;
+            let (engine, container) = (self.clone(), container.clone());
+            tokio::spawn(async move { engine.forget(&container).await });
             return;
         }
         if container.now().end.is_none() {
