@@ -5,13 +5,16 @@
 
 use std::{
     collections::HashSet,
-    fs,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::sys::signal::signal_group;
+use crate::{
+    inspect::{process::name_and_fields, status::number},
+    own,
+    sys::signal::signal_group,
+};
 
 /// How often the session is looked through again for processes that were born meanwhile.
 const PASSES: usize = 8;
@@ -44,7 +47,7 @@ pub fn signal_jobs(leader: i32, signal: Signal) -> bool {
 }
 
 fn members(leader: i32) -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let entries = own::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(move |pid| session_of(*pid) == Some(leader))
 }
@@ -61,31 +64,7 @@ fn signal_member(pid: i32, leader: i32, signal: Signal) {
 
 /// The session of a process: field 6 of /proc/PID/stat (proc(5)).
 fn session_of(pid: i32) -> Option<i32> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    field(&stat, 6)?.parse().ok()
-}
-
-/// A field of /proc/PID/stat, counted from 1, beyond the name. The name, in parentheses, may hold any bytes.
-pub fn field(stat: &[u8], number: usize) -> Option<&str> {
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_of_any_bytes_is_not_taken_for_a_field() {
-        let stat = b"12 (a) S 9 \xff) R 1 12 7 0 -1";
-        assert_eq!((field(stat, 3), field(stat, 6)), (Some("R"), Some("7")));
-        assert_eq!((field(stat, 2), field(stat, 99), field(b"12 (a", 3)), (None, None, None));
-    }
-
-    #[test]
-    fn the_session_is_that_of_the_process() {
-        let own = rustix::process::getsid(None).unwrap();
-        assert_eq!(session_of(std::process::id() as i32), Some(own.as_raw_pid()));
-    }
+    let stat = own::read(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = name_and_fields(&stat)?;
+    number(fields.get(6 - 3)?)
 }
