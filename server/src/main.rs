@@ -32,6 +32,7 @@ mod otel;
 mod pki;
 mod privileges;
 mod redact;
+#[allow(clippy::disallowed_methods)]
 mod reserve;
 mod serve;
 mod service;

@@ -51,7 +51,7 @@ pub fn keep(dir: &Path, bytes: u64) {
         let device = fs::metadata(dir)?.dev();
         if bytes == 0 || reserves().iter().any(|known| known.device == device) {
             // One that is not kept any more.
-            let _ = fs::remove_dir_all(&own);
+            let _ = conti_runtime::beneath::remove(&own);
             return Ok(None);
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&own)?;

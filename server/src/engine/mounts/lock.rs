@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use conti_runtime::own;
 use rustix::{fs::FlockOperation, io::Errno};
 use tokio::time::{Instant, timeout_at};
 
@@ -48,12 +49,12 @@ pub struct Lock {
 impl Locks {
     /// Keeps the files of locks in a directory. Those that an agent left go, where nobody has them.
     pub fn new(dir: PathBuf) -> Locks {
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let entries = own::read_dir(&dir).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
             if path.extension().is_some_and(|end| end == "lock")
                 && matches!(lock(&path), Ok(Some(_)))
             {
-                let _ = std::fs::remove_file(&path);
+                let _ = own::remove_file(&path);
             }
         }
         Locks { dir, turns: Mutex::default() }
@@ -95,7 +96,7 @@ impl Locks {
 
 /// Locks a file, which is made where it is missing. `None`: somebody has it, or it was removed meanwhile.
 fn lock(path: &PathBuf) -> io::Result<Option<File>> {
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    let file = own::open_with(File::options().create(true).truncate(false).write(true), path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok((file.metadata()?.nlink() > 0).then_some(file)),
         Err(Errno::AGAIN) => Ok(None),
@@ -112,7 +113,7 @@ impl Lock {
 
     /// Gives it back with its file. Only where no inspector has it any more: who waits would else make another.
     pub fn release(self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = own::remove_file(&self.path);
     }
 }
 

@@ -20,6 +20,7 @@ use std::{
 use conti_runtime::{
     inspect::{process, question::MountId},
     kernel_fs::Tree,
+    own,
     protocol::ProcessId,
 };
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ pub struct MadeMounts {
 impl MadeMounts {
     /// Finds what an earlier agent has made in this boot.
     pub fn open(dir: PathBuf, boot_id: &str) -> MadeMounts {
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let entries = own::read_dir(&dir).into_iter().flatten().flatten();
         let records = entries.map(|entry| entry.path());
         let mut all = Vec::new();
         for path in
@@ -119,7 +120,7 @@ impl MadeMounts {
                     all.push(Arc::new(made));
                 }
                 // Of another boot, of a target that has gone, or damaged: there is no such mount.
-                _ => drop(std::fs::remove_file(&path)),
+                _ => drop(own::remove_file(&path)),
             }
         }
         all.sort_by_key(|made| made.create_time);
@@ -223,7 +224,7 @@ impl MadeMounts {
     }
 
     fn forget(&self, id: &str) {
-        let _ = std::fs::remove_file(self.dir.join(format!("{id}.json")));
+        let _ = own::remove_file(self.dir.join(format!("{id}.json")));
     }
 }
 

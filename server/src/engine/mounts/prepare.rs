@@ -10,6 +10,7 @@ use conti_runtime::{
         process,
         question::{Answer, Question},
     },
+    own,
     plan::NsType,
     protocol::ProcessId,
     sys::mount,
@@ -119,7 +120,7 @@ pub(super) fn map_ids(mounted: &OwnedFd, of: ProcessId) -> Result<()> {
     if user(&directory) == user(&own) {
         return Err(invalid("the target has no user namespace of its own"));
     }
-    let file = std::fs::File::open(format!("/proc/{}/ns/user", of.pid))
+    let file = own::open(format!("/proc/{}/ns/user", of.pid))
         .map_err(io_error("cannot open the target's user namespace"))?;
     process::Pinned::same(of)?.still_there()?;
     mount::set_id_map(mounted.as_fd(), file.as_fd())

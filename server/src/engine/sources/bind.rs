@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conti_runtime::{kernel_fs, sys::mount};
+use conti_runtime::{kernel_fs, own, sys::mount};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
     io::Errno,
@@ -126,7 +126,7 @@ pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bi
 
 /// Where an open file lies. `None`: nothing tells, or it is not UTF-8.
 pub fn real_path(opened: &OwnedFd) -> Option<PathBuf> {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
+    let link = own::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
     link.to_str().is_some().then_some(link)
 }
 
