@@ -42,6 +42,9 @@ pub struct Call {
     record: Option<Ticket>,
 }
 
+/// What is stored with a session: how it is confined, with its oom_score_adj, and what it reaches.
+type Facts<'a> = (Option<(Confinement, Option<i32>)>, Option<&'a Vec<ContainerSpec>>);
+
 impl Call {
     /// The call of a request. One that nobody has let in is refused.
     pub fn of<T>(request: &Request<T>) -> Result<Call, Status> {
@@ -95,10 +98,7 @@ impl Call {
         &self,
         engine: &Engine,
         container: &str,
-        (confinement, surroundings): (
-            Option<(Confinement, Option<i32>)>,
-            Option<&Vec<ContainerSpec>>,
-        ),
+        (confinement, surroundings): Facts<'_>,
     ) -> Result<(), Status> {
         let denied = |what: &str| status::denied(&self.caller, Role::Admin, "session", what);
         let (Some((confinement, oom_score_adj)), Some(surroundings)) = (confinement, surroundings)
