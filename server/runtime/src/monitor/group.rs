@@ -5,13 +5,12 @@
 
 use std::{
     collections::HashSet,
-    fs,
     os::fd::{AsFd as _, BorrowedFd},
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::sys::signal::signal_group;
+use crate::{own, sys::signal::signal_group};
 
 /// How often the session is looked through again for processes that were born meanwhile.
 const PASSES: usize = 8;
@@ -44,7 +43,7 @@ pub fn signal_jobs(leader: i32, signal: Signal) -> bool {
 }
 
 fn members(leader: i32) -> impl Iterator<Item = i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let entries = own::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(move |pid| session_of(*pid) == Some(leader))
 }
@@ -61,7 +60,7 @@ fn signal_member(pid: i32, leader: i32, signal: Signal) {
 
 /// The session of a process: field 6 of /proc/PID/stat (proc(5)).
 fn session_of(pid: i32) -> Option<i32> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = own::read(format!("/proc/{pid}/stat")).ok()?;
     field(&stat, 6)?.parse().ok()
 }
 
