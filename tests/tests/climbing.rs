@@ -139,10 +139,10 @@ fn a_session_with_more_rights_than_the_operator_could_give_is_not_driven_by_it()
             assert_eq!(attached.err().expect("nor is this").code(), Code::PermissionDenied);
         }
         let request = v1::ReadSessionRequest { session_id: strong.clone(), ..Default::default() };
-        let read = api.sessions.read_session(request.clone()).await.err().expect("nor this");
+        let read = api.sessions.read_session(request.clone()).await.expect_err("nor this");
         assert_eq!(read.code(), Code::PermissionDenied, "{read:?}");
         let mut viewer = world.as_role("vera", "viewer").api().await.expect("it may look");
-        let read = viewer.sessions.read_session(request).await.err().expect("a viewer even less");
+        let read = viewer.sessions.read_session(request).await.expect_err("a viewer even less");
         assert_eq!(read.code(), Code::PermissionDenied, "{read:?}");
         api.sessions.write_session(write(&weak)).await.expect("one that it could have started");
     });

@@ -5,12 +5,15 @@
 //! state, and what was tried; the call can be made again.
 
 use std::{
-    fs,
     future::pending,
     time::{Duration, Instant},
 };
 
-use conti_runtime::protocol::ProcessId;
+use conti_runtime::{
+    inspect::process::{name_and_fields, start_time_in},
+    own,
+    protocol::ProcessId,
+};
 use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Result, Stuck};
@@ -107,18 +110,19 @@ pub struct State(u8);
 impl State {
     /// The state of a process, if it is still the one that is meant.
     pub fn of(process: ProcessId) -> Option<State> {
-        let stat = fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
-        let started = field(&stat, 22)?.parse::<u64>().ok()?;
+        let stat = own::read(format!("/proc/{}/stat", process.pid)).ok()?;
+        let started = start_time_in(&stat)?;
         (started == process.start_ticks).then_some(State::parse(&stat)?)
     }
 
     /// The state of whatever process has a pid.
     fn read(pid: i32) -> Option<State> {
-        State::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        State::parse(&own::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<State> {
-        Some(State(*field(stat, 3)?.as_bytes().first()?))
+        let (_, fields) = name_and_fields(stat)?;
+        Some(State(*fields.first()?.first()?))
     }
 
     /// Whether it was stopped by a signal or a tracer, and does nothing until it is let go on.
@@ -145,13 +149,6 @@ impl State {
         };
         format!("{word} ({})", char::from(self.0))
     }
-}
-
-/// A field of /proc/PID/stat, counted from 1, beyond the name. The name, in parentheses, may hold any bytes.
-fn field(stat: &[u8], number: usize) -> Option<&str> {
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    rest.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
 #[cfg(test)]

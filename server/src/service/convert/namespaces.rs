@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn a_private_user_namespace_and_id_maps_need_each_other() {
+    fn id_maps_need_a_private_user_namespace_which_else_gets_those_that_the_agent_chooses() {
         let map = [v1::IdMapping { inside: 0, outside: 1, count: 1 }];
         assert_eq!(user(NamespaceMode::Private, &map), 0);
-        assert_eq!(user(NamespaceMode::Private, &[]), 2);
+        assert_eq!(user(NamespaceMode::Private, &[]), 0);
         assert_eq!(user(NamespaceMode::Unspecified, &map), 2);
         assert_eq!(user(NamespaceMode::Unspecified, &[]), 0);
     }
