@@ -5,12 +5,11 @@
 //! state, and what was tried; the call can be made again.
 
 use std::{
-    fs,
     future::pending,
     time::{Duration, Instant},
 };
 
-use conti_runtime::protocol::ProcessId;
+use conti_runtime::{own, protocol::ProcessId};
 use tokio::time::{sleep, timeout};
 
 use super::error::{Error, Result, Stuck};
@@ -107,14 +106,14 @@ pub struct State(u8);
 impl State {
     /// The state of a process, if it is still the one that is meant.
     pub fn of(process: ProcessId) -> Option<State> {
-        let stat = fs::read(format!("/proc/{}/stat", process.pid)).ok()?;
+        let stat = own::read(format!("/proc/{}/stat", process.pid)).ok()?;
         let started = field(&stat, 22)?.parse::<u64>().ok()?;
         (started == process.start_ticks).then_some(State::parse(&stat)?)
     }
 
     /// The state of whatever process has a pid.
     fn read(pid: i32) -> Option<State> {
-        State::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        State::parse(&own::read(format!("/proc/{pid}/stat")).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<State> {

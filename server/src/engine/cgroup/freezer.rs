@@ -3,10 +3,9 @@
 //! A process that a version 1 freezer holds does not die of SIGKILL before it is thawed. One that version 2 holds
 //! does, but what is started in its cgroup never begins.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+
+use conti_runtime::own;
 
 use super::{Cgroup, tree, write_to};
 
@@ -46,22 +45,25 @@ impl Cgroup {
 /// The file that says that processes in a cgroup are held, of either version. `None`: none does.
 pub fn frozen(dir: &Path) -> Option<PathBuf> {
     let state = dir.join(V1_STATE);
-    if state.exists() {
+    if own::exists(&state) {
         // It speaks for the cgroups above it as well.
         return (says(&state, "THAWED") == Some(false)).then_some(state);
     }
     // The root of the hierarchy has no such file, nor has what lies above where it is mounted.
-    let mut files = dir.ancestors().map(|dir| dir.join(V2_FREEZE)).take_while(|file| file.exists());
+    let mut files =
+        dir.ancestors().map(|dir| dir.join(V2_FREEZE)).take_while(|file| own::exists(file));
     files.find(|file| says(file, "1") == Some(true))
 }
 
 /// Whether a file holds a word. `None`: it cannot be read, since the cgroup is gone.
 fn says(file: &Path, word: &str) -> Option<bool> {
-    Some(fs::read(file).ok()?.trim_ascii() == word.as_bytes())
+    Some(own::read(file).ok()?.trim_ascii() == word.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// Directories as the kernel shows them.
