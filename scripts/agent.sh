@@ -18,7 +18,7 @@ started_by_us=
 
 start_agent() {
     "$contid" --listen "unix://$dir/contid.sock" --state-dir "$dir/state" \
-        --data-dir "$dir/data" >"$dir/contid.log" 2>&1 </dev/null &
+        --data-dir "$dir/data" --audit-log "$dir/audit/audit.jsonl" >"$dir/contid.log" 2>&1 </dev/null &
     agent_pid=$!
     CONTI_HOST=unix://$dir/contid.sock
     export CONTI_HOST

@@ -79,7 +79,8 @@ claim "the agent's certificate names its address" -n "$(grep -F "$web_address" "
 echo 'web# contid --listen unix:///run/conti/contid.sock --listen tcp://0.0.0.0:7443'
 # Not through a function, so that the pid is the agent's.
 nsenter --net="/proc/$web/ns/net" -- "$contid" --listen "unix://$dir/contid.sock" --listen tcp://0.0.0.0:7443 \
-    --state-dir "$dir/state" --data-dir "$dir/data" >"$dir/contid.log" 2>&1 </dev/null &
+    --state-dir "$dir/state" --data-dir "$dir/data" --audit-log "$dir/audit/audit.jsonl" \
+    >"$dir/contid.log" 2>&1 </dev/null &
 agent_pid=$!
 CONTI_HOST=unix://$dir/contid.sock
 export CONTI_HOST

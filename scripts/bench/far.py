@@ -57,7 +57,7 @@ def main():
     contid = [*far, args.contid, "--data-dir", data]
     subprocess.run([*contid, "pki", "init", "--name", address], check=True, stdout=sys.stderr)
     agent = subprocess.Popen(
-        [*contid, "--state-dir", f"{args.dir}/state", "--listen", socket, "--listen", f"tcp://{address}:7443"],
+        [*contid, "--state-dir", f"{args.dir}/state", "--audit-log", f"{args.dir}/audit/audit.jsonl", "--listen", socket, "--listen", f"tcp://{address}:7443"],
         stderr=subprocess.DEVNULL,
     )
     plain = subprocess.Popen(

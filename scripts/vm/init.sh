@@ -36,7 +36,7 @@ claim() {
 
 # start_agent ARGUMENT...: beside those that it always has.
 start_agent() {
-    contid --listen unix:///run/contid.sock --state-dir /run/state --data-dir /run/data "$@" >>/tmp/log 2>&1 &
+    contid --listen unix:///run/contid.sock --state-dir /run/state --data-dir /run/data --audit-log /run/audit/audit.jsonl "$@" >>/tmp/log 2>&1 &
     agent=$!
     for _ in $(seq 100); do
         contictl --host unix:///run/contid.sock info >/dev/null 2>&1 && break
@@ -116,7 +116,7 @@ claim "16 MiB go there and come back" "$(sha256sum </tmp/sent)
 =0" sh -c 'contictl exec -i c -- cat </tmp/sent | sha256sum'
 claim "the audit log says who sent them, and from which machine" \
     'alice vsock:1 /conti.v1.SessionService/Stream
-=0' sh -c 'grep "\"stdout_bytes\":16777216" /run/data/audit/audit.jsonl |
+=0' sh -c 'grep "\"stdout_bytes\":16777216" /run/audit/audit.jsonl |
         grep -oE "\"(identity|address|method)\":\"[^\"]*" | cut -d "\"" -f 4 | sed "s/:[0-9]*$//" | xargs'
 timeout 60 contictl exec c -- sh -c 'echo before; until [ -e /tmp/go ]; do sleep 0.1; done; echo after' \
     >/tmp/shown 2>/tmp/noted &

@@ -7,18 +7,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::timeout,
+    time::{MissedTickBehavior, timeout},
 };
 use tracing::{info, warn};
 
 use crate::{
     access::{Policy, policy::CurrentPolicy, records::Audit},
-    audit::{Limits, Log},
+    audit::{Limits, Log, key},
     cli::Args,
     engine::{Config, Engine},
     listen::{self, Connection, door::Door, lobby::Lobby, open::Open, tcp, unix},
     metrics::{self, Metrics},
     pki::Pki,
+    privileges, reserve,
     service::{
         access::AccessLayer,
         audit::{self, AuditLayer},
@@ -43,6 +44,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
 
+    privileges::check()?;
     let runtime = args
         .runtime()
         .map_err(|e| format!("cannot find conti-runtime beside contid: {e}; give --runtime"))?;
@@ -54,12 +56,18 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
 
     let audit_log = args.audit_log()?;
     let (open_files, files) = raise_open_files();
-    let (state_dir, data_dir) = (args.state_dir, args.data_dir);
+    let (state_dir, data_dir) = (args.state_dir, args.data_dir.clone());
+    let reserve_bytes = args.reserve_bytes;
     let (userns, userns_pool) = (args.userns, args.userns_pool);
-    let config = Config { state_dir, data_dir, runtime, open_files, userns, userns_pool };
+    let config =
+        Config { state_dir, data_dir, reserve_bytes, runtime, open_files, userns, userns_pool };
     // It takes its directories before anything of an agent that runs there is touched.
     let engine = Engine::start(config).await?;
 
+    let log = match &audit_log {
+        Some(path) => open_log(path, &policy, reserve_bytes)?,
+        None => Log::none(),
+    };
     let metrics = Metrics::new(engine.clone());
     let scraped = match &args.metrics_listen {
         Some(address) => Some(metrics::Server::start(address, metrics.clone()).await?),
@@ -93,14 +101,17 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         }
     }
 
-    let log = match &audit_log {
-        Some(path) => open_log(path, &policy)?,
-        None => Log::none(),
-    };
     audit::resume(&log, &engine);
     let stopping = Stopping::default();
     let failures = metrics.audit_failures.clone();
-    let audit = AuditLayer::new(policy.clone(), log.clone(), stopping.clone(), failures);
+    let audit = AuditLayer::new(
+        policy.clone(),
+        log.clone(),
+        stopping.clone(),
+        failures,
+        key::of(&args.data_dir),
+    );
+    tokio::spawn(keep_reserves());
     let pki = PkiService::new(pki);
     let (api, connections) = mpsc::channel::<Connection>(WAITING);
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
@@ -178,12 +189,31 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
 }
 
 /// Opens the audit log.
-fn open_log(path: &Path, policy: &CurrentPolicy) -> Result<Log, Box<dyn Error>> {
+fn open_log(
+    path: &Path,
+    policy: &CurrentPolicy,
+    reserve_bytes: u64,
+) -> Result<Log, Box<dyn Error>> {
     let Audit { max_bytes, keep, .. } = policy.now().audit;
-    Log::open(path, Limits { max_bytes, keep }).map_err(|problem| {
+    let log = Log::open(path, Limits { max_bytes, keep }).map_err(|problem| {
         let path = path.display();
-        format!("cannot open the audit log {path}: {problem}; choose another with --audit-log, or `none`").into()
-    })
+        format!("cannot open the audit log {path}: {problem}; choose another with --audit-log, or `none`")
+    })?;
+    if let Some(dir) = path.parent() {
+        reserve::keep(dir, reserve_bytes);
+    }
+    Ok(log)
+}
+
+/// Makes again what was given up of the room for records. Never ends.
+async fn keep_reserves() {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // It may wait for a disk.
+        let _ = tokio::task::spawn_blocking(reserve::refill).await;
+    }
 }
 
 /// Lets the agent have as many files open as it may. Returns the limit that was there, for what it starts, and how

@@ -22,6 +22,14 @@ pub enum Problem {
     /// Nothing was given.
     #[error("is empty")]
     Empty,
+    /// It is a word with a meaning of its own.
+    #[error("is {name:?}, which means {meaning}; choose another")]
+    Taken {
+        /// The name.
+        name: &'static str,
+        /// What it means.
+        meaning: &'static str,
+    },
     /// It has too many characters.
     #[error("has {length} characters, at most {max} are allowed")]
     TooLong {
@@ -56,10 +64,16 @@ pub enum Problem {
     },
 }
 
-/// Checks the name of a container: `[a-z0-9][a-z0-9_.-]{0,62}`.
+/// The name that stands for the machine itself wherever a target is asked for.
+pub const HOST: &str = "host";
+
+/// Checks the name of a container: `[a-z0-9][a-z0-9_.-]{0,62}`, and not `host`.
 pub fn check_container_name(name: &str) -> Result<(), Problem> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     check_length(name, CONTAINER_NAME_MAX)?;
+    if name == HOST {
+        return Err(Problem::Taken { name: HOST, meaning: "the machine itself" });
+    }
     check_characters(name, "a-z, 0-9, `_`, `.` and `-`", |c| plain(c) || "_.-".contains(c))?;
     match name.chars().next() {
         Some(found) if !plain(found) => {
@@ -133,10 +147,10 @@ mod tests {
 
     #[test]
     fn names_that_would_mislead_are_refused() {
-        for name in ["", ".", "..", "-rm", "_a", "A", "a/b", "a b", "ä", "a\0", "a\n"] {
+        for name in ["", ".", "..", "-rm", "_a", "A", "a/b", "a b", "ä", "a\0", "a\n", "host"] {
             assert!(check_container_name(name).is_err(), "{name:?}");
         }
-        for name in ["a", "0", "web-1", "a.b_c", &"a".repeat(63)] {
+        for name in ["a", "0", "web-1", "a.b_c", "hosts", &"a".repeat(63)] {
             assert_eq!(check_container_name(name), Ok(()), "{name:?}");
         }
         assert_eq!(
@@ -162,6 +176,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_the_pattern_makes_is_a_name(name in "[a-z0-9][a-z0-9_.-]{0,62}") {
+            prop_assume!(name != HOST);
             prop_assert_eq!(check_container_name(&name), Ok(()));
         }
 

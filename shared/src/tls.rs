@@ -7,13 +7,14 @@ use std::{
 };
 
 use rustls::{
-    RootCertStore,
     crypto::{CryptoProvider, ring},
     pki_types::{
         CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
         pem::{self, PemObject as _},
     },
 };
+
+use crate::anchors::Anchors;
 
 /// The application protocol (ALPN) of the API.
 pub const ALPN_API: &[u8] = b"h2";
@@ -114,19 +115,17 @@ pub fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
 }
 
 /// Reads the certificates of authorities.
-pub fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+pub fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let what = "the certificates of authorities";
     let pem = read(what, path)?;
     authorities_in(&pem).map_err(|problem| content(what, path, problem))
 }
 
 /// As [`authorities`], from bytes.
-pub fn authorities_in(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    for certificate in certificates_in(pem)? {
-        store.add(certificate).map_err(|error| format!("one cannot be used: {error}"))?;
-    }
-    Ok(store)
+pub fn authorities_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = certificates_in(pem)?;
+    Anchors::of(&all, |_| Ok(()))?;
+    Ok(all)
 }
 
 /// Reads revocation lists: PEM.

@@ -109,6 +109,8 @@ impl Agent {
             .arg(self.path("state"))
             .arg("--data-dir")
             .arg(self.path("data"))
+            .arg("--audit-log")
+            .arg(self.path("audit/audit.jsonl"))
             .args(&self.arguments)
             .stdin(Stdio::null());
         command

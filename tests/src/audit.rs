@@ -13,8 +13,11 @@ use crate::{Agent, wait};
 
 /// All files of the log, the oldest first.
 pub fn files(agent: &Agent) -> Vec<PathBuf> {
-    let entries = fs::read_dir(agent.path("data/audit")).expect("a directory");
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    let entries = fs::read_dir(agent.path("audit")).expect("a directory");
+    let entries = entries.map(|entry| entry.expect("an entry"));
+    // What begins with a dot is not a part of the log.
+    let own = entries.filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    let mut files: Vec<PathBuf> = own.map(|entry| entry.path()).collect();
     files.sort();
     // Those with a number are older than the one without.
     files.rotate_left(1);
@@ -53,13 +56,12 @@ pub fn behind(script: &str, policy: &str) -> Agent {
 }
 
 /// A script for [`behind`]: the log has a disk of its own, with room for a few records.
-pub const SMALL_DISK: &str =
-    "mkdir -p $dir/data/audit; mount -t tmpfs -o size=64k none $dir/data/audit";
+pub const SMALL_DISK: &str = "mkdir -p $dir/audit; mount -t tmpfs -o size=64k none $dir/audit";
 
 /// The directory of [`SMALL_DISK`], as it is seen from here.
 pub fn disk_of(agent: &Agent) -> PathBuf {
     PathBuf::from(format!("/proc/{}/root", agent.pid()))
-        .join(agent.path("data/audit").strip_prefix("/").expect("absolute"))
+        .join(agent.path("audit").strip_prefix("/").expect("absolute"))
 }
 
 /// Fills the disk of [`SMALL_DISK`]: its directory, and the file to remove so that there is room again.

@@ -9,7 +9,7 @@
 //! - [`api`]: talks to the agent without `contictl`; [`audit`]: what it has recorded of its callers;
 //! - [`pki`]: certificates of all kinds; [`remote`]: the API from another machine; [`world`]: an agent
 //!   for it, [`siege`]: one under attack; [`frames`]: HTTP/2 as an attacker writes it;
-//! - [`user`]: the API as another user of this machine;
+//! - [`guest`]: joining with an invitation; [`user`]: the API as another user of this machine;
 //! - [`wire`]: one bidirectional stream of a session, message by message;
 //! - [`rootfs`]: a small root filesystem made from the host's programs;
 //! - [`facts`]: what the probe (`src/bin/probe.rs`) found inside a container;
@@ -32,6 +32,7 @@ pub mod console;
 pub mod ctl;
 pub mod facts;
 pub mod frames;
+pub mod guest;
 pub mod host;
 pub mod network;
 pub mod pattern;

@@ -61,15 +61,41 @@ impl Leaf {
 }
 
 impl Authority {
-    /// Makes one.
+    /// Makes one, below which there may be any number of others.
     pub fn make(name: &str) -> Authority {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Authority::root(name, None)
+    }
+
+    /// Makes one, below which there may be so many others.
+    pub fn root(name: &str, others: Option<u8>) -> Authority {
+        let (key, params) = Authority::params(name, others);
         let pem = params.self_signed(&key).expect("a certificate").pem();
         Authority { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Makes one that this one has signed, whether it may or not. Its PEM has what leads to this one.
+    pub fn below(&self, name: &str, others: Option<u8>) -> Authority {
+        let (key, params) = Authority::params(name, others);
+        let own = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
+        Authority { issuer: Issuer::new(params, key), pem: format!("{own}{}", self.pem) }
+    }
+
+    /// Takes over the authority of a certificate and its key: PEM.
+    pub fn of(certificate: &str, key: &str) -> Authority {
+        let key = KeyPair::from_pem(key).expect("a key");
+        let issuer = Issuer::from_ca_cert_pem(certificate, key).expect("an authority");
+        Authority { issuer, pem: certificate.to_owned() }
+    }
+
+    fn params(name: &str, others: Option<u8>) -> (KeyPair, CertificateParams) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(match others {
+            Some(others) => BasicConstraints::Constrained(others),
+            None => BasicConstraints::Unconstrained,
+        });
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        (KeyPair::generate().expect("a key"), params)
     }
 
     /// Issues a certificate.
@@ -110,6 +136,12 @@ impl Authority {
     /// Issues a certificate to a server on this machine.
     pub fn server(&self) -> Identity {
         self.issue(&Leaf { server: true, ..Leaf::client("agent", "") })
+    }
+
+    /// The same as [`Authority::client`], shown with all that leads to the root.
+    pub fn client_with_chain(&self, name: &str, unit: &str) -> Identity {
+        let identity = self.client(name, unit);
+        Identity { certificate: format!("{}{}", identity.certificate, self.pem), ..identity }
     }
 
     /// A list that revokes certificates: PEM.

@@ -27,6 +27,20 @@ impl Plain {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--mount-proc"]);
         command.args(flags).args(["sh", "-c", &script]);
+        Plain::spawn(command)
+    }
+
+    /// Starts one as a user who is not root, and nobody is in its user namespace, as bubblewrap does it: a tmpfs
+    /// of its own lies on /mnt.
+    pub fn without_root() -> Plain {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=1000", "--regid=1000", "--clear-groups", "unshare"]);
+        command.args(["--user", "--map-current-user", "--keep-caps", "--mount", "--pid", "--fork"]);
+        command.args(["sh", "-c", "set -e\nmount -t tmpfs none /mnt\nexec sleep 100000"]);
+        Plain::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Plain {
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("PLAIN", "yes");
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
         let unshare = command.spawn().expect("unshare(1) can be started");

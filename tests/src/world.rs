@@ -36,6 +36,15 @@ impl World {
         World::start_as(|_| Vec::new(), policy, more)
     }
 
+    /// Starts an agent on another kind of host with a policy and further arguments.
+    pub fn start_with_both(
+        prefix: impl FnOnce(&Path) -> Vec<OsString>,
+        policy: &str,
+        more: impl FnOnce(&Path) -> Vec<OsString>,
+    ) -> World {
+        World::start_as(prefix, policy, more)
+    }
+
     fn start_as(
         prefix: impl FnOnce(&Path) -> Vec<OsString>,
         policy: &str,

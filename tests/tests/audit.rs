@@ -74,7 +74,7 @@ fn what_was_run_stands_there_with_its_end() {
         entries(&agent).iter().any(|e| e["method"] == "/conti.v1.ContainerService/ListContainers");
     assert!(!listed);
 
-    let file = agent.path("data/audit/audit.jsonl");
+    let file = agent.path("audit/audit.jsonl");
     let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
     assert_eq!((mode(&file), mode(file.parent().expect("a directory"))), (0o600, 0o700));
     agent.finish();
@@ -203,7 +203,7 @@ fn what_cannot_be_recorded_is_not_carried_out_until_there_is_room() {
         let request = StartSessionRequest { spec, ..Default::default() };
         let refused = api.sessions.start_session(request).await.expect_err("refused");
         assert_eq!(api::reason(&refused), "AUDIT_FAILED");
-        assert_eq!(refused.code(), tonic::Code::Unavailable);
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
         // Those of containers go on.
         assert_eq!(api.list().await.len(), 1);
         let target = conti_proto::v1::target::Target::Container("c".into());

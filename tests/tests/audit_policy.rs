@@ -56,3 +56,30 @@ fn what_cannot_be_recorded_is_carried_out_where_the_policy_allows_it() {
     assert!(lost(&all) >= missing as u64, "that some are missing is told: {all:?}");
     agent.finish();
 }
+
+#[test]
+fn a_policy_can_have_arguments_hashed_with_a_key_of_the_agent() {
+    let mut agent = with_policy("[audit]\narguments = \"hashed\"");
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let hash = |agent: &conti_tests::Agent, word: &str| {
+        agent.ok(["exec", "c", "--", "true", word]);
+        let (begin, _) = last(agent, STREAM);
+        let argv = begin["argv"].as_array().expect("words").clone();
+        assert_eq!((argv.len(), &argv[0]), (2, &"true".into()), "{argv:?}");
+        argv[1].as_str().expect("text").to_owned()
+    };
+    let first = hash(&agent, "hunter2");
+    assert!(first.starts_with("hmac-sha256:") && first.len() == 12 + 64, "{first}");
+    assert_ne!(hash(&agent, "hunter3"), first);
+    agent.terminate();
+    agent.restart();
+    assert_eq!(hash(&agent, "hunter2"), first, "the key is kept");
+    let text = fs::read_to_string(agent.path("audit/audit.jsonl")).expect("text");
+    assert!(!text.contains("hunter"), "{text}");
+    let key = fs::metadata(agent.path("data/audit.key")).expect("a key");
+    assert_eq!(
+        (key.len(), std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777),
+        (32, 0o600)
+    );
+    agent.finish();
+}

@@ -197,8 +197,9 @@ fn a_name_that_somebody_else_has_taken_since_makes_no_container_look_confined() 
     let world = World::start("");
     world.agent.block_on(async {
         let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
-        let host = v1::Namespace { mode: v1::NamespaceMode::Host.into(), ..Default::default() };
-        let pid = v1::Namespaces { pid: Some(host), ..Default::default() };
+        let host =
+            Some(v1::Namespace { mode: v1::NamespaceMode::Host.into(), ..Default::default() });
+        let pid = v1::Namespaces { pid: host.clone(), user: host, ..Default::default() };
         admin
             .run(ContainerSpec { namespaces: Some(pid), ..sleeper("web") })
             .await

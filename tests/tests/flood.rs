@@ -13,7 +13,6 @@ use std::{
 
 use conti_tests::{
     frames::{PREFACE, Raw},
-    host,
     remote::Remote,
     siege::{Siege, hold_on},
     wait,
@@ -190,14 +189,15 @@ fn heavy_an_agent_with_few_files_is_not_kept_busy_by_those_that_are_not_known() 
 #[test]
 fn an_agent_that_has_run_out_of_files_recovers_when_they_are_given_back() {
     let siege = Siege::of(few_files());
-    let pid = siege.world.agent.pid();
     let path = siege.world.agent.path("contid.sock");
     // Root's own connections are not counted.
     let held: Vec<_> = (0..400).map_while(|_| StdUnixStream::connect(&path).ok()).collect();
+    // It says so itself; how many it has open at a moment is another matter.
     wait::until_true("the agent is out of files", || {
-        siege.world.agent.log().contains("cannot accept connections")
+        let log = siege.world.agent.log();
+        let mut told = log.lines().filter(|line| line.contains("cannot accept connections"));
+        told.any(|line| line.contains("os error 24"))
     });
-    assert!(host::open_files(pid) >= 250, "{} files", host::open_files(pid));
     drop(held);
     siege.world.agent.block_on(siege.command());
     siege.finish();

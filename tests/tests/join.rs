@@ -16,12 +16,13 @@ use conti_tests::{
     Agent,
     agent::binary,
     api::reason,
+    guest::{guest, join, parts},
     pki::Identity,
     remote::{Remote, knock},
     wait,
 };
 use rcgen::{CertificateParams, KeyPair};
-use tonic::{Code, Status};
+use tonic::Code;
 
 /// Runs a command of contid on the authority in a directory.
 fn contid(data: &Path, words: &[&str]) -> Output {
@@ -42,46 +43,6 @@ fn start() -> Agent {
     })
 }
 
-fn authority(agent: &Agent) -> String {
-    std::fs::read_to_string(agent.path("data/pki/ca.pem")).expect("an authority")
-}
-
-/// The parts of a code, taken apart without Conti: see shared/src/invitation.rs.
-fn parts(code: &str) -> (String, Vec<u8>) {
-    let script = "import base64, sys\n\
-        data = sys.argv[1].removeprefix('conti-')\n\
-        raw = base64.urlsafe_b64decode(data + '=' * (-len(data) % 4))\n\
-        print(raw[33:41].hex(), raw[41:57].hex())";
-    let python = Command::new("python3").args(["-c", script, code]).output().expect("python3");
-    let shown = text(&python);
-    let (id, secret) = shown.split_once(' ').expect("two parts");
-    let byte = |at| u8::from_str_radix(&secret[at..at + 2], 16).expect("hexadecimal");
-    (id.to_owned(), (0..secret.len()).step_by(2).map(byte).collect())
-}
-
-/// A guest of the agent.
-fn guest(agent: &Agent) -> Remote {
-    let alpn = vec![b"conti-join/1".to_vec()];
-    Remote { alpn, ..Remote::new(agent.port(), &authority(agent), None) }
-}
-
-async fn join(agent: &Agent, id: &str, secret: &[u8]) -> Result<(JoinResponse, KeyPair), Status> {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::default();
-    // What a request says of its subject counts for nothing.
-    params.distinguished_name.push(rcgen::DnType::CommonName, "root");
-    params.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "admin");
-    let request = params.serialize_request(&key).expect("a request");
-    let channel = guest(agent).channel().await.expect("a guest may connect");
-    let message = JoinRequest {
-        invitation_id: id.to_owned(),
-        secret: secret.to_vec().into(),
-        certificate_request: request.der().to_vec().into(),
-    };
-    let answer = JoinServiceClient::new(channel).join(message).await?.into_inner();
-    Ok((answer, key))
-}
-
 fn as_holder(agent: &Agent, joined: &JoinResponse, key: &KeyPair) -> Remote {
     let identity = Identity::of(&joined.certificate_pem, &key.serialize_pem());
     Remote::new(agent.port(), &joined.authority_pem, Some(&identity))
@@ -94,7 +55,7 @@ fn an_invitation_becomes_a_certificate_of_its_name_and_role_once() {
     let code = text(&contid(&data, &["invite", "--role", "operator", "--name", "alice"]));
     let (id, secret) = parts(&code);
     agent.block_on(async {
-        let (joined, key) = join(&agent, &id, &secret).await.expect("it was invited");
+        let (joined, key) = join(&guest(&agent), &id, &secret).await.expect("it was invited");
         let certificate = joined.certificate.clone().expect("a certificate");
         assert_eq!((certificate.name.as_str(), certificate.role()), ("alice", Role::Operator));
         let mut api = as_holder(&agent, &joined, &key).api().await.expect("it may connect");
@@ -102,7 +63,7 @@ fn an_invitation_becomes_a_certificate_of_its_name_and_role_once() {
         let caller = caller.into_inner().caller.expect("a caller");
         assert_eq!((caller.identity.as_str(), caller.role()), ("alice", Role::Operator));
         assert_eq!(caller.certificate_serial, certificate.serial);
-        let again = join(&agent, &id, &secret).await.expect_err("it was used");
+        let again = join(&guest(&agent), &id, &secret).await.expect_err("it was used");
         assert_eq!(
             (again.code(), reason(&again).as_str()),
             (Code::PermissionDenied, "INVITATION_REFUSED")
@@ -136,15 +97,17 @@ fn codes_that_are_wrong_expired_or_withdrawn_are_all_refused_alike() {
             ("../../../etc/passwd", good.1.clone()),
             ("", good.1.clone()),
         ] {
-            let refused =
-                join(&agent, id, &secret).await.err().unwrap_or_else(|| panic!("{id} was taken"));
+            let refused = join(&guest(&agent), id, &secret)
+                .await
+                .err()
+                .unwrap_or_else(|| panic!("{id} was taken"));
             assert_eq!(refused.code(), Code::PermissionDenied, "{id}: {refused:?}");
             told.push(refused.message().to_owned());
         }
         told.dedup();
         assert_eq!(told.len(), 1, "nothing is learned by trying: {told:?}");
-        join(&agent, &good.0, &good.1).await.expect("the good one is still good");
-        join(&agent, &wrong.0, &wrong.1)
+        join(&guest(&agent), &good.0, &good.1).await.expect("the good one is still good");
+        join(&guest(&agent), &wrong.0, &wrong.1)
             .await
             .expect("and so is one that was tried with a wrong secret");
     });
@@ -181,7 +144,7 @@ fn an_admin_invites_and_revokes_from_elsewhere() {
     let code = text(&contid(&agent.path("data"), &["invite", "--role", "admin", "--name", "root"]));
     let (id, secret) = parts(&code);
     agent.block_on(async {
-        let (joined, key) = join(&agent, &id, &secret).await.expect("it was invited");
+        let (joined, key) = join(&guest(&agent), &id, &secret).await.expect("it was invited");
         let mut admin = as_holder(&agent, &joined, &key).api().await.expect("it may connect");
         let wanted = CreateInvitationRequest {
             name: "carol".into(),
@@ -194,7 +157,7 @@ fn an_admin_invites_and_revokes_from_elsewhere() {
         let listed = admin.pki.list_invitations(ListInvitationsRequest::default()).await;
         assert_eq!(listed.expect("a list").into_inner().invitations.len(), 1);
         let (id, secret) = parts(&invited.code);
-        let (joined, key) = join(&agent, &id, &secret).await.expect("it was invited");
+        let (joined, key) = join(&guest(&agent), &id, &secret).await.expect("it was invited");
         let carol = as_holder(&agent, &joined, &key);
         let mut api = carol.api().await.expect("it may connect");
         let denied = api.pki.list_certificates(ListCertificatesRequest::default()).await;
@@ -250,7 +213,7 @@ fn a_certificate_is_renewed_late_and_revoked_with_what_was_renewed_from_it() {
     let (fresh, old) = (invite("fresh", "90days"), invite("old", "2m"));
     let (renewed, key) = agent.block_on(async {
         let renew = async |id: &str, secret: &[u8]| {
-            let (joined, key) = join(&agent, id, secret).await.expect("it was invited");
+            let (joined, key) = join(&guest(&agent), id, secret).await.expect("it was invited");
             let mut api = as_holder(&agent, &joined, &key).api().await.expect("it may connect");
             let key = KeyPair::generate().expect("a key");
             let request = CertificateParams::default().serialize_request(&key).expect("a request");

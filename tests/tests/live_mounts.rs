@@ -164,6 +164,25 @@ mod needs_loop_device {
 mod needs_user_namespaces {
     use super::*;
 
+    /// A process in a user namespace of its own in which nobody is root.
+    #[test]
+    fn a_point_is_made_where_no_id_is_that_of_root() {
+        let agent = Agent::start();
+        let plain = Plain::without_root();
+        let (source, target) = (source(&agent), plain.target());
+        agent.ok(["mount", "--mkdir", &target, &format!("{source}:/mnt/new")]);
+        let own = |path: &str| format!("/proc/{}/root/mnt/{path}", plain.pid);
+        assert!(Path::new(&own("new/file")).exists());
+        agent.ok(["umount", &target, "/mnt/new"]);
+        // It belongs to the owner of the directory that it was made in.
+        let owner = |path| fs::metadata(own(path)).map(|of| (of.uid(), of.gid())).expect("there");
+        assert_eq!((owner("new"), owner("")), ((1000, 1000), (1000, 1000)));
+        agent.ok(["mount", "--mkdir", &target, &format!("{source}/file:/mnt/one")]);
+        assert_eq!(fs::read_to_string(own("one")).expect("there"), "of the host\n");
+        drop(plain);
+        agent.finish();
+    }
+
     #[test]
     fn ids_are_those_of_the_targets_user_namespace_when_asked() {
         let agent = Agent::start();

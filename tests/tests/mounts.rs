@@ -244,6 +244,29 @@ mod needs_device {
 }
 
 #[test]
+fn no_node_that_a_container_makes_is_the_hosts_console_or_another_terminal() {
+    let agent = Agent::start();
+    let volume = probe_volume();
+    let open = |minor: &str| {
+        let args = ["run", "--rm", "-v", &volume, "--", PROBE, "mknod", "c", "5", minor];
+        agent.ctl(args).run().success().json()["open"].clone()
+    };
+    // Without a terminal of its own there is none behind /dev/tty, and that is not the policy's answer.
+    assert_eq!(open("0"), "ENXIO");
+    for console in ["1", "3", "4"] {
+        assert_eq!(open(console), "EPERM", "c 5 {console}");
+    }
+    // A ptmx must lie beside a devpts: one in /tmp leads nowhere, but it is not denied.
+    assert_ne!(open("2"), "EPERM");
+    let script = "test -c /dev/console && echo works > /dev/console && test -w /dev/tty \
+                  && stat -c %t /dev/console";
+    let out = agent.ctl(["run", "--rm", "-t", "--", "sh", "-c", script]).run().success().text();
+    // Its console is a pseudo-terminal: major 136 in hexadecimal.
+    assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["works", "88"]);
+    agent.finish();
+}
+
+#[test]
 fn the_standard_nodes_work() {
     let agent = Agent::start();
     let script = "head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c; echo x > /dev/null; \
@@ -286,6 +309,108 @@ mod needs_loop_device {
         let flag = format!("type=device,src={},dst=/disk,fs=ext4,ro", image(&agent));
         let facts = Facts::of_run(&agent, &["--mount", &flag]);
         assert!(facts.mount_has("/disk", "ro"));
+        agent.finish();
+    }
+
+    fn device_flag(image: &str, more: &str) -> String {
+        format!("type=device,src={image},dst=/disk,fs=ext4{more}")
+    }
+
+    /// Starts a container with the image; returns what was said when it failed.
+    fn with_disk(agent: &Agent, name: &str, image: &str, more: &str) -> Result<(), String> {
+        let flag = device_flag(image, more);
+        let run = ["run", "-d", "--name", name, "--mount", &flag, "--", "sleep", "100000"];
+        let outcome = agent.ctl(run).run();
+        if outcome.code == 0 { Ok(()) } else { Err(outcome.errors()) }
+    }
+
+    fn is_sound(image: &str) {
+        let check = Command::new("e2fsck").args(["-f", "-n", image]).output().expect("e2fsck");
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    }
+
+    fn unmounted(agent: &Agent) {
+        conti_tests::wait::until_true("the loop device is gone", || {
+            host::loop_devices_of(&agent.scratch("")).is_empty()
+        });
+    }
+
+    #[test]
+    fn an_image_that_is_mounted_twice_is_one_filesystem() {
+        let mut agent = Agent::start();
+        let image = image(&agent);
+        // The same file by another name.
+        let other = agent.scratch("other.img").display().to_string();
+        fs::hard_link(&image, &other).expect("a link");
+        with_disk(&agent, "a", &image, "").expect("mounted");
+        agent.kill();
+        agent.restart();
+        with_disk(&agent, "b", &other, "").expect("mounted again");
+        assert_eq!(host::loop_devices_of(&agent.scratch("")).len(), 1);
+        let shell = |name: &str, script: &str| agent.ok(["exec", name, "--", "sh", "-c", script]);
+        for number in 0..20 {
+            let (one, two) = if number % 2 == 0 { ("a", "b") } else { ("b", "a") };
+            shell(one, &format!("echo {number} > /disk/{number}; cp /disk/{number} /disk/{one}"));
+            assert_eq!(
+                shell(two, &format!("cat /disk/{number} /disk/{one}")),
+                format!("{number}\n{number}")
+            );
+        }
+        // To read it as well, though the kernel's filesystem can be written.
+        with_disk(&agent, "c", &image, ",ro").expect("mounted to be read");
+        assert_eq!(shell("c", "cat /disk/7"), "7");
+        agent.ctl(["exec", "c", "--", "touch", "/disk/new"]).run().exits(1);
+        assert_eq!(host::loop_devices_of(&agent.scratch("")).len(), 1);
+        agent.ok(["rm", "-f", "a", "b", "c"]);
+        unmounted(&agent);
+        is_sound(&image);
+        agent.finish();
+    }
+
+    #[test]
+    fn an_image_that_is_mounted_by_many_at_once_gets_one_loop_device() {
+        let agent = Agent::start();
+        let image = image(&agent);
+        std::thread::scope(|scope| {
+            for number in 0..6 {
+                let (agent, image) = (&agent, &image);
+                scope.spawn(move || {
+                    with_disk(agent, &format!("c{number}"), image, "").expect("mounted");
+                });
+            }
+        });
+        assert_eq!(host::loop_devices_of(&agent.scratch("")).len(), 1);
+        for number in 0..6 {
+            agent.ok(["exec", &format!("c{number}"), "--", "touch", &format!("/disk/{number}")]);
+        }
+        for number in 0..6 {
+            agent.ok(["rm", "-f", &format!("c{number}")]);
+        }
+        unmounted(&agent);
+        is_sound(&image);
+        agent.finish();
+    }
+
+    #[test]
+    fn what_would_damage_an_image_is_refused_with_the_reason() {
+        let agent = Agent::start();
+        let image = image(&agent);
+        with_disk(&agent, "a", &image, ",ro").expect("mounted");
+        with_disk(&agent, "b", &image, ",ro").expect("mounted again");
+        assert_eq!(host::loop_devices_of(&agent.scratch("")).len(), 1);
+        let refused = with_disk(&agent, "c", &image, "").expect_err("others rely on it");
+        assert!(refused.contains("read-only already") && refused.contains(&image), "{refused}");
+        agent.ok(["rm", "-f", "a", "b"]);
+        unmounted(&agent);
+        // A device of a part of it, made by somebody else.
+        let made = Command::new("losetup").args(["--show", "-f", "-o", "4096", &image]).output();
+        let device = String::from_utf8(made.expect("losetup").stdout).expect("text");
+        let refused = with_disk(&agent, "d", &image, "").expect_err("a part of it is in use");
+        let gone = Command::new("losetup").args(["-d", device.trim()]).status();
+        assert!(gone.expect("losetup").success());
+        assert!(refused.contains("a part of it"), "{refused}");
+        unmounted(&agent);
+        with_disk(&agent, "e", &image, "").expect("mounted at last");
         agent.finish();
     }
 

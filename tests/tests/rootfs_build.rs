@@ -198,6 +198,58 @@ fn libraries_beside_the_program_and_those_of_another_machine() {
 }
 
 #[test]
+fn only_an_elf_interpreter_is_copied_as_one() {
+    let agent = Agent::start();
+    let secret = agent.path("secret");
+    fs::write(&secret, "root:hash\n").expect("a file");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("its mode");
+    let object = agent.path("object.o");
+    cc(&["-c", "-o", &object.display().to_string()], "int x;");
+    let fifo = agent.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("mkfifo").success());
+    for (name, interpreter) in [("a", &secret), ("b", &object), ("c", &fifo)] {
+        let program = agent.path(name).display().to_string();
+        let loader = format!("-Wl,--dynamic-linker={}", interpreter.display());
+        cc(&["-o", &program, &loader], "int main(void) { return 0; }");
+        let root = agent.scratch(name);
+        let out = root.display().to_string();
+        let build = ["rootfs", "build", "--from-host", &program, "--out", &out];
+        let error = agent.ctl(build).run().exits(125).errors();
+        assert!(error.contains(&interpreter.display().to_string()), "{error}");
+        assert!(error.contains(&program), "{error}");
+        assert!(!root.exists());
+        let tar = format!("{out}.tar");
+        agent.ctl(["rootfs", "build", "--from-host", &program, "--out", &tar]).run().exits(125);
+    }
+    agent.finish();
+}
+
+/// Compiles a program.
+fn cc(arguments: &[&str], source: &str) {
+    use std::{io::Write as _, process::Stdio};
+    let cc =
+        Command::new("cc").args(["-x", "c", "-"]).args(arguments).stdin(Stdio::piped()).spawn();
+    let mut cc = cc.expect("cc(1)");
+    cc.stdin.take().expect("a pipe").write_all(source.as_bytes()).expect("written");
+    assert!(cc.wait().expect("cc ends").success());
+}
+
+#[test]
+fn nothing_is_built_through_what_takes_the_place_of_its_directory() {
+    let agent = Agent::start();
+    let outside = agent.path("outside");
+    fs::create_dir(&outside).expect("a directory");
+    let taken = agent.scratch("taken");
+    symlink(&outside, &taken).expect("a link");
+    let out = taken.display().to_string();
+    agent.ctl(["rootfs", "build", "--from-host", "true", "--out", &out]).run().exits(125);
+    assert_eq!(fs::read_dir(&outside).expect("there").count(), 0);
+    let names = fs::read_dir(agent.scratch("")).expect("there");
+    assert_eq!(names.count(), 1, "nothing is left of the try");
+    agent.finish();
+}
+
+#[test]
 fn what_cannot_be_built_is_said_and_leaves_nothing() {
     let agent = Agent::start();
     let full = agent.scratch("full");

@@ -110,6 +110,22 @@ mod needs_user_namespaces {
     use super::*;
 
     #[test]
+    fn without_an_id_0_the_command_has_the_id_that_stands_for_the_agents() {
+        let agent = Agent::start();
+        let ids = |flags: &[&str]| {
+            let command = ["--", "sh", "-c", "id -u; id -g; cat /proc/self/uid_map"];
+            let out = agent.ok([&["unshare", "--user"], flags, &command].concat());
+            out.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let one = ["--uid-map", "1000:0:1", "--gid-map", "100:0:1"];
+        assert_eq!(ids(&one), ["1000", "100", "1000", "0", "1"]);
+        // Where the agent has no id inside, the first that there is.
+        let others = ["--uid-map", "7:300000:10", "--gid-map", "8:300000:10"];
+        assert_eq!(ids(&others), ["7", "8", "7", "300000", "10"]);
+        agent.finish();
+    }
+
+    #[test]
     fn ids_are_mapped_as_asked_and_else_stand_for_themselves() {
         let agent = Agent::start();
         let map = |flags: &[&str]| {

@@ -4,6 +4,7 @@
 //! - [`transport`]: what HTTP/2 runs over, and what is remembered of its failure;
 //! - [`unix`], [`tcp`] with [`tls`], and [`ssh`]: the transports;
 //! - [`pinned`]: how an agent is known by the fingerprint of an invitation;
+//! - `verifier`: whether an agent's certificate is good;
 //! - [`fault`]: what is wrong with a secure connection, and what to do;
 //! - [`metadata`]: the reason and the trace that calls carry;
 //! - [`service`]: the services of the API.
@@ -21,6 +22,7 @@ pub mod tls;
 mod transport;
 #[cfg(unix)]
 mod unix;
+mod verifier;
 #[cfg(all(feature = "vsock", target_os = "linux"))]
 mod vsock;
 

@@ -7,15 +7,17 @@ use conti_shared::{
     tls::{ALPN_JOIN, provider},
 };
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::{
-        Resumption, WebPkiServerVerifier,
+        Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
     version::TLS13,
 };
+
+use crate::connect::verifier::Agents;
 
 /// What a connection is made with that is to join an agent: no certificate of the client's own.
 pub fn config(authority: Fingerprint) -> Arc<ClientConfig> {
@@ -51,14 +53,7 @@ impl ServerCertVerifier for Pinned {
         let root = chain.iter().find(|one| Fingerprint::of(one) == self.authority);
         // Told from other faults in `fault`.
         let root = root.ok_or(CertificateError::ApplicationVerificationFailure)?;
-        let mut roots = RootCertStore::empty();
-        roots.add(root.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&self.provider),
-        )
-        .build()
-        .map_err(|error| Error::General(error.to_string()))?;
+        let verifier = Agents::of(&[root.clone().into_owned()]).map_err(Error::General)?;
         verifier.verify_server_cert(certificate, chain, name, ocsp, now)
     }
 

@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    connect::{fault::Fault, tcp, transport::Transport},
+    connect::{fault::Fault, tcp, transport::Transport, verifier::Agents},
     error::{Error, Result},
 };
 
@@ -47,11 +47,18 @@ pub fn config(material: &Material, protocol: &[u8]) -> Result<Arc<ClientConfig>>
         )
     })?;
     let roots = tls::authorities(authorities).map_err(Error::Files)?;
+    let verifier = Agents::of(&roots).map_err(|problem| {
+        Error::Usage(format!(
+            "the authorities in {} cannot be used: {problem}",
+            authorities.display()
+        ))
+    })?;
     let (chain, key) = identity(material)?;
     let mut config = ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(cannot_be_used)?
-        .with_root_certificates(roots)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(chain, key)
         .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => Error::Usage(format!(

@@ -105,6 +105,9 @@ pub struct ContainerPlan {
     pub read_only_root: bool,
     /// Everything that is mounted below `/`, in this order.
     pub mounts: Vec<Mount>,
+    /// From which of the mounts on those who asked for them must get at no filesystem of the kernel's own: not as
+    /// the place, by whatever link, and not in what is mounted. `None`: they may.
+    pub guarded_from: Option<u32>,
     /// Absolute paths that are hidden behind an empty read-only directory or file. What is missing
     /// is skipped.
     pub masked_paths: Vec<String>,

@@ -1,7 +1,6 @@
 //! A user namespace that is held by a process of its own, to try out what the kernel allows with one.
 
 use std::{
-    fs::{self, File},
     io::{self, Read as _, Write as _},
     os::{
         fd::{AsRawFd as _, BorrowedFd, OwnedFd},
@@ -10,7 +9,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use crate::{plan::IdMap, sys::ns::unshare_namespaces};
+use crate::{own, plan::IdMap, sys::ns::unshare_namespaces};
 
 /// CLONE_NEWUSER.
 const NEW_USER: u64 = 0x1000_0000;
@@ -49,9 +48,9 @@ impl UserNamespace {
             // It is not reaped, so that the pid is its own.
             let dir = format!("/proc/{}", holder.id());
             let line = format!("{} {} {}\n", map.inside, map.outside, map.count);
-            fs::write(format!("{dir}/uid_map"), &line)?;
-            fs::write(format!("{dir}/gid_map"), &line)?;
-            Ok(File::open(format!("{dir}/ns/user"))?.into())
+            own::write(format!("{dir}/uid_map"), &line)?;
+            own::write(format!("{dir}/gid_map"), &line)?;
+            Ok(own::open(format!("{dir}/ns/user"))?.into())
         })();
         match made {
             Ok(fd) => Ok(UserNamespace { fd, holder, stdin }),

@@ -2,12 +2,14 @@
 //!
 //! - [`identity`]: who is at the other end of a connection;
 //! - [`policy`]: what the machine's owner grants to whom, from a file;
+//! - [`powers`]: grants that are worth more than they look;
 //! - [`records`]: what of it all is recorded;
 //! - [`rules`]: what a container must be like so that an operator may have it;
 //! - [`Caller`]: one who calls, with what the policy says of it at this moment.
 
 pub mod identity;
 pub mod policy;
+pub mod powers;
 pub mod records;
 pub mod rules;
 

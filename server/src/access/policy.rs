@@ -22,6 +22,7 @@
 //!
 //! [audit]
 //! calls = "all"                     # every call; else what changes something or looks at the host
+//! arguments = "hashed"              # of a command its program and a hash; else without what looks like a secret
 //! on_failure = "allow"              # what cannot be recorded is carried out all the same
 //! max_bytes = 67108864              # of one file
 //! keep = 10                         # full files
@@ -47,7 +48,7 @@ use conti_shared::{name, text::is_deceptive};
 use serde::Deserialize;
 
 use super::{
-    Caller, Identity, Peer, Role,
+    Caller, Identity, Peer, Role, powers,
     records::{Audit, Reasons, Recording},
 };
 use crate::engine::{
@@ -182,6 +183,24 @@ impl Policy {
         Ok(policy)
     }
 
+    /// What the machine's owner should know of this policy: grants that make whoever has them root of the host.
+    pub fn warnings(&self) -> Vec<String> {
+        let callers = self.callers.iter().enumerate().map(|(index, entry)| {
+            (format!("[[caller]] {}", index + 1), entry.role, &entry.capabilities)
+        });
+        let operators = ("[operator]".to_owned(), None, &self.operator.capabilities);
+        let granted = std::iter::once(operators).chain(callers);
+        let warn = |(place, role, capabilities): (String, Option<Role>, &Option<Vec<String>>)| {
+            // What an admin is granted adds nothing to what it is.
+            let set = match role {
+                Some(Role::Admin) => 0,
+                _ => set_of(capabilities.as_deref()),
+            };
+            powers::warnings(set).into_iter().map(move |text| format!("{place}: {text}"))
+        };
+        granted.flat_map(warn).collect()
+    }
+
     /// Whether a caller of this role has to say why it does more than look.
     pub fn requires_reason(&self, role: Role) -> bool {
         self.reason.required_for.contains(&role)
@@ -229,14 +248,16 @@ impl Policy {
                 mounts: paths(entry.and_then(|e| e.mounts.as_ref()), &operator.mounts),
                 rootfs: paths(entry.and_then(|e| e.rootfs.as_ref()), &operator.rootfs),
             },
-            capabilities: capabilities
-                .into_iter()
-                .flatten()
-                .filter_map(|name| capability::parse(name))
-                .fold(0, |set, one| set | one),
+            capabilities: set_of(capabilities.map(Vec::as_slice)),
             devices: paths(entry.and_then(|e| e.devices.as_ref()), &operator.devices),
         }
     }
+}
+
+/// The capabilities that are named, all of which are known.
+fn set_of(names: Option<&[String]>) -> u64 {
+    let known = names.unwrap_or_default().iter().filter_map(|name| capability::parse(name));
+    known.fold(0, |set, one| set | one)
 }
 
 impl Granted {
@@ -321,7 +342,7 @@ mod tests {
     use super::*;
     use crate::access::{
         Certificate,
-        records::{AuditedCalls, OnAuditFailure},
+        records::{AuditedArguments, AuditedCalls, OnAuditFailure},
     };
 
     fn local(uid: u32, gid: u32) -> Arc<Peer> {
@@ -391,6 +412,7 @@ mod tests {
             r#"
             [audit]
             calls = "all"
+            arguments = "hashed"
             on_failure = "allow"
             keep = 3
             [reason]
@@ -402,6 +424,7 @@ mod tests {
         .unwrap();
         let wanted = Audit {
             calls: AuditedCalls::All,
+            arguments: AuditedArguments::Hashed,
             on_failure: OnAuditFailure::Allow,
             keep: 3,
             ..Audit::default()
@@ -415,11 +438,34 @@ mod tests {
     }
 
     #[test]
+    fn grants_that_lead_to_root_are_told_with_their_place() {
+        let policy = Policy::parse(
+            r#"
+            [operator]
+            capabilities = ["NET_ADMIN", "CAP_SYS_ADMIN"]
+            [[caller]]
+            identity = "a"
+            capabilities = ["bpf", "NET_RAW"]
+            [[caller]]
+            identity = "b"
+            role = "admin"
+            capabilities = ["ALL"]
+            "#,
+        );
+        let warnings = policy.unwrap().warnings();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with("[operator]: SYS_ADMIN makes"), "{warnings:?}");
+        assert!(warnings[1].starts_with("[[caller]] 1: BPF makes"), "{warnings:?}");
+        assert!(Policy::default().warnings().is_empty());
+    }
+
+    #[test]
     fn a_policy_that_may_mean_something_else_is_refused() {
         for text in [
             "[audit]\nmax_bytes = 10",
             "[audit]\nkeep = 0",
             "[audit]\ncalls = \"some\"",
+            "[audit]\narguments = \"all\"",
             "[reason]\nrequired_for = [\"root\"]",
             "[recording]\nsession = \"all\"",
             "[operators]",

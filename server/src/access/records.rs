@@ -15,6 +15,8 @@ const REASON_MAX: usize = 512;
 pub struct Audit {
     /// Which calls.
     pub calls: AuditedCalls,
+    /// How the arguments of commands are shown.
+    pub arguments: AuditedArguments,
     /// What happens to a call that cannot be recorded.
     pub on_failure: OnAuditFailure,
     /// The size at which a file is full, in bytes. Read when the agent starts.
@@ -27,6 +29,7 @@ impl Default for Audit {
     fn default() -> Self {
         Audit {
             calls: AuditedCalls::Changes,
+            arguments: AuditedArguments::Redacted,
             on_failure: OnAuditFailure::Refuse,
             max_bytes: 64 << 20,
             keep: 10,
@@ -42,6 +45,16 @@ pub enum AuditedCalls {
     Changes,
     /// All but health checks.
     All,
+}
+
+/// How the arguments of commands stand in the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditedArguments {
+    /// Without what looks like a secret.
+    Redacted,
+    /// The program alone, and a keyed hash of all of them.
+    Hashed,
 }
 
 /// What happens to a call that needs more than a viewer and cannot be recorded.

@@ -7,11 +7,15 @@
 
 use std::path::Path;
 
-use conti_runtime::plan::{Confinement, Process, Propagation};
+use conti_runtime::{
+    kernel_fs::PLACES,
+    plan::{Confinement, Process, Propagation},
+};
 
 use super::Grants;
 use crate::engine::{
     capability,
+    mounts::made::Made,
     scope::within,
     spec::{ContainerSpec, Mount, MountSource, Namespace, Rootfs},
 };
@@ -60,20 +64,17 @@ pub fn container(spec: &ContainerSpec, grants: &Grants) -> Result {
     process("process", &spec.process, grants)
 }
 
-/// Where a container sees and tells the kernel what to do. Parts of it are hidden by mounts, which must not
-/// be got round.
-const KERNELS: [&str; 3] = ["/proc", "/sys", "/dev"];
-
 /// Whether a specification names paths of the host that somebody else may have been granted.
 pub fn uses_host_paths(spec: &ContainerSpec) -> bool {
     let of_host = |mount: &Mount| !matches!(mount.source, MountSource::Tmpfs { .. });
     matches!(spec.rootfs, Rootfs::Dir { .. }) || spec.mounts.iter().any(of_host)
 }
 
-/// Checks where something is mounted.
+/// Checks where something is mounted, as far as the path tells. A link in the container may lead anywhere: what was
+/// opened is checked again by whoever mounts.
 pub fn target(field: &str, path: &str) -> Result {
     let path = Path::new(path);
-    match KERNELS.iter().find(|of| path.starts_with(of) || path == Path::new("/")) {
+    match PLACES.iter().find(|of| path.starts_with(of) || path == Path::new("/")) {
         Some(_) => beyond(
             field,
             format!("is {}, which belongs to the container's confinement", path.display()),
@@ -117,6 +118,40 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
             host_path(&format!("{field}.overlay.upper"), verb, upper, dirs)?;
             host_path(&format!("{field}.overlay.work"), verb, work, dirs)
         }
+    }
+}
+
+/// Checks a mount that was made in a living container: by the facts that were stored with it.
+pub fn made(made: &Made, grants: &Grants) -> Result {
+    let at = |what: &str| {
+        let problem = format!("has {what} mounted on {} since", made.mount.target);
+        beyond("mounts", problem)
+    };
+    let Some(facts) = &made.facts else { return at("something of which nothing is known") };
+    if facts.kernel {
+        return at("what the kernel shows of itself");
+    }
+    target("mounts.target", &made.mount.target)?;
+    propagation("mounts", &made.mount)?;
+    let dirs = &grants.bounds.mounts;
+    let all_within =
+        |paths: &[std::path::PathBuf]| paths.iter().all(|path| within(dirs, path).is_some());
+    let paths = match &made.mount.source {
+        MountSource::Tmpfs { .. } => return Ok(()),
+        MountSource::Device { .. } => return at("a device or an image"),
+        // What its maker could have entered with fewer grants, or the same.
+        MountSource::Bind { .. } if made.source_container_id.is_some() => {
+            return match &facts.granted {
+                Some(granted) if all_within(granted) => Ok(()),
+                _ => at("a part of another container"),
+            };
+        }
+        MountSource::Bind { .. } => 1,
+        MountSource::Overlay { lowers, upper } => lowers.len() + 2 * usize::from(upper.is_some()),
+    };
+    match facts.sources.len() == paths && all_within(&facts.sources) {
+        true => Ok(()),
+        false => at("a part of the host"),
     }
 }
 

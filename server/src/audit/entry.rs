@@ -57,6 +57,9 @@ pub struct Entry {
     /// With [`Event::Lost`]: how many records could not be written, or may not be on disk.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lost: Option<u64>,
+    /// With [`Event::Lost`]: how many calls were carried out whose begin is among them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unrecorded: Option<u64>,
 }
 
 /// Who calls.
@@ -138,7 +141,7 @@ pub struct Subject {
     /// The id of the session.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub session: Option<String>,
-    /// The command with its arguments, redacted.
+    /// The command with its arguments, as the policy has them shown: redacted, or hashed.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub argv: Vec<String>,
     /// The names of the variables that it was given.
@@ -167,9 +170,10 @@ impl Subject {
         }
     }
 
-    /// Sets what is run; `env`: `NAME=value`, of which only the names are kept.
-    pub fn command(&mut self, argv: &[String], env: &[String], terminal: bool) {
-        self.argv = redact::argv(argv);
+    /// Sets what is run: its arguments as they are to be shown, and the variables it is given as
+    /// `NAME=value`, of which only the names are kept.
+    pub fn command(&mut self, argv: Vec<String>, env: &[String], terminal: bool) {
+        self.argv = argv;
         self.env = redact::env_names(env);
         self.terminal = Some(terminal);
     }
@@ -264,6 +268,7 @@ impl Entry {
             denied: None,
             outcome: Outcome::default(),
             lost: None,
+            unrecorded: None,
         }
     }
 
@@ -306,7 +311,7 @@ mod tests {
     #[test]
     fn an_entry_is_one_line_whatever_stands_in_it() {
         let mut subject = Subject { reason: Some("a\nb\u{1b}[0m".into()), ..Subject::default() };
-        subject.command(&["sh\n".into(), "\u{2028}\r".into()], &["A=secret".into()], true);
+        subject.command(vec!["sh\n".into(), "\u{2028}\r".into()], &["A=secret".into()], true);
         let mut entry = Entry::new(Event::Begin, Who::default(), "/x", subject);
         entry.call = "c".into();
         let line = entry.line();

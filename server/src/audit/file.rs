@@ -12,7 +12,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags, RenameFlags};
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +111,14 @@ impl LogFile {
         let from = self.path.file_name().unwrap_or_default();
         let to = self.numbered(next);
         rustix::fs::renameat_with(&self.dir, from, &self.dir, &to, RenameFlags::NOREPLACE)?;
-        self.file = open(&self.path)?;
+        self.file = match open(&self.path) {
+            Ok(file) => file,
+            Err(error) => {
+                // It goes on being the one that is written to, until there is room for another.
+                rustix::fs::renameat_with(&self.dir, &to, &self.dir, from, RenameFlags::NOREPLACE)?;
+                return Err(error);
+            }
+        };
         self.len = self.file.metadata()?.len();
         self.torn = false;
         let spare = (numbers.len() + 1).saturating_sub(self.limits.keep);
@@ -142,7 +152,7 @@ impl LogFile {
     }
 }
 
-/// Opens the file itself, for its owner only.
+/// Opens the file itself, for its owner and this agent only.
 fn open(path: &Path) -> io::Result<File> {
     // Not blocking: what stands there may be a FIFO.
     let flags = OFlags::RDWR
@@ -156,6 +166,14 @@ fn open(path: &Path) -> io::Result<File> {
     let file = File::from(fd);
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::AGAIN) => {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another agent writes to it"));
+        }
+        // Where there are no locks there is but one agent.
+        Err(Errno::OPNOTSUPP | Errno::NOLCK) | Ok(()) => {}
+        Err(errno) => return Err(errno.into()),
     }
     rustix::fs::fchmod(&file, mode)?;
     Ok(file)
@@ -185,6 +203,17 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
         assert_eq!(mode(&dir.path().join("audit/log.000009")), 0o600);
+    }
+
+    #[test]
+    fn two_agents_do_not_write_to_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let first = LogFile::open(&path, SMALL).unwrap();
+        let problem = LogFile::open(&path, SMALL).unwrap_err().to_string();
+        assert!(problem.contains("another agent"), "{problem}");
+        drop(first);
+        LogFile::open(&path, SMALL).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::Ordering,
         mpsc::{SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
@@ -18,7 +18,7 @@ use super::{
     Entry, Event, Limits, Outcome, Subject, Who,
     entry::{End, short},
     pace::Pace,
-    writer::{Durability, Line, Writer},
+    writer::{Durability, Failed, Line, Missing, Writer, Written},
 };
 use crate::engine::{id, info::SessionEnd};
 
@@ -26,11 +26,6 @@ use crate::engine::{id, info::SessionEnd};
 const QUEUE: usize = 8192;
 /// How long a call waits for its record. A disk that takes longer counts as broken.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Why a call could not be recorded, in one sentence.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{0}")]
-pub struct Failed(String);
 
 /// The log. Clones are the same log.
 #[derive(Debug, Clone)]
@@ -41,7 +36,7 @@ struct Shared {
     /// `None` once the log is closed.
     lines: Mutex<Option<SyncSender<Line>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    lost: Arc<AtomicU64>,
+    missing: Arc<Missing>,
     /// For what costs its caller nothing.
     pace: Pace,
     /// The same for those who do not get as far as a call.
@@ -51,8 +46,8 @@ struct Shared {
 impl Log {
     /// Opens a log, and makes it where it is not there.
     pub fn open(path: &Path, limits: Limits) -> io::Result<Log> {
-        let lost = Arc::new(AtomicU64::new(0));
-        let writer = Writer::open(PathBuf::from(path), limits, lost.clone())?;
+        let missing = Arc::new(Missing::default());
+        let writer = Writer::open(PathBuf::from(path), limits, missing.clone())?;
         let (lines, waiting) = sync_channel(QUEUE);
         let thread =
             thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run(&waiting))?;
@@ -60,7 +55,7 @@ impl Log {
         Ok(Log(Some(Arc::new(Shared {
             lines,
             thread,
-            lost,
+            missing,
             pace: Pace::of_calls(),
             doors: Pace::of_connections(),
         }))))
@@ -86,17 +81,21 @@ impl Log {
         shared.send(line)?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(Ok(()))) => Ok(open(entry)),
-            Ok(Ok(Err(problem))) => Err(Failed(problem)),
-            Ok(Err(_)) => Err(Failed("the audit log is closed".to_owned())),
-            Err(_) => Err(Failed(format!(
-                "the audit log was not written in {} seconds",
-                PATIENCE.as_secs()
-            ))),
+            Ok(Ok(Err(failed))) => Err(failed),
+            Ok(Err(_)) => Err(Failed::other("the audit log is closed")),
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                Err(Failed::other(&format!("the audit log was not written in {seconds} seconds")))
+            }
         }
     }
 
-    /// Goes on with a call that nobody was told of in time: its end is written all the same.
+    /// Goes on with a call that could not be recorded, and is carried out all the same: the log tells how many
+    /// those were once it can be written, and their ends.
     pub fn unrecorded(&self, who: Who, method: &str, subject: Subject) -> Open {
+        if let Some(shared) = &self.0 {
+            shared.missing.calls.fetch_add(1, Ordering::Relaxed);
+        }
         let mut entry = Entry::new(Event::Begin, who, method, subject);
         entry.call = id::new();
         Open { log: self.clone(), entry: Some(entry), begun: Instant::now() }
@@ -120,7 +119,7 @@ impl Log {
     pub fn denied(&self, who: Who, method: &str, subject: Subject, code: &str, why: &str) {
         if !self.has_room_for(&who) {
             if let Some(shared) = &self.0 {
-                shared.lost.fetch_add(1, Ordering::Relaxed);
+                shared.missing.lines.fetch_add(1, Ordering::Relaxed);
             }
             return;
         }
@@ -153,7 +152,7 @@ impl Log {
         }
     }
 
-    fn add(&self, entry: &Entry, written: Option<oneshot::Sender<Result<(), String>>>) {
+    fn add(&self, entry: &Entry, written: Option<Written>) {
         if let Some(shared) = &self.0 {
             let line = Line { bytes: entry.line(), durability: Durability::Written, written };
             // It is counted, and told in the log once that can be written.
@@ -172,8 +171,8 @@ impl Shared {
         if sent {
             return Ok(());
         }
-        self.lost.fetch_add(1, Ordering::Relaxed);
-        Err(Failed("more calls wait for the audit log than it can take".to_owned()))
+        self.missing.lines.fetch_add(1, Ordering::Relaxed);
+        Err(Failed::other("more calls wait for the audit log than it can take"))
     }
 }
 
@@ -232,11 +231,7 @@ impl Open {
         Open { log: self.log.clone(), entry: self.entry.clone(), begun: self.begun }
     }
 
-    fn write(
-        &mut self,
-        mut outcome: Outcome,
-        written: Option<oneshot::Sender<Result<(), String>>>,
-    ) {
+    fn write(&mut self, mut outcome: Outcome, written: Option<Written>) {
         let Some(begun) = self.entry.take() else { return };
         outcome.took(self.begun.elapsed());
         let Subject { target, container, session, .. } = begun.subject;

@@ -9,10 +9,14 @@
 //! stands in both. The record of a call from another machine is on disk before the call is carried out
 //! (calls at the same time share one flush). That of a local admin, who could rewrite the file anyway,
 //! is written, so that it outlives the agent, and flushed within a second: a flush costs more than
-//! many a call. Ends are flushed within a second.
+//! many a call. Ends are flushed within a second. On a full disk the log takes of the room that is kept for it
+//! ([`crate::reserve`]), and tells what is missing once it can be written again.
+//!
+//! `key`: the key of hashes that stand for arguments.
 
 pub mod entry;
 mod file;
+pub mod key;
 pub mod log;
 mod pace;
 mod writer;
@@ -20,3 +24,4 @@ mod writer;
 pub use entry::{Entry, Event, Outcome, Subject, Who};
 pub use file::Limits;
 pub use log::{Log, Open};
+pub use writer::Failed;

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,11 +16,50 @@ use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use super::{Entry, Event, Limits, Subject, Who, file::LogFile};
+use crate::reserve;
 
 /// How long a line may wait for its flush.
 const FLUSH: Duration = Duration::from_millis(500);
 /// The most lines that are written at once.
 const BATCH: usize = 256;
+
+/// How often it is tried to tell what is missing, while nobody writes.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a call could not be recorded, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Failed {
+    /// The sentence.
+    pub text: String,
+    /// Whether there is no room on the disk.
+    pub no_room: bool,
+}
+
+impl Failed {
+    /// One that is not for want of room.
+    pub fn other(text: &str) -> Failed {
+        Failed { text: text.to_owned(), no_room: false }
+    }
+}
+
+/// Where one waits for a line.
+pub type Written = oneshot::Sender<Result<(), Failed>>;
+
+/// What is missing in the log, and not told there yet.
+#[derive(Debug, Default)]
+pub struct Missing {
+    /// Lines that were not written, here or because none could be sent.
+    pub lines: AtomicU64,
+    /// Calls that were carried out whose begin is among them.
+    pub calls: AtomicU64,
+}
+
+impl Missing {
+    fn any(&self) -> bool {
+        self.lines.load(Ordering::Relaxed) > 0 || self.calls.load(Ordering::Relaxed) > 0
+    }
+}
 
 /// A line that is to be written.
 #[derive(Debug)]
@@ -30,7 +69,7 @@ pub struct Line {
     /// When it counts as written.
     pub durability: Durability,
     /// Who waits for it.
-    pub written: Option<oneshot::Sender<Result<(), String>>>,
+    pub written: Option<Written>,
 }
 
 /// When a line counts as written.
@@ -48,8 +87,7 @@ pub struct Writer {
     limits: Limits,
     /// `None`: it could not be opened again.
     file: Option<LogFile>,
-    /// Lines that were not written, here or because none could be sent.
-    lost: Arc<AtomicU64>,
+    missing: Arc<Missing>,
     /// Since when there is something to be flushed, and how many lines that is.
     dirty: Option<Instant>,
     unflushed: u64,
@@ -59,9 +97,9 @@ pub struct Writer {
 
 impl Writer {
     /// Opens the file.
-    pub fn open(path: PathBuf, limits: Limits, lost: Arc<AtomicU64>) -> io::Result<Writer> {
+    pub fn open(path: PathBuf, limits: Limits, missing: Arc<Missing>) -> io::Result<Writer> {
         let file = Some(LogFile::open(&path, limits)?);
-        Ok(Writer { path, limits, file, lost, dirty: None, unflushed: 0, failing: false })
+        Ok(Writer { path, limits, file, missing, dirty: None, unflushed: 0, failing: false })
     }
 
     /// Works until the last sender has gone.
@@ -69,6 +107,7 @@ impl Writer {
         crate::redact::prepare();
         loop {
             let first = match self.dirty {
+                None if self.missing.any() => lines.recv_timeout(RETRY),
                 None => lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(since) => lines.recv_timeout(FLUSH.saturating_sub(since.elapsed())),
             };
@@ -81,10 +120,19 @@ impl Writer {
                         self.flush_late();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => self.flush_late(),
-                Err(RecvTimeoutError::Disconnected) => return self.flush_late(),
+                Err(RecvTimeoutError::Timeout) => self.rest(),
+                Err(RecvTimeoutError::Disconnected) => return self.rest(),
             }
         }
+    }
+
+    /// What is done while nobody writes.
+    fn rest(&mut self) {
+        if self.missing.any() {
+            // It is told when it can be, if not now.
+            let _ = self.append(&[]);
+        }
+        self.flush_late();
     }
 
     fn write(&mut self, batch: Vec<Line>) {
@@ -100,7 +148,7 @@ impl Writer {
                 (Ok(()), Durability::Flushed, Some(written)) => wait_for_flush.push(written),
                 (Ok(()), _, written) => tell(written, Ok(())),
                 (Err(problem), _, written) => {
-                    self.lost.fetch_add(1, Ordering::Relaxed);
+                    self.missing.lines.fetch_add(1, Ordering::Relaxed);
                     tell(written, Err(problem));
                 }
             }
@@ -113,24 +161,27 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, line: &[u8]) -> Result<(), String> {
+    fn append(&mut self, line: &[u8]) -> Result<(), Failed> {
         let mut append = || {
             let file = match &mut self.file {
                 Some(file) => file,
                 None => self.file.insert(LogFile::open(&self.path, self.limits)?),
             };
-            let lost = self.lost.load(Ordering::Relaxed);
-            if lost == 0 {
+            if !self.missing.any() {
                 return file.append(line);
             }
             // That some are missing stands before the first that is there again.
+            let lines = self.missing.lines.load(Ordering::Relaxed);
+            let calls = self.missing.calls.load(Ordering::Relaxed);
             let mut entry = Entry::new(Event::Lost, Who::default(), "", Subject::default());
-            entry.lost = Some(lost);
+            (entry.lost, entry.unrecorded) = (Some(lines), (calls > 0).then_some(calls));
             file.append(&[entry.line().as_slice(), line].concat())?;
-            self.lost.fetch_sub(lost, Ordering::Relaxed);
+            self.missing.lines.fetch_sub(lines, Ordering::Relaxed);
+            self.missing.calls.fetch_sub(calls, Ordering::Relaxed);
             Ok(())
         };
-        match append() {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        match reserve::with_room(dir, &mut append) {
             Ok(()) => {
                 if std::mem::take(&mut self.failing) {
                     info!(file = %self.path.display(), "the audit log can be written again");
@@ -143,14 +194,14 @@ impl Writer {
         }
     }
 
-    fn flush(&mut self) -> Result<(), String> {
+    fn flush(&mut self) -> Result<(), Failed> {
         self.dirty = None;
         let unflushed = std::mem::take(&mut self.unflushed);
         match self.file.as_mut().map_or(Ok(()), LogFile::flush) {
             Ok(()) => Ok(()),
             Err(problem) => {
                 // Whether they are on disk nobody knows; asked again, the kernel would say yes.
-                self.lost.fetch_add(unflushed, Ordering::Relaxed);
+                self.missing.lines.fetch_add(unflushed, Ordering::Relaxed);
                 Err(self.failed("flushed", &problem))
             }
         }
@@ -161,15 +212,16 @@ impl Writer {
         let _ = self.flush();
     }
 
-    fn failed(&mut self, what: &str, problem: &io::Error) -> String {
+    fn failed(&mut self, what: &str, problem: &io::Error) -> Failed {
         if !std::mem::replace(&mut self.failing, true) {
             error!(file = %self.path.display(), %problem, "the audit log cannot be {what}");
         }
-        format!("the audit log {} cannot be {what}: {problem}", self.path.display())
+        let text = format!("the audit log {} cannot be {what}: {problem}", self.path.display());
+        Failed { text, no_room: reserve::is_full(problem) }
     }
 }
 
-fn tell(written: Option<oneshot::Sender<Result<(), String>>>, result: Result<(), String>) {
+fn tell(written: Option<Written>, result: Result<(), Failed>) {
     // One who does not wait any more does not carry out its call either.
     if let Some(written) = written {
         let _ = written.send(result);

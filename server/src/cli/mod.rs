@@ -14,6 +14,7 @@ use conti_shared::endpoint::{self, Endpoint};
 use crate::{
     engine::{id_ranges::Pool, userns},
     metrics::Address,
+    reserve,
 };
 
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
@@ -58,9 +59,13 @@ pub struct Args {
     /// The program conti-runtime [default: beside contid].
     #[arg(long, value_name = "PATH")]
     pub runtime: Option<PathBuf>,
-    /// Where it is recorded who did what, or `none` [default: audit/audit.jsonl in the data directory].
-    #[arg(long, value_name = "PATH|none")]
-    audit_log: Option<PathBuf>,
+    /// Where it is recorded who did what, or `none`. Two agents need two files.
+    #[arg(long, value_name = "PATH|none", default_value = "/var/log/conti/audit.jsonl")]
+    audit_log: PathBuf,
+    /// Room that is kept for the agent's records and the audit log on each filesystem that they lie on, in bytes;
+    /// no more than 1/100 of it. 0: none.
+    #[arg(long, value_name = "BYTES", default_value_t = reserve::DEFAULT_BYTES)]
+    pub reserve_bytes: u64,
     /// How the log is written to stderr. `auto`: for humans on a terminal, else as JSON.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
@@ -102,10 +107,9 @@ impl Args {
 
     /// The audit log; `None`: there is to be none.
     pub fn audit_log(&self) -> io::Result<Option<PathBuf>> {
-        match &self.audit_log {
-            Some(path) if path.as_os_str() == "none" => Ok(None),
-            Some(path) => std::path::absolute(path).map(Some),
-            None => Ok(Some(self.data_dir.join("audit/audit.jsonl"))),
+        match self.audit_log.as_os_str() == "none" {
+            true => Ok(None),
+            false => std::path::absolute(&self.audit_log).map(Some),
         }
     }
 }
@@ -162,7 +166,7 @@ mod tests {
         assert_eq!(args.log_format, LogFormat::Auto);
         assert!(args.runtime().unwrap().ends_with("conti-runtime"));
         let audit_log = args.audit_log().unwrap().unwrap();
-        assert_eq!(audit_log, Path::new("/var/lib/conti/audit/audit.jsonl"));
+        assert_eq!(audit_log, Path::new("/var/log/conti/audit.jsonl"));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! From a container's specification to the plan of its main process: every source opened, every
 //! mount in its order, every default laid down.
 
-use std::{fs, os::fd::OwnedFd, path::Path, sync::Arc};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 use conti_runtime::{
+    beneath::{Blocked, Dir},
+    own,
     plan::{
         ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
         Process, Stdio,
@@ -108,7 +110,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         &rootfs::Request {
             rootfs: &spec.rootfs,
             within: spec.bounds.as_ref().map(|bounds| bounds.rootfs.as_slice()),
-            layers: &request.dir.join("layers"),
+            dir: request.dir,
             mapped,
             volatile: spec.auto_remove,
             read_only: spec.read_only_root,
@@ -124,9 +126,10 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let devpts = Arc::new(filesystem::devpts(tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
-        bind_etc(&request.dir.join("etc"), &etc, &mut fds, &mut mounts)?;
+        bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
+    let guarded_from = within.map(|_| mounts.len() as u32);
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
@@ -158,6 +161,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         root: root.root,
         read_only_root: spec.read_only_root,
         mounts,
+        guarded_from,
         masked_paths: if privileged { Vec::new() } else { MASKED.map(str::to_owned).to_vec() },
         read_only_paths: if privileged {
             Vec::new()
@@ -246,7 +250,7 @@ impl Joined {
 fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
     let process = joined.process(kind)?;
     let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
-    let namespace = fs::File::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
+    let namespace = own::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
         .map_err(|error| process::gone(process.pid, &error))?;
     pinned.still_there()?;
     Ok(namespace.into())
@@ -364,11 +368,12 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
          ff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
     );
     // Names of resolvers only; without a network they are no use, and no harm.
-    let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolv = own::read_to_string("/etc/resolv.conf").unwrap_or_default();
     vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
 }
 
-/// Binds the files over those of a root that is not written to.
+/// Binds the files over those of a root that is not written to. The container can write them, but not
+/// what is in their place: each start gets new ones.
 fn bind_etc(
     dir: &Path,
     etc: &[(&'static str, String)],
@@ -376,13 +381,14 @@ fn bind_etc(
     mounts: &mut Vec<Mount>,
 ) -> Result<()> {
     let write = || {
-        fs::create_dir_all(dir)?;
-        etc.iter().try_for_each(|(name, text)| fs::write(dir.join(name), text))
+        let dir = Dir::open(dir)?.ensure_dir("etc", 0o755)?;
+        etc.iter().try_for_each(|(name, text)| dir.replace(name, text.as_bytes(), 0o644))
     };
-    write().map_err(|error: std::io::Error| Error::Exhausted {
-        what: format!("cannot write {}", dir.display()),
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    write().map_err(|blocked: Blocked| Error::Exhausted {
+        what: format!("cannot write {}", blocked.path.display()),
+        errno: blocked.errno.raw_os_error(),
     })?;
+    let dir = dir.join("etc");
     for (name, _) in etc {
         let bound = bind::clone(&dir.join(name), bind::Options::OWN)?;
         let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: false };

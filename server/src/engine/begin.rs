@@ -1,7 +1,6 @@
 //! Bringing up a container's main process: room, sources, plan, streams.
 
 use std::{
-    fs,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::SystemTime,
@@ -9,6 +8,7 @@ use std::{
 
 use conti_runtime::{
     journal::{self, Mode},
+    own,
     plan::{NsType, Plan},
     sys::socket,
 };
@@ -207,7 +207,7 @@ impl Engine {
         let dir = store::create(&self.sessions_dir, &record)
             .map_err(io_error("cannot make a session's directory"))?;
         let result = (|| {
-            let directory = fs::File::open(&dir).map_err(&exhausted)?;
+            let directory = own::open(&dir).map_err(&exhausted)?;
             let memory = journal::create(journal::Sizes::default()).map_err(&exhausted)?;
             let bell = || {
                 eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -8,7 +8,11 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::protocol::ProcessId;
+use conti_runtime::{
+    beneath::{self, Blocked, Dir},
+    protocol::ProcessId,
+};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,6 +28,9 @@ use super::{
 
 /// The file of a container's record, in its directory.
 pub const RECORD: &str = "container.json";
+
+/// The same once its removal has begun: there is no container any more, only what is left of it.
+const REMOVED: &str = "removed.json";
 
 /// The version of records. One that is newer is not touched.
 const VERSION: u32 = 1;
@@ -74,6 +81,8 @@ pub struct Now {
     pub quarantined: Option<String>,
     /// Whether it is being deleted.
     pub deleted: bool,
+    /// What its removal has left, and why. It can only be deleted, again.
+    pub left: Option<String>,
 }
 
 /// The record of a container.
@@ -149,7 +158,16 @@ impl Container {
 
     /// Reads a record.
     pub fn read_record(dir: &Path) -> io::Result<Record> {
-        let record: Record = store::read(&dir.join(RECORD))?;
+        Container::read_as(dir, RECORD)
+    }
+
+    /// Reads the record of a container whose removal has begun.
+    pub fn read_removed(dir: &Path) -> io::Result<Record> {
+        Container::read_as(dir, REMOVED)
+    }
+
+    fn read_as(dir: &Path, name: &str) -> io::Result<Record> {
+        let record: Record = store::read(&dir.join(name))?;
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         if record.version > VERSION {
             return Err(wrong(format!(
@@ -166,6 +184,9 @@ impl Container {
     /// Writes the record. One that removes itself is not flushed: after a crash of the host it would only
     /// be deleted.
     pub fn save(&self, boot_id: &str) -> Result<()> {
+        if self.now().left.is_some() {
+            return Ok(());
+        }
         let record = {
             let now = self.now();
             Record {
@@ -193,10 +214,37 @@ impl Container {
         })
     }
 
+    /// Removes the directory of a container, which may hold anything that it has written. Where something
+    /// is in the way, or the agent ends meanwhile, the record is still there, as one that only waits
+    /// to be removed.
+    pub fn remove_dir(dir: &Path) -> std::result::Result<(), Blocked> {
+        let open = match Dir::open(dir) {
+            Err(Blocked { errno: Errno::NOENT, .. }) => return Ok(()),
+            other => other?,
+        };
+        match open.rename(RECORD, &open, REMOVED) {
+            Err(Blocked { errno: Errno::NOENT, .. }) => {}
+            other => other?,
+        }
+        // The record last.
+        open.remove("layers")?;
+        open.remove("etc")?;
+        beneath::remove(dir)
+    }
+
+    /// Keeps it for another try to remove it.
+    pub fn leave(&self, blocked: &Blocked) {
+        let mut now = self.now();
+        now.deleted = false;
+        now.left = Some(format!(
+            "it is not removed completely: {blocked}; clear that away and delete it again"
+        ));
+    }
+
     /// Where it is in its life.
     pub fn state(&self) -> ContainerState {
         let now = self.now();
-        if now.quarantined.is_some() {
+        if now.quarantined.is_some() || now.left.is_some() {
             return ContainerState::Quarantined;
         }
         // Told by `end`, and not by the session, so that a restart is seen at once.
@@ -252,7 +300,7 @@ impl Container {
         let process = self.process();
         let now = self.now();
         let mut warnings = now.warnings.clone();
-        warnings.extend(now.quarantined.clone());
+        warnings.extend(now.quarantined.clone().into_iter().chain(now.left.clone()));
         ContainerInfo {
             id: self.id.clone(),
             spec: self.spec.clone(),

@@ -1,7 +1,6 @@
 //! Sessions in what exists: a container, or the namespaces of any process of the host.
 
 use std::{
-    fs::{self, File},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
@@ -10,6 +9,7 @@ use std::{
 
 use conti_runtime::{
     inspect::{process::id_map, status::Status},
+    own,
     plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -376,9 +376,9 @@ fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
     let mut foreign = Vec::new();
     for kind in wanted {
         let file = kind.file_name();
-        let theirs = fs::read_link(format!("/proc/{pid}/ns/{file}"))
+        let theirs = own::read_link(format!("/proc/{pid}/ns/{file}"))
             .map_err(|error| process::gone(pid, &error));
-        let ours = fs::read_link(format!("/proc/self/ns/{file}")).ok();
+        let ours = own::read_link(format!("/proc/self/ns/{file}")).ok();
         match (theirs, ours) {
             // A type that this kernel does not have.
             (Err(_), None) => {}
@@ -404,7 +404,7 @@ fn environment(pid: i32) -> std::io::Result<Vec<String>> {
     use std::io::Read as _;
     const LIMIT: u64 = 4 << 20;
     let mut bytes = Vec::new();
-    File::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    own::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
     let entries = bytes.split(|b| *b == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
     Ok(entries
         .filter(|entry| entry.find('=').is_some_and(|at| at > 0))

@@ -192,7 +192,15 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Domainname => ("could not set the domain name", ""),
         Step::Loopback => ("could not bring the loopback interface up", ""),
         Step::Propagation => ("could not make the mounts private", ""),
+        Step::Root if *errno == libc::EXDEV => (
+            "could not attach the root filesystem",
+            "; a filesystem of the kernel is mounted below it: only an admin mounts so",
+        ),
         Step::Root => ("could not attach the root filesystem", ""),
+        Step::Mount if *errno == libc::EXDEV => (
+            "could not mount on",
+            "; the path leads to /proc, /sys or /dev of the container, or a filesystem of the kernel is mounted below the source: only an admin mounts so",
+        ),
         Step::Mount => {
             ("could not mount on", "; check the target's path and type in the root filesystem")
         }

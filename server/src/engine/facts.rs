@@ -1,7 +1,8 @@
 //! What the agent's host is, and what its kernel offers: found once, at the start.
 
-use std::{fs, os::fd::AsFd as _, path::Path};
+use std::os::fd::AsFd as _;
 
+use conti_runtime::own;
 use rustix::mount::{FsOpenFlags, fsopen};
 
 use super::{Config, cgroup::Cgroups, userns::Userns};
@@ -88,12 +89,12 @@ impl Facts {
 
 /// The id of this boot.
 pub fn boot_id() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let id = own::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }
 
 fn memory_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = own::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -140,16 +141,12 @@ fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
             proc_of_namespace(),
             "a container in another's pid namespace shares that one's proc (Linux 6.17)",
         ),
-        feature(
-            "time_namespace",
-            Path::new("/proc/self/ns/time").exists(),
-            "time namespaces are refused",
-        ),
+        feature("time_namespace", own::exists("/proc/self/ns/time"), "time namespaces are refused"),
     ]
 }
 
 fn filesystem(name: &str) -> bool {
-    let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let text = own::read_to_string("/proc/filesystems").unwrap_or_default();
     // A module that is not loaded yet is loaded by the first fsopen.
     text.lines().any(|l| l.split('\t').nth(1) == Some(name))
         || fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
@@ -158,7 +155,7 @@ fn filesystem(name: &str) -> bool {
 /// Whether overlayfs takes its layers as fds: tried on a context that is never created.
 pub fn overlay_layer_fds() -> bool {
     let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
-    let Ok(dir) = fs::File::open("/") else { return false };
+    let Ok(dir) = own::open("/") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", dir.as_fd()).is_ok()
 }
 
@@ -166,6 +163,6 @@ pub fn overlay_layer_fds() -> bool {
 /// 6.17): tried on a context that is never created.
 pub fn proc_of_namespace() -> bool {
     let Ok(context) = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
-    let Ok(own) = fs::File::open("/proc/self/ns/pid") else { return false };
+    let Ok(own) = own::open("/proc/self/ns/pid") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "pidns", own.as_fd()).is_ok()
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use conti_runtime::{
-    launcher,
+    launcher, own,
     protocol::{LauncherReply, LauncherRequest, MAX_PACKET},
     sys::{
         memfd,
@@ -60,7 +60,7 @@ impl Launcher {
         open_files: Rlimit,
         counts: Arc<Counts>,
     ) -> io::Result<Launcher> {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = own::open(path)?;
         let image = memfd::executable("conti-runtime", &mut file)?;
         let tag = tag.to_owned();
         Ok(Launcher { image, tag, open_files, running: Mutex::new(None), counts })

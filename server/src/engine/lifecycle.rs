@@ -1,14 +1,11 @@
 //! Containers from create to delete. Every step has its undo; what fails leaves nothing.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use conti_runtime::protocol::KillCause;
+use conti_runtime::{own, protocol::KillCause};
 use tracing::{Instrument as _, info, warn};
 
 use super::{
@@ -17,7 +14,7 @@ use super::{
     cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
-    id,
+    fault, id,
     info::{ContainerInfo, ContainerState, EndReason},
     io_error, name,
     registry::Made,
@@ -105,7 +102,7 @@ impl Engine {
         }
     }
 
-    /// Registers a container: its name is taken from here on.
+    /// A container that nobody knows of yet.
     fn new_container(
         &self,
         mut spec: ContainerSpec,
@@ -118,23 +115,18 @@ impl Engine {
         if spec.hostname.is_empty() {
             spec.hostname = id[..12].to_owned();
         }
-        let user = &mut spec.namespaces;
-        let id_range = (user.user == Namespace::Private && user.uid_maps.is_empty())
-            .then(|| self.id_ranges.take())
-            .transpose()?;
-        if let Some(range) = &id_range {
-            user.uid_maps = vec![range.map()];
-            user.gid_maps = vec![range.map()];
-        }
-        let container = Arc::new(Container::new(id, spec, &self.containers_dir, request_id));
+        let id_range = self.take_ids(&mut spec)?;
+        let container = Container::new(id, spec, &self.containers_dir, request_id);
         container.now().id_range = id_range;
-        self.registry.add_container(container.clone())?;
-        Ok(container)
+        Ok(Arc::new(container))
     }
 
     async fn begin_new(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
+        // Before anybody can find it: who does waits until it is there or gone.
         let _turn = container.turn.lock().await;
-        let begun = match DirBuilder::new().mode(0o700).create(&container.dir) {
+        self.registry.add_container(container.clone())?;
+        fault::point("create.registered").await;
+        let begun = match own::make_dir(&container.dir, 0o700) {
             Ok(()) => self.begin(container, begin).await,
             Err(error) => Err(io_error("cannot make the container's directory")(error)),
         };
@@ -144,7 +136,8 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
-                self.forget(container).await;
+                // What is in the way is told by the container, which stays then.
+                let _ = self.forget(container).await;
                 self.registry.remove_session(&container.now().session_id.clone());
                 Err(error)
             }
@@ -190,6 +183,7 @@ impl Engine {
             now.spare.take()
         };
         container.ended.notify_waiters();
+        fault::point("end.told").await;
         drop(spare);
         let others: Vec<_> = self.registry.sessions(Some(&container.id));
         for other in others.iter().filter(|other| !other.record.main && !other.ended()) {
@@ -211,7 +205,7 @@ impl Engine {
         // A failed set-up is undone by the one who asked for it.
         if container.spec.auto_remove && !failed {
             self.registry.keep_ended(&session.id);
-            self.forget(container).await;
+            let _ = self.forget(container).await;
         } else if !failed && let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "the end could not be recorded");
         }
@@ -252,6 +246,7 @@ impl Engine {
                 }
             }
             ContainerState::Stopped if !container.now().deleted => {
+                self.cleaned_up(container).await?;
                 let before = {
                     let now = container.now();
                     (now.session.clone(), now.session_id.clone(), now.end.clone())
@@ -269,6 +264,20 @@ impl Engine {
                 begun
             }
             _ => Err(container.wrong_state("start", "created or stopped")),
+        }
+    }
+
+    /// Waits until nothing is left of a main process that has ended: what is cleaned up after it, cgroups and
+    /// perhaps the container itself, must not be that of the next one.
+    async fn cleaned_up(&self, container: &Container) -> Result<()> {
+        let session = container.now().session.clone();
+        if let Some(session) = session {
+            session.wait().await;
+        }
+        fault::point("start.cleaned_up").await;
+        match container.now().deleted {
+            true => Err(Error::NoSuchContainer(container.id.clone())),
+            false => Ok(()),
         }
     }
 
@@ -294,7 +303,11 @@ impl Engine {
                 return Err(container.wrong_state("stop", "created or running"));
             }
             ContainerState::Stopped => {}
-            ContainerState::Created => self.kill_all(&container, &session),
+            ContainerState::Created => {
+                // While its set-up goes on there is nothing that a signal could reach.
+                session.assembled().await;
+                self.kill_all(&container, &session);
+            }
             ContainerState::Running => {
                 let waited = if grace.is_zero() {
                     false
@@ -340,6 +353,7 @@ impl Engine {
             if container.now().deleted {
                 return Ok(());
             }
+            fault::point("delete.locked").await;
             if container.state() == ContainerState::Running && !force {
                 return Err(container.wrong_state("delete", "created or stopped (or use force)"));
             }
@@ -350,23 +364,28 @@ impl Engine {
                 engine.kill_all(&container, &session);
                 session.wait().await;
             }
-            engine.forget(&container).await;
+            engine.forget(&container).await?;
             info!(container = %container.id, "deleted");
             Ok(())
         };
         tokio::spawn(delete.in_current_span()).await.unwrap_or(Err(Error::Stopping))
     }
 
-    /// Removes what a container has on disk and in memory. Its main process has ended.
-    pub(super) async fn forget(&self, container: &Arc<Container>) {
+    /// Removes what a container has on disk and in memory. Its main process has ended. Where something is in
+    /// the way the container stays, and can only be deleted again.
+    pub(super) async fn forget(&self, container: &Arc<Container>) -> Result<()> {
         container.now().deleted = true;
         let dir = container.dir.clone();
-        let removed = blocking(move || match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        });
-        if let Err(error) = removed.await {
-            warn!(container = %container.id, %error, "the container's directory could not be removed");
+        if let Err(blocked) = blocking(move || Container::remove_dir(&dir)).await {
+            warn!(container = %container.id, error = %blocked, "cannot be removed completely");
+            container.leave(&blocked);
+            return Err(Error::Refused {
+                tried: "cannot remove all of the container; clear away what is in the way and \
+                        delete it again:"
+                    .to_owned(),
+                argument: blocked.path.to_string_lossy().into_owned(),
+                errno: blocked.errno.raw_os_error(),
+            });
         }
         let main = container.now().session_id.clone();
         for session in self.registry.sessions(Some(&container.id)) {
@@ -377,6 +396,7 @@ impl Engine {
             }
         }
         self.registry.remove_container(container);
+        Ok(())
     }
 
     /// Gives cgroups back: kills what is left in them where something may be, and removes them in the
@@ -410,8 +430,11 @@ impl Engine {
             };
             let Some(cgroup) = cgroup else { return };
             let Ok(monitor) = engine.slots.monitor_in(Some(&cgroup)).await else { return };
+            fault::point("spare.made").await;
             let mut now = container.now();
-            if now.cgroup.is_some() && now.end.is_none() && now.spare.is_none() {
+            // It may have been started again meanwhile, in other cgroups.
+            let same = now.cgroup.as_ref().is_some_and(|present| Arc::ptr_eq(present, &cgroup));
+            if same && now.end.is_none() && now.spare.is_none() {
                 now.spare = Some(monitor);
             }
         });

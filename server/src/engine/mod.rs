@@ -16,7 +16,8 @@
 //! - [`recover`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
 //! - [`counts`]: what was done, and what there is, in numbers;
-//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`]: what the others stand on.
+//! - [`dirs`]: the directories that all of it lies in;
+//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
@@ -24,9 +25,11 @@ pub mod capability;
 pub mod cgroup;
 pub mod container;
 pub mod counts;
+mod dirs;
 pub mod enter;
 pub mod error;
 pub mod facts;
+pub mod fault;
 pub mod files;
 pub mod id;
 pub mod id_ranges;
@@ -57,25 +60,23 @@ pub mod users;
 pub mod watched;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::File,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    },
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use cgroup::Cgroups;
 use container::Container;
+use conti_runtime::own;
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
 use id_ranges::IdRanges;
 use info::{ContainerInfo, SessionEnd, SessionInfo};
 use launcher::Launcher;
-use mounts::live::MadeMounts;
+use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
 use registry::Registry;
 use rustix::process::Rlimit;
@@ -87,6 +88,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use userns::Userns;
 
+use crate::reserve;
+
 /// Where an engine keeps what it has.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -94,6 +97,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Container records and private layers.
     pub data_dir: PathBuf,
+    /// Room for records that is kept on the filesystem of each directory, in bytes.
+    pub reserve_bytes: u64,
     /// The program of the launcher.
     pub runtime: PathBuf,
     /// The limit of open files of what the engine starts: the agent's own may be higher.
@@ -122,6 +127,8 @@ pub struct Engine {
     noted: Mutex<Vec<(Arc<Session>, Vec<u8>)>>,
     /// What was mounted into living targets.
     made_mounts: Arc<MadeMounts>,
+    /// One change of a mount namespace at a time.
+    mount_locks: Locks,
     /// Who may have an inspector.
     inspectors: Arc<Semaphore>,
     /// `DATA/containers`
@@ -143,9 +150,17 @@ pub struct Engine {
 impl Engine {
     /// Starts an engine: takes its directories, finds what an earlier one left, and makes ready.
     pub async fn start(config: Config) -> Result<Arc<Engine>> {
+        if conti_runtime::fault::is_on() {
+            tracing::warn!(
+                "calls are delayed at random, as {} asks for",
+                conti_runtime::fault::VARIABLE
+            );
+        }
         // Modes that are given are meant as they are.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-        let locks = [take_dir(&config.state_dir)?, take_dir(&config.data_dir)?];
+        let locks = dirs::take(&config.state_dir, &config.data_dir)?;
+        reserve::keep(&config.state_dir, config.reserve_bytes);
+        reserve::keep(&config.data_dir, config.reserve_bytes);
         let containers_dir = sub_dir(&config.data_dir, "containers")?;
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
         let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
@@ -165,7 +180,7 @@ impl Engine {
         let view = HostView::make(&config.state_dir.join("host-view"))
             .map_err(io_error("cannot make the host view"))?;
         let open = |path: &str| {
-            File::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
+            own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
         let id_ranges = IdRanges::new(config.userns_pool);
         let dirs = [containers_dir.as_path(), &view.template, Path::new("/usr")];
@@ -174,6 +189,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             noted: Mutex::default(),
+            mount_locks: Locks::new(mounts_dir.clone()),
             made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
             facts,
             counts,
@@ -296,31 +312,9 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// Makes a directory that only root may enter, and takes its lock: one agent for one directory.
-fn take_dir(dir: &Path) -> Result<File> {
-    let at = |error: io::Error| Error::Exhausted {
-        what: format!("cannot use the directory {}", dir.display()),
-        errno: error.raw_os_error().unwrap_or(libc::EIO),
-    };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
-    let lock = File::create(dir.join("lock")).map_err(at)?;
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::AGAIN) => Err(Error::Exhausted {
-            what: format!(
-                "another agent uses the directory {}; stop it, or choose others with --state-dir and --data-dir",
-                dir.display()
-            ),
-            errno: libc::EBUSY,
-        }),
-        Err(errno) => Err(at(errno.into())),
-    }
-}
-
 fn sub_dir(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    match DirBuilder::new().mode(0o700).create(&path) {
+    match own::make_dir(&path, 0o700) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(io_error("cannot make a directory")(error))
         }

@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+use conti_runtime::own;
 const FIRST: [&str; 24] = [
     "amber", "brisk", "calm", "clear", "deft", "eager", "fleet", "gentle", "hardy", "keen",
     "level", "light", "mellow", "neat", "noble", "plain", "prime", "quick", "quiet", "sound",
@@ -34,6 +35,6 @@ pub fn new(is_free: impl Fn(&str) -> bool) -> String {
 /// A short name for a state directory, the same at each start.
 pub fn tag(state_dir: &Path) -> String {
     let mut hasher = DefaultHasher::new();
-    state_dir.canonicalize().unwrap_or_else(|_| state_dir.to_owned()).hash(&mut hasher);
+    own::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned()).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }

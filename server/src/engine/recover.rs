@@ -2,7 +2,7 @@
 //! monitors that went on without it.
 
 use std::{
-    fs, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
@@ -12,6 +12,7 @@ use std::{
 
 use conti_runtime::{
     journal::{Reader, Totals},
+    own,
     protocol::{FromMonitor, VERSION},
     sys::socket,
 };
@@ -104,13 +105,20 @@ impl Engine {
                 }
                 container
             }
-            // The agent ended before it wrote one: nobody was told of this container.
+            // The agent ended before it wrote one: nobody was told of this container. Or while it removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                info!(dir = %dir.display(), "a container that was not finished is removed");
-                if let Err(error) = fs::remove_dir_all(dir) {
-                    warn!(dir = %dir.display(), %error, "it cannot be removed");
-                }
-                return None;
+                info!(dir = %dir.display(), "what is left of a container is removed");
+                let removed = Container::read_removed(dir);
+                let Err(blocked) = Container::remove_dir(dir) else { return None };
+                warn!(dir = %dir.display(), error = %blocked, "cannot be removed completely");
+                let container = match removed {
+                    Ok(record) => Container::from_record(record, &self.containers_dir),
+                    Err(_) => {
+                        self.unknown(dir, "nothing is known of it; it can only be deleted".into())
+                    }
+                };
+                container.leave(&blocked);
+                container
             }
             Err(error) => {
                 let problem = format!(
@@ -118,14 +126,19 @@ impl Engine {
                     dir.display()
                 );
                 warn!(problem, "a container is set aside");
-                let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
-                let container = Container::new(id, spec, &self.containers_dir, None);
-                container.now().quarantined = Some(problem);
-                container
+                self.unknown(dir, problem)
             }
         };
         Some(Arc::new(container))
+    }
+
+    /// A container of which only the directory is known.
+    fn unknown(&self, dir: &Path, problem: String) -> Container {
+        let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
+        let container = Container::new(id, spec, &self.containers_dir, None);
+        container.now().quarantined = Some(problem);
+        container
     }
 
     /// Looks at one session's directory.
@@ -271,7 +284,7 @@ impl Engine {
     /// A container whose set-up failed, and the one who asked for it was a client of the agent before.
     async fn give_up(self: &Arc<Self>, container: &Arc<Container>) {
         if container.spec.auto_remove {
-            self.forget(container).await;
+            let _ = self.forget(container).await;
         } else if let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "its failure could not be recorded");
         }
@@ -308,14 +321,14 @@ impl Engine {
     async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
         let lost = {
             let now = container.now();
-            now.quarantined.is_none() && now.session.is_none()
+            now.quarantined.is_none() && now.left.is_none() && now.session.is_none()
         };
         if !lost {
             return;
         }
         if container.spec.auto_remove {
             info!(container = %container.id, "was to remove itself, and is removed");
-            self.forget(container).await;
+            let _ = self.forget(container).await;
             return;
         }
         if container.now().end.is_none() {
@@ -366,7 +379,7 @@ fn insist(cgroup: &Cgroup, name: &str) {
 }
 
 fn directories(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let entries = own::read_dir(dir).into_iter().flatten().flatten();
     entries
         .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
         .map(|entry| entry.path())

@@ -1,13 +1,16 @@
 //! Small JSON records on disk: written whole or not at all.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
+use conti_runtime::own;
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::reserve;
 
 /// Whether a record must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +33,18 @@ pub fn write<T: Serialize>(
     write_bytes(dir, name, &bytes, 0o644, durability)
 }
 
-/// As [`write()`], for bytes, with a mode of the file.
+/// As [`write()`], for bytes, with a mode of the file. On a full disk it takes of the room that is kept for that.
 pub fn write_bytes(
+    dir: &Path,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+    durability: Durability,
+) -> io::Result<()> {
+    reserve::with_room(dir, || replace(dir, name, bytes, mode, durability))
+}
+
+fn replace(
     dir: &Path,
     name: &str,
     bytes: &[u8],
@@ -40,18 +53,23 @@ pub fn write_bytes(
 ) -> io::Result<()> {
     let temporary = dir.join(format!(".{name}.new"));
     // One that was left behind may have another mode.
-    match fs::remove_file(&temporary) {
+    match own::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = File::options().write(true).create_new(true).mode(mode).open(&temporary)?;
-    file.write_all(bytes)?;
-    if durability == Durability::Durable {
-        file.sync_all()?;
+    let mut file =
+        own::open_with(File::options().write(true).create_new(true).mode(mode), &temporary)?;
+    let written = file.write_all(bytes).and_then(|()| match durability {
+        Durability::Durable => file.sync_all(),
+        Durability::Boot => Ok(()),
+    });
+    if let Err(error) = written.and_then(|()| own::rename(&temporary, dir.join(name))) {
+        // What is half written must not take the room of what comes next.
+        let _ = own::remove_file(&temporary);
+        return Err(error);
     }
-    fs::rename(&temporary, dir.join(name))?;
     if durability == Durability::Durable {
-        File::open(dir)?.sync_all()?;
+        own::open(dir)?.sync_all()?;
     }
     Ok(())
 }
@@ -59,18 +77,20 @@ pub fn write_bytes(
 /// Reads a record. What is no regular file, is larger than 16 MiB or does not parse is an error.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     const LIMIT: u64 = 16 * 1024 * 1024;
-    let meta = fs::symlink_metadata(path)?;
+    let meta = own::symlink_metadata(path)?;
     if !meta.is_file() || meta.len() > LIMIT {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "not a regular file of at most 16 MiB",
         ));
     }
-    Ok(serde_json::from_slice(&fs::read(path)?)?)
+    Ok(serde_json::from_slice(&own::read(path)?)?)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -83,6 +103,17 @@ mod tests {
         for len in 0..whole.len() - 2 {
             fs::write(&path, &whole[..len]).expect("cut");
             assert!(read::<Vec<String>>(&path).is_err(), "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_nested_without_end_is_an_error() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("r.json");
+        for open in ["[", "{\"a\":"] {
+            fs::write(&path, open.repeat(100_000)).expect("written");
+            assert!(read::<Vec<String>>(&path).is_err());
+            assert!(read::<serde_json::Value>(&path).is_err());
         }
     }
 }

@@ -15,7 +15,7 @@ use rustix::{
 use super::{
     Engine,
     error::{Error, Result},
-    id_ranges::IdRanges,
+    id_ranges::{IdRange, IdRanges},
     sources::filesystem,
     spec::{ContainerSpec, Namespace},
 };
@@ -83,19 +83,29 @@ impl Engine {
     /// Decides about the user namespace of a container whose maker did not: a privileged one has the host's, one
     /// that joins namespaces joins the user namespace that they belong to, and all others have what the
     /// agent gives by default.
-    pub fn choose_user_namespace(&self, spec: &mut ContainerSpec) -> Result<()> {
+    pub fn choose_user_namespace(&self, spec: &mut ContainerSpec) {
         if spec.namespaces.user == Namespace::Unspecified {
             spec.namespaces.user = self.user_namespace_for(spec);
         }
-        let namespaces = &spec.namespaces;
+    }
+
+    /// Gives a container with a user namespace of its own its ids, where its maker chose none.
+    pub(super) fn take_ids(&self, spec: &mut ContainerSpec) -> Result<Option<IdRange>> {
+        let namespaces = &mut spec.namespaces;
         if namespaces.user != Namespace::Private {
-            return Ok(());
+            return Ok(None);
         }
         // What shows them (proc, mqueue, cgroup2) belongs to the user namespace that owns them.
         let of_host =
             [("pid", &namespaces.pid), ("ipc", &namespaces.ipc), ("cgroup", &namespaces.cgroup)];
         match of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host) {
-            None => Ok(()),
+            None if !namespaces.uid_maps.is_empty() => Ok(None),
+            None => {
+                let range = self.id_ranges.take()?;
+                namespaces.uid_maps = vec![range.map()];
+                namespaces.gid_maps = vec![range.map()];
+                Ok(Some(range))
+            }
             Some((name, _)) => Err(Error::Invalid {
                 field: format!("spec.namespaces.{name}"),
                 problem: "is the host's, which a container with a user namespace of its own cannot have; \

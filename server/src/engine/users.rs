@@ -1,7 +1,8 @@
 //! The names of the host's users.
 
-use std::{collections::HashMap, fs};
+use std::collections::HashMap;
 
+use conti_runtime::own;
 /// The host's /etc/passwd at one moment. Other sources of users (NSS) are not asked.
 #[derive(Debug, Clone, Default)]
 pub struct Users(HashMap<u32, String>);
@@ -10,7 +11,7 @@ impl Users {
     /// Reads them. Where that is not possible there are none.
     pub fn of_host() -> Users {
         // Comments in it may be of any character set.
-        Users::parse(&String::from_utf8_lossy(&fs::read("/etc/passwd").unwrap_or_default()))
+        Users::parse(&String::from_utf8_lossy(&own::read("/etc/passwd").unwrap_or_default()))
     }
 
     fn parse(passwd: &str) -> Users {

@@ -121,7 +121,10 @@ impl Certificates {
 
 /// Counts what could not be written into the audit log.
 #[derive(Debug, Clone, Default)]
-pub struct AuditFailures(Counter);
+pub struct AuditFailures {
+    all: Counter,
+    carried_out: Counter,
+}
 
 impl AuditFailures {
     pub(super) fn register(registry: &mut Registry) -> AuditFailures {
@@ -129,14 +132,24 @@ impl AuditFailures {
         registry.register(
             "audit_failures",
             "Calls that could not be written into the audit log",
-            failures.0.clone(),
+            failures.all.clone(),
+        );
+        registry.register(
+            "audit_unrecorded",
+            "Calls that were carried out all the same: they only ended or removed something, or the policy allows it",
+            failures.carried_out.clone(),
         );
         failures
     }
 
     /// Counts one more.
     pub fn count(&self) {
-        self.0.inc();
+        self.all.inc();
+    }
+
+    /// Counts one of them that is carried out all the same.
+    pub fn count_carried_out(&self) {
+        self.carried_out.inc();
     }
 }
 
@@ -161,6 +174,7 @@ mod tests {
         certificates.client_ca(UNIX_EPOCH);
         certificates.first_client(UNIX_EPOCH + Duration::from_secs(7));
         failures.count();
+        failures.count_carried_out();
         let mut shown = String::new();
         text::encode(&mut shown, &registry).unwrap();
         for line in [
@@ -171,6 +185,7 @@ mod tests {
             "certificate_expiry_timestamp_seconds{certificate=\"client_ca\"} 0",
             "certificate_expiry_timestamp_seconds{certificate=\"first_client\"} 7",
             "audit_failures_total 1",
+            "audit_unrecorded_total 1",
         ] {
             assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
         }

@@ -133,7 +133,7 @@ impl Call {
             let what = "nothing is known of how the container is confined";
             return Err(status::denied(&self.caller, Role::Admin, "container", what));
         }
-        self.confined(engine, &container.spec, JOINED_MAX).map_err(|beyond| {
+        self.confined(engine, container, JOINED_MAX).map_err(|beyond| {
             let Beyond { field, problem } = beyond;
             let name = &container.spec.name;
             let what = format!("container {name} is not confined: {field} {problem}");
@@ -142,9 +142,12 @@ impl Call {
     }
 
     /// Whether a container, and each whose namespaces it has joined, is one that the caller may have.
-    fn confined(&self, engine: &Engine, spec: &ContainerSpec, left: usize) -> Result<(), Beyond> {
-        rules::container(spec, &self.caller.grants)?;
-        let namespaces = &spec.namespaces;
+    fn confined(&self, engine: &Engine, container: &Container, left: usize) -> Result<(), Beyond> {
+        rules::container(&container.spec, &self.caller.grants)?;
+        for made in engine.mounts_made_in(&container.id) {
+            rules::made(&made, &self.caller.grants)?;
+        }
+        let namespaces = &container.spec.namespaces;
         for namespace in [
             &namespaces.pid,
             &namespaces.uts,
@@ -164,7 +167,7 @@ impl Call {
             }
             let other = engine.find(&self.caller.scope, key);
             let other = other.map_err(|_| unknown("of which nothing is known"))?;
-            self.confined(engine, &other.spec, left - 1)?;
+            self.confined(engine, &other, left - 1)?;
         }
         Ok(())
     }
@@ -265,7 +268,7 @@ impl Call {
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
-        engine.choose_user_namespace(&mut spec).map_err(status::of)?;
+        engine.choose_user_namespace(&mut spec);
         if self.is_admin() {
             // Another container may have the name one day. One that is not there is the engine's to tell.
             for key in joined(&mut spec) {

@@ -26,7 +26,8 @@ use crate::engine::{
     Engine,
     mounts::{
         self, Filter,
-        live::{Made, Wanted, Which},
+        live::{Wanted, Which},
+        made::Made,
     },
     spec::MountSource,
 };

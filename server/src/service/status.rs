@@ -16,8 +16,9 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 use super::convert::{Violations, checked, violation::cut};
 use crate::{
     access::{Caller, Peer, Role},
+    audit::Failed,
     engine::error::Error,
-    pki,
+    pki, reserve,
 };
 
 /// How much of one value is told, in bytes: all of a status must fit into the headers that a
@@ -76,10 +77,10 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
         }
         Error::Setup(failure) => {
             let step = step_name(failure.step);
-            (Code::FailedPrecondition, setup(step, failure.argument, failure.errno))
+            (code_of_setup(failure.errno), setup(step, failure.argument, failure.errno))
         }
         Error::Source { step, argument, errno, .. } => {
-            (Code::FailedPrecondition, setup(step.to_owned(), argument, errno))
+            (code_of_setup(errno), setup(step.to_owned(), argument, errno))
         }
         Error::Refused { tried, argument, errno } => {
             let code = match errno {
@@ -107,6 +108,14 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
         }
         Error::Stopping => (Code::Unavailable, Vec::new()),
         Error::Internal(message) => (Code::Internal, vec![("message", message)]),
+    }
+}
+
+/// Whether the host was out of something, or something else was in the way.
+fn code_of_setup(errno: i32) -> Code {
+    match errno {
+        libc::ENOSPC | libc::EDQUOT => Code::ResourceExhausted,
+        _ => Code::FailedPrecondition,
     }
 }
 
@@ -196,10 +205,19 @@ pub fn bad_reason(problem: &str) -> Status {
 }
 
 /// The status of a call that could not be recorded, and was not carried out for that.
-pub fn audit_failed(problem: &str) -> Status {
-    let message = format!("the call could not be recorded, so it was not carried out: {problem}");
-    let metadata = vec![("problem", problem.to_owned())];
-    build(Code::Unavailable, message, Reason::AuditFailed, metadata, ErrorDetails::new())
+pub fn audit_failed(failed: &Failed) -> Status {
+    let problem = failed.to_string();
+    let mut message =
+        format!("the call could not be recorded, so it was not carried out: {problem}");
+    let code = match failed.no_room {
+        true => Code::ResourceExhausted,
+        false => Code::Unavailable,
+    };
+    if failed.no_room {
+        message.push_str("; containers can still be stopped and deleted, which makes room");
+    }
+    let metadata = vec![("problem", problem)];
+    build(code, message, Reason::AuditFailed, metadata, ErrorDetails::new())
 }
 
 /// The status of a guest whose address has tried too often.
@@ -263,10 +281,13 @@ pub fn pki(error: pki::Error) -> Status {
         pki::Error::None(_) | pki::Error::Exists(_) => {
             (Code::FailedPrecondition, Reason::NoAuthority, Vec::new())
         }
-        pki::Error::File { what, path, .. } => {
+        pki::Error::File { what, path, source } => {
             let path = path.to_string_lossy().into_owned();
             let metadata = vec![("what", what.to_owned()), ("path", path)];
-            (Code::Unavailable, Reason::NoAuthority, metadata)
+            match reserve::is_full(&source) {
+                true => (Code::ResourceExhausted, Reason::ResourceExhausted, metadata),
+                false => (Code::Unavailable, Reason::NoAuthority, metadata),
+            }
         }
         pki::Error::Certificate { what, problem } => {
             let metadata = vec![("what", what.to_owned()), ("problem", problem)];

@@ -2,12 +2,14 @@
 //! are in flight.
 //!
 //! - [`Material`]: which files; [`Tls`]: what was made of them; [`CurrentTls`]: what holds now;
+//! - [`verifier`]: whether a client's certificate is good;
 //! - [`reload`]: sees that files have changed.
 //!
 //! There is no resumption: a resumed session would show the certificate that was verified when it began,
 //! whatever was revoked since.
 
 pub mod reload;
+mod verifier;
 
 use std::{
     path::PathBuf,
@@ -17,11 +19,13 @@ use std::{
 
 use conti_shared::tls::{self, ALPN_API, ALPN_JOIN, provider};
 use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime},
-    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime},
+    server::{NoServerSessionStorage, danger::ClientCertVerifier},
     version::TLS13,
 };
+
+use verifier::Clients;
 
 /// The files that TLS is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +86,7 @@ impl Material {
     pub fn load(&self) -> Result<Tls, Error> {
         let chain = tls::certificates(&self.certificate).map_err(Error::File)?;
         let key = tls::private_key(&self.key).map_err(Error::File)?;
-        let roots = tls::authorities(&self.client_ca).map_err(Error::File)?;
+        let authorities = tls::authorities(&self.client_ca).map_err(Error::File)?;
         let lists = match &self.crl {
             Some(path) if self.crl_may_be_missing && !path.exists() => Vec::new(),
             Some(path) => tls::revocation_lists(path).map_err(Error::File)?,
@@ -94,11 +98,12 @@ impl Material {
         };
         let leaf = chain.first().ok_or_else(|| at(&self.certificate)("it is empty".to_owned()))?;
         let (name, not_after) = about(leaf).map_err(at(&self.certificate))?;
-        let authorities = tls::certificates(&self.client_ca).map_err(Error::File)?;
-        let authorities = authorities.iter().filter_map(|one| about(one).ok());
-        let clients_not_after = authorities.map(|(_, not_after)| not_after).min();
-        let verifier =
-            verifier(roots, lists).map_err(at(self.crl.as_ref().unwrap_or(&self.client_ca)))?;
+        let known = authorities.iter().filter_map(|one| about(one).ok());
+        let clients_not_after = known.map(|(_, not_after)| not_after).min();
+        let verifier: Arc<dyn ClientCertVerifier> = Arc::new(
+            Clients::of(&authorities, &lists)
+                .map_err(at(self.crl.as_ref().unwrap_or(&self.client_ca)))?,
+        );
         let api = config(ALPN_API, Some(verifier.clone()), chain.clone(), key.clone_key())
             .map_err(at(&self.key))?;
         let join = config(ALPN_JOIN, None, chain, key).map_err(at(&self.key))?;
@@ -113,19 +118,6 @@ fn about(leaf: &CertificateDer<'_>) -> Result<(String, SystemTime), String> {
     let not_after = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
     let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(not_after);
     Ok((leaf.subject().to_string(), not_after))
-}
-
-fn verifier(
-    roots: RootCertStore,
-    lists: Vec<CertificateRevocationListDer<'static>>,
-) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .with_crls(lists)
-        .only_check_end_entity_revocation()
-        // Of authorities that have no list here, nothing is revoked.
-        .allow_unknown_revocation_status()
-        .build()
-        .map_err(|error| error.to_string())
 }
 
 fn config(

@@ -115,6 +115,9 @@ impl Reload {
         let Some((policy, path)) = &self.policy else { return };
         match Policy::load(path) {
             Ok(new) => {
+                for warning in new.warnings() {
+                    warn!(path = %path.display(), "the policy: {warning}");
+                }
                 let before = policy.now();
                 policy.replace(new);
                 self.cut_shrunk(&before, &policy.now());

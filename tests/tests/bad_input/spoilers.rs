@@ -1,8 +1,8 @@
 //! The ways to spoil the description of a container.
 
 use conti_proto::v1::{
-    BindMount, Confinement, ContainerSpec, Device, Mount, Namespace, Namespaces, Rlimit, Rootfs,
-    SessionPolicy, Terminal, TerminalSize, TmpfsMount, User, mount, rootfs,
+    BindMount, Confinement, ContainerSpec, Device, IdMapping, Mount, Namespace, Namespaces, Rlimit,
+    Rootfs, SessionPolicy, Terminal, TerminalSize, TmpfsMount, User, mount, rootfs,
 };
 use conti_tests::api::{bind, process};
 
@@ -111,7 +111,11 @@ pub const SPOILERS: &[Spoiler] = &[
     ("unknown namespace mode", "net", |s| namespaces(s).net = mode(42, "")),
     ("container mode without container", "net", |s| namespaces(s).net = mode(3, "")),
     ("container without its mode", "net", |s| namespaces(s).net = mode(1, "other")),
-    ("user namespace without map", "uid_mappings", |s| namespaces(s).user = mode(1, "")),
+    ("user namespace with a map of groups alone", "uid_mappings", |s| {
+        namespaces(s).user = mode(1, "");
+        let map = IdMapping { inside: 0, outside: 100_000, count: 10 };
+        namespaces(s).gid_mappings.push(map);
+    }),
     ("relative mount target", "mounts", |s| tmpfs(s, "data")),
     (".. in a mount target", "mounts", |s| tmpfs(s, "/data/../etc")),
     ("root as mount target", "mounts", |s| tmpfs(s, "/")),

@@ -30,11 +30,15 @@ use super::{
     child::Start,
     failure::{At as _, Fail},
     hide::{Cover, make_read_only},
-    mounts::{Scene, attach_layers, attach_root, make_private, make_root_read_only, mount, pivot},
+    mounts::{
+        Guard, Scene, attach_layers, attach_root, holds_no_kernel_fs, make_private,
+        make_root_read_only, mount, pivot,
+    },
     path::{Kind, is_dir, open_or_create},
     sysctl::PrivateProc,
 };
 use crate::{
+    kernel_fs::PLACES,
     plan::{ContainerPlan, Namespaces, NsSource, NsType, Step},
     sys::ns::{loopback_up, unshare_cgroup},
 };
@@ -48,6 +52,9 @@ pub(super) fn assemble(container: &ContainerPlan, start: &Start<'_>) -> Result<(
         attach_layers(container, start.fds).at(Step::Root)?;
     }
     let root = attach_root(&container.root, start.fds, user_ns).at(Step::Root)?;
+    if container.guarded_from.is_some() {
+        holds_no_kernel_fs(root.as_fd()).at(Step::Root)?;
+    }
     let mounts = mount_all(container, start, &root, user_ns)?;
     set_sysctls(container, start)?;
     cover(container, &root, &mounts)?;
@@ -114,8 +121,21 @@ fn mount_all(
     let pid_ns = joined_pid_ns(container, start)?;
     let terminal = start.terminal();
     let scene = Scene { root: root.as_fd(), fds: start.fds, pid_ns, user_ns, terminal };
-    let all = container.mounts.iter().enumerate();
-    all.map(|(index, one)| mount(one, &scene).at_item(Step::Mount, index)).collect()
+    let mut all: Vec<OwnedFd> = Vec::with_capacity(container.mounts.len());
+    for (index, one) in container.mounts.iter().enumerate() {
+        let guarded = container.guarded_from.is_some_and(|from| index >= from as usize);
+        let guard = if guarded { Guard::On(places(container, &all)) } else { Guard::Off };
+        all.push(mount(one, &scene, &guard).at_item(Step::Mount, index)?);
+    }
+    Ok(all)
+}
+
+/// The mounts of the plan that lie where a container has what the kernel shows of itself. `mounts`: those that
+/// are made.
+fn places<'a>(container: &ContainerPlan, mounts: &'a [OwnedFd]) -> Vec<BorrowedFd<'a>> {
+    let is_in = |target: &str| PLACES.iter().any(|of| target == *of || below(target, of).is_some());
+    let made = container.mounts.iter().zip(mounts);
+    made.filter(|(mount, _)| is_in(&mount.target)).map(|(_, fd)| fd.as_fd()).collect()
 }
 
 /// The pid namespace of others that the container is in.

@@ -134,6 +134,7 @@ fn sample_plan() -> crate::plan::Plan {
                 target: "/proc".to_owned(),
                 attrs: MountAttrs::default(),
             }],
+            guarded_from: None,
             masked_paths: Vec::new(),
             read_only_paths: Vec::new(),
             sysctls: Vec::new(),

@@ -21,10 +21,15 @@ use super::{
     path::{Kind, is_dir, open_or_create},
 };
 use crate::{
+    inspect::process::mount_id,
+    kernel_fs::{self, Tree},
     launcher::NEW_ROOT,
     plan::{ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
     sys::mount::set_attributes,
 };
+
+/// Says that a mount would get at what the kernel shows of itself. The kernel gives no such answer to a mount.
+pub const GUARDED: Errno = Errno::XDEV;
 
 /// Nothing in a filesystem that the kernel fills is a program, a device or set-user-id.
 pub(super) const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
@@ -96,8 +101,49 @@ pub(super) struct Scene<'a> {
     pub terminal: Option<BorrowedFd<'a>>,
 }
 
+/// Whether a mount may have to do with what the kernel shows of itself.
+pub(super) enum Guard<'a> {
+    /// It may.
+    Off,
+    /// It must not, and these are the mounts that it must not lie on.
+    On(Vec<BorrowedFd<'a>>),
+}
+
+impl Guard<'_> {
+    /// Checks where something is to be mounted: what was opened, as any path may be a link to anywhere.
+    fn check_place(&self, target: BorrowedFd<'_>) -> Result<(), Errno> {
+        let Guard::On(places) = self else { return Ok(()) };
+        let id = |fd| mount_id(fd).map(|id| id.id);
+        let target_id = id(target)?;
+        let mut inside = kernel_fs::holds(target)?;
+        for place in places {
+            inside |= id(*place)? == target_id;
+        }
+        if inside { Err(GUARDED) } else { Ok(()) }
+    }
+
+    /// Checks what was mounted, with all that came along below it.
+    fn check_mounted(&self, mount: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            Guard::Off => Ok(()),
+            Guard::On(_) => holds_no_kernel_fs(mount),
+        }
+    }
+}
+
+/// Refuses an attached mount that brings a filesystem of the kernel's own along.
+pub(super) fn holds_no_kernel_fs(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    // The launcher's /proc is in sight, and nobody else is in this mount namespace.
+    let text = std::fs::read("/proc/self/mountinfo");
+    let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    match Tree::of(&text).kernels_at_or_below(mount_id(mount)?.id) {
+        Some(_) => Err(GUARDED),
+        None => Ok(()),
+    }
+}
+
 /// Mounts one thing below the root. Returns its fd: by its path it might not be found again.
-pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<OwnedFd, Errno> {
+pub(super) fn mount(mount: &Mount, scene: &Scene<'_>, guard: &Guard<'_>) -> Result<OwnedFd, Errno> {
     let attrs = attributes(&mount.attrs);
     let (source, kind) = match &mount.what {
         MountWhat::Detached { fd, dir } => {
@@ -138,7 +184,9 @@ pub(super) fn mount(mount: &Mount, scene: &Scene<'_>) -> Result<OwnedFd, Errno> 
         (Kind::File, true) => return Err(Errno::ISDIR),
         _ => {}
     }
+    guard.check_place(target.as_fd())?;
     attach(source.as_fd(), target.as_fd())?;
+    guard.check_mounted(source.as_fd())?;
     Ok(source)
 }
 

@@ -1,229 +1,152 @@
-//! Mounts that are put into a living mount namespace, or taken out of one.
+//! Putting a mount into a living mount namespace.
 //!
 //! The place is found below the target's root and held by fds, so that nothing that is renamed meanwhile
-//! can lead elsewhere; the mount itself was prepared before and is moved there in one step. The mount
-//! namespace is joined, as the kernel lets nobody change another one, but nothing in it is executed, and
-//! no path of it is looked up but the one that was asked for.
+//! can lead elsewhere; the mount itself was prepared before and is moved there in one step.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
-    fs::{
-        AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, unlinkat,
-    },
+    fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat},
     io::Errno,
-    mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount},
-    process::{chroot, fchdir},
-    thread::move_into_thread_name_spaces,
+    mount::{MoveMountFlags, move_mount},
 };
 
 use super::{
     answers::Answers,
-    process::{self, Pinned, Root, mount_id},
-    question::{Answer, Failure, MountId},
+    joined::{Joined, Point},
+    process::{self, mount_id},
+    question::{Answer, Failure},
 };
-use crate::{plan::NsType, protocol::ProcessId, sys::cred::set_file_ids};
+use crate::{
+    fault,
+    kernel_fs::{self, Tree},
+    protocol::ProcessId,
+    sys::cred::set_file_ids,
+};
 
-/// A place for a mount: a name in a directory. Both are held, whatever they are called later.
-struct Point<'a> {
-    parent: OwnedFd,
-    name: &'a [u8],
+/// What is to be attached, see [`super::question::Question::Attach`].
+pub(super) struct Wanted<'a> {
+    pub point: &'a [u8],
+    pub dir: bool,
+    pub create: bool,
+    pub guarded: bool,
+    pub dry_run: bool,
 }
 
 /// Answers [`super::question::Question::Attach`].
-pub fn attach(
-    to: ProcessId,
-    point: &[u8],
-    (dir, create, dry_run): (bool, bool, bool),
+pub(super) fn attach(
+    (to, namespace): (ProcessId, u64),
+    wanted: &Wanted<'_>,
     mount: BorrowedFd<'_>,
     answers: &mut Answers<'_>,
 ) -> Result<(), Failure> {
+    let failed = |tried: &'static str| move |errno| Failure::refused(tried, wanted.point, errno);
     // Asked while the host's /proc is in sight.
-    let owner = if create { process::root_ids(to.pid) } else { (0, 0) };
-    let root = enter(to)?;
-    let failed = |tried: &'static str| move |errno| Failure::refused(tried, point, errno);
-    let place = Point::find(&root, point)?;
+    let owner = if wanted.create { process::root_ids(to.pid) } else { None };
+    let joined = Joined::enter(to, Some(namespace))?;
+    let place = Point::find(&joined.root, wanted.point)?;
+    // Before anything is made there.
+    let in_kernel = is_kernels(&joined, &place.parent).map_err(failed("cannot look at"))?;
+    if wanted.guarded && in_kernel {
+        return Err(guarded(wanted.point));
+    }
     let (target, made) = match place.open() {
-        Err(Errno::NOENT) if create => {
-            place.make(dir, owner).map_err(failed("cannot make"))?;
+        Err(Errno::NOENT) if wanted.create => {
+            make(&place, wanted.dir, owner).map_err(|errno| refusal(wanted.point, errno))?;
             (place.open().map_err(failed("cannot open what was made at"))?, true)
         }
-        Err(errno) => return Err(place.refusal("cannot mount on", point, errno)),
+        Err(errno) => return Err(place.refusal("cannot mount on", wanted.point, errno)),
         Ok(target) => (target, false),
     };
-    let result = attach_to(target.as_fd(), dir, dry_run, mount, point);
+    let result = attach_to(&joined, &target, wanted, mount);
     drop(target);
-    if made && (result.is_err() || dry_run) {
-        place.unmake(dir);
+    if made && (result.is_err() || wanted.dry_run) {
+        unmake(&place, wanted.dir);
     }
-    let id = mount_id(mount).map_err(failed("cannot tell what was mounted on"))?;
-    result.and_then(|()| answers.add(&Answer::Attached(id)))
+    let kernel = result? || in_kernel;
+    answers.add(&Answer::Attached { kernel })
 }
 
+/// Attaches it, and tells whether the place or what was attached is of the kernel's.
 fn attach_to(
-    target: BorrowedFd<'_>,
-    dir: bool,
-    dry_run: bool,
+    joined: &Joined,
+    target: &OwnedFd,
+    wanted: &Wanted<'_>,
     mount: BorrowedFd<'_>,
-    point: &[u8],
-) -> Result<(), Failure> {
-    let refused = |tried, errno| Failure::refused(tried, point, errno);
-    let stat = fstat(target).map_err(|errno| refused("cannot look at", errno))?;
+) -> Result<bool, Failure> {
+    let failed = |tried: &'static str| move |errno| Failure::refused(tried, wanted.point, errno);
+    let stat = fstat(target).map_err(failed("cannot look at"))?;
+    let unfit = |problem| Err(Failure::unfit(problem, wanted.point));
     // The kernel says EINVAL to both, which could mean anything.
-    match (dir, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
-        (true, false) => {
-            return Err(Failure::unfit("cannot mount a directory on a file:", point));
-        }
-        (false, true) => return Err(Failure::unfit("cannot mount a file on a directory:", point)),
+    match (wanted.dir, FileType::from_raw_mode(stat.st_mode) == FileType::Directory) {
+        (true, false) => return unfit("cannot mount a directory on a file:"),
+        (false, true) => return unfit("cannot mount a file on a directory:"),
         _ => {}
     }
-    if dry_run {
-        return Ok(());
+    let in_kernel = is_kernels(joined, target).map_err(failed("cannot look at"))?;
+    if wanted.guarded && in_kernel {
+        return Err(guarded(wanted.point));
     }
+    if wanted.dry_run {
+        return Ok(in_kernel);
+    }
+    fault::point("attach.checked");
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(mount, "", target, "", flags).map_err(|errno| refused("cannot mount on", errno))
+    move_mount(mount, "", target, "", flags).map_err(failed("cannot mount on"))?;
+    // It is in its place: what cannot be looked at any more counts as the kernel's.
+    let holds = || {
+        let text = joined.mountinfo().ok()?;
+        Some(Tree::of(&text).kernels_at_or_below(mount_id(mount).ok()?.id).is_some())
+    };
+    Ok(in_kernel || holds().unwrap_or(true))
 }
 
-/// Answers [`super::question::Question::Detach`].
-pub fn detach(
-    from: ProcessId,
-    point: &[u8],
-    only: Option<MountId>,
-    (lazy, dry_run): (bool, bool),
-) -> Result<(), Failure> {
-    let root = enter(from)?;
-    let place = Point::find(&root, point)?;
-    let refused = |tried, errno| Failure::refused(tried, point, errno);
-    let target = place.open().map_err(|errno| place.refusal("cannot unmount", point, errno))?;
-    let (top, around) = mount_id(target.as_fd())
-        .and_then(|top| Ok((top, mount_id(place.parent.as_fd())?)))
-        .map_err(|errno| refused("cannot look at", errno))?;
-    if top == around {
-        return Err(Failure::unfit("nothing is mounted on", point));
+/// Whether an open file lies where the kernel shows itself, or among the devices of the target.
+fn is_kernels(joined: &Joined, file: &OwnedFd) -> Result<bool, Errno> {
+    if kernel_fs::holds(file)? {
+        return Ok(true);
     }
-    if only.is_some_and(|only| only != top) {
-        return Err(Failure::unfit("another mount lies on top of", point));
-    }
-    // Held by nothing of ours: that would make it busy.
-    drop(target);
-    if dry_run {
-        return Ok(());
-    }
-    // Relative to a directory that is held. The name cannot be given to another mount meanwhile: a
-    // mount point cannot be renamed in its own namespace.
-    let mut flags = UnmountFlags::NOFOLLOW;
-    flags.set(UnmountFlags::DETACH, lazy);
-    fchdir(&place.parent).map_err(|errno| refused("cannot enter the directory of", errno))?;
-    unmount(place.name, flags).map_err(|errno| match errno {
-        Errno::BUSY => Failure::unfit("in use, so that it can only be unmounted lazily:", point),
-        errno => refused("cannot unmount", errno),
-    })
+    let text = joined.mountinfo().map_err(|_| Errno::SRCH)?;
+    Ok(Tree::of(&text).lies_in_places(mount_id(file)?.id))
 }
 
-/// Answers [`super::question::Question::Tree`].
-pub fn tree(
-    of: ProcessId,
-    path: &[u8],
-    (recursive, plain): (bool, bool),
-    answers: &mut Answers<'_>,
-) -> Result<(), Failure> {
-    let root = enter(of)?;
-    let refused = |tried, errno| Failure::refused(tried, path, errno);
-    let found = root.below(path).map_err(|errno| refused("cannot open", errno))?;
-    let stat = fstat(&found).map_err(|errno| refused("cannot look at", errno))?;
-    if plain && is_of_the_kernel(&found).map_err(|errno| refused("cannot look at", errno))? {
-        return Err(Failure::unfit(
-            "what the kernel shows of itself is not bound elsewhere:",
-            path,
-        ));
-    }
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    let tree = open_tree(&found, "", flags).map_err(|errno| refused("cannot bind", errno))?;
-    let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-    answers.add_with_fd(&Answer::Tree { dir }, tree.as_fd())
+fn guarded(point: &[u8]) -> Failure {
+    let problem = "it lies in /proc, /sys or /dev, which belong to the container's confinement:";
+    Failure::Refused { tried: problem.to_owned(), argument: point.to_owned(), errno: libc::EPERM }
 }
 
-/// Whether a file is of a filesystem through which the kernel is told what to do. In a container parts of
-/// these are hidden by mounts of their own, which a copy would not have.
-fn is_of_the_kernel(file: impl AsFd) -> Result<bool, Errno> {
-    // statfs(2), linux/magic.h: proc, sysfs, cgroup, cgroup2, debugfs, tracefs, securityfs, bpf.
-    const MAGIC: [u64; 8] = [
-        0x9fa0,
-        0x6265_6572,
-        0x0027_e0eb,
-        0x6367_7270,
-        0x6462_6720,
-        0x7472_6163,
-        0x7363_6673,
-        0xcafe_4a11,
-    ];
-    Ok(MAGIC.contains(&(rustix::fs::fstatfs(file)?.f_type as u64 & 0xffff_ffff)))
+/// Makes the place, as the root of the target's user namespace (others may have no id there), or else as the
+/// owner of the directory that it is made in.
+fn make(place: &Point<'_>, dir: bool, root: Option<(u32, u32)>) -> Result<(), Errno> {
+    let owner = match root {
+        Some(ids) => ids,
+        None => fstat(&place.parent).map(|stat| (stat.st_uid, stat.st_gid))?,
+    };
+    set_file_ids(owner);
+    let made = if dir {
+        mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o755))
+    } else {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
+        let mode = Mode::from_raw_mode(0o644);
+        openat(place.parent.as_fd(), place.name, flags | OFlags::CLOEXEC, mode).map(drop)
+    };
+    set_file_ids((0, 0));
+    made
 }
 
-/// Joins the mount namespace of a process, and returns its root.
-fn enter(of: ProcessId) -> Result<Root, Failure> {
-    let pinned = Pinned::same(of)?;
-    let gone = |errno: Errno| process::gone(of.pid, &errno.into());
-    let root = process::root(process::directory(of.pid)?).map_err(gone)?;
-    pinned.still_there()?;
-    let refused = |tried, errno| Failure::refused(tried, of.pid.to_string(), errno);
-    move_into_thread_name_spaces(pinned.as_fd(), NsType::Mount.set())
-        .map_err(|errno| refused("cannot join the mount namespace of process", errno))?;
-    // Whatever is looked up from here on ends below the target's root.
-    fchdir(root.as_fd())
-        .and_then(|()| chroot("."))
-        .map_err(|errno| refused("cannot enter the root of process", errno))?;
-    Ok(root)
+fn refusal(point: &[u8], errno: Errno) -> Failure {
+    match errno {
+        // Linux fs/namei.c: neither the maker nor what it makes has an id there.
+        Errno::OVERFLOW => Failure::unfit(
+            "the filesystem has no id for the target's root, nor for the owner of the directory; make it inside the target first:",
+            point,
+        ),
+        errno => Failure::refused("cannot make", point, errno),
+    }
 }
 
-impl<'a> Point<'a> {
-    fn find(root: &Root, path: &'a [u8]) -> Result<Point<'a>, Failure> {
-        let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |at| at + 1);
-        let at = path[..end].iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-        let (parent, name) = (&path[..at], &path[at..end]);
-        if matches!(name, b"" | b"." | b"..") {
-            return Err(Failure::unfit("the root of a target stays as it is:", path));
-        }
-        let parent = root
-            .below(parent)
-            .map_err(|errno| Failure::refused("cannot open the directory of", path, errno))?;
-        Ok(Point { parent, name })
-    }
-
-    /// What lies there, if it is no link.
-    fn open(&self) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        openat2(&self.parent, self.name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
-    }
-
-    /// Makes it, as the root of the target's user namespace: others may have no id there.
-    fn make(&self, dir: bool, owner: (u32, u32)) -> Result<(), Errno> {
-        set_file_ids(owner);
-        let made = if dir {
-            mkdirat(&self.parent, self.name, Mode::from_raw_mode(0o755))
-        } else {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
-            let mode = Mode::from_raw_mode(0o644);
-            openat(&self.parent, self.name, flags | OFlags::CLOEXEC, mode).map(drop)
-        };
-        set_file_ids((0, 0));
-        made
-    }
-
-    /// Takes back what was made. Only what is empty and unused goes.
-    fn unmake(&self, dir: bool) {
-        let flags = if dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
-        let _ = unlinkat(&self.parent, self.name, flags);
-    }
-
-    /// Says that it is a link, where it is: the kernel's words for that speak of loops.
-    fn refusal(&self, tried: &str, path: &[u8], errno: Errno) -> Failure {
-        match errno {
-            Errno::LOOP => Failure::unfit("the path must not be a symbolic link:", path),
-            errno => Failure::refused(tried, path, errno),
-        }
-    }
+/// Takes back what was made. Only what is empty and unused goes.
+fn unmake(place: &Point<'_>, dir: bool) {
+    let flags = if dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+    let _ = unlinkat(&place.parent, place.name, flags);
 }

@@ -14,11 +14,14 @@
 //! - `mounts`: the mounts that a process sees;
 //! - `viewer`, `walk`: as whom the files of a target are looked at, and how a path leads to one;
 //! - `files`, `usage`: the files of a target, and how much directories hold;
-//! - `attach`: mounts that are put into a living mount namespace or taken out of one.
+//! - `joined`: a mount namespace that was joined, and places in it; `attach`, `detach`: mounts that are put into
+//!   a living mount namespace or taken out of one; `tree`: detached copies of what lies in one.
 
 mod answers;
 mod attach;
+mod detach;
 mod files;
+mod joined;
 mod mounts;
 mod namespaces;
 mod netlink;
@@ -26,11 +29,12 @@ pub mod process;
 mod processes;
 pub mod question;
 pub mod status;
+mod tree;
 mod usage;
 mod viewer;
 mod walk;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     process::{PidfdFlags, Resource, Rlimit, Signal, getpid, pidfd_open, setrlimit},
@@ -41,6 +45,7 @@ use self::{
     answers::Answers,
     question::{Failure, MAX_PACKET, Question},
 };
+use crate::own;
 use crate::sys::{
     signal::{Disposition, set_disposition},
     socket::{Wait, recv_packet},
@@ -67,7 +72,7 @@ pub fn run(socket: OwnedFd) {
 fn be_expendable() {
     const MEMORY_MAX: u64 = 1 << 30;
     // What the launcher has is its own guard.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let _ = own::write("/proc/self/oom_score_adj", "1000");
     let limit = Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
     let _ = setrlimit(Resource::As, limit);
 }
@@ -88,7 +93,10 @@ const MOUNT: CapabilitySet = READ
 
 fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> Result<(), Failure> {
     keep_capabilities(match question {
-        Question::Attach { .. } | Question::Detach { .. } | Question::Tree { .. } => MOUNT,
+        Question::Attach { .. }
+        | Question::Detach { .. }
+        | Question::Tree { .. }
+        | Question::Plain => MOUNT,
         Question::Netlink(_) => READ.union(CapabilitySet::SYS_ADMIN),
         // Given up where it is known whose rights take their place (`viewer`).
         Question::List { .. } | Question::Read { .. } | Question::Measure(_) => {
@@ -104,21 +112,25 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
             files::read(of, &path, offset, limit, answers)
         }
         Question::Measure(measure) => usage::answer(&measure, answers),
-        Question::Attach { to, point, dir, create, dry_run } => match fds.first() {
-            Some(mount) => {
-                attach::attach(to, &point, (dir, create, dry_run), mount.as_fd(), answers)
-            }
-            None => Err(Failure::refused("cannot mount", "nothing", rustix::io::Errno::BADF)),
-        },
-        Question::Detach { from, point, only, lazy, dry_run } => {
-            attach::detach(from, &point, only, (lazy, dry_run))
+        Question::Attach { to, namespace, point, dir, create, guarded, dry_run } => {
+            let wanted = attach::Wanted { point: &point, dir, create, guarded, dry_run };
+            attach::attach((to, namespace), &wanted, first(&fds)?, answers)
+        }
+        Question::Detach { from, namespace, point, only, lazy, dry_run } => {
+            detach::detach((from, namespace), &point, only, (lazy, dry_run))
         }
         Question::Tree { of, path, recursive, plain } => {
-            attach::tree(of, &path, (recursive, plain), answers)
+            tree::clone(of, &path, (recursive, plain), answers)
         }
+        Question::Plain => tree::plain(first(&fds)?, answers),
         Question::Namespaces { of } => namespaces::answer(of, answers),
         Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }
+}
+
+fn first(fds: &[OwnedFd]) -> Result<BorrowedFd<'_>, Failure> {
+    let absent = || Failure::refused("cannot mount", "nothing", rustix::io::Errno::BADF);
+    fds.first().map(OwnedFd::as_fd).ok_or_else(absent)
 }
 
 /// Gives up all rights but these.

@@ -1,7 +1,7 @@
 //! A process of the host: pinning it, and what /proc says of it.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -20,7 +20,7 @@ use super::{
     question::{Brief, Failure, MountId},
     status::{self, Status, number},
 };
-use crate::{plan::NsType, protocol::ProcessId};
+use crate::{own, plan::NsType, protocol::ProcessId};
 
 /// How much of a command line is told, in bytes.
 const COMMAND_MAX: usize = 4096;
@@ -93,7 +93,7 @@ impl Pinned {
 
 /// When a process was started, in clock ticks since the boot.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat"))?;
+    let stat = own::read(format!("/proc/{pid}/stat"))?;
     start_time_in(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
@@ -211,14 +211,14 @@ pub fn id_map(directory: impl AsFd, name: &str) -> io::Result<Vec<[u32; 3]>> {
     Ok(text.split(|byte| *byte == b'\n').filter_map(numbers).collect())
 }
 
-/// The ids that root of a process's user namespace has in the agent's; those of root where it maps none.
-pub fn root_ids(pid: i32) -> (u32, u32) {
+/// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.
+pub fn root_ids(pid: i32) -> Option<(u32, u32)> {
     let id = |map: &str| {
         let lines = directory(pid).ok().and_then(|directory| id_map(directory, map).ok());
         let root = lines.unwrap_or_default().into_iter().find(|[inside, ..]| *inside == 0);
-        root.map_or(0, |[_, outside, _]| outside)
+        root.map(|[_, outside, _]| outside)
     };
-    (id("uid_map"), id("gid_map"))
+    Some((id("uid_map")?, id("gid_map")?))
 }
 
 /// How much of a mountinfo is read, in bytes: 100,000 mounts, the kernel's limit, with long lines.

@@ -60,12 +60,16 @@ pub enum Question {
     Attach {
         /// A process in it, below whose root the path is.
         to: ProcessId,
+        /// The inode number of the mount namespace that it must be in.
+        namespace: u64,
         /// Where: an absolute path without `..`.
         point: Vec<u8>,
         /// Whether the mount's root is a directory.
         dir: bool,
         /// Whether the last part of the path is made where it is missing.
         create: bool,
+        /// Whether places where the kernel shows itself are refused, by whatever path they are come to.
+        guarded: bool,
         /// Whether all is done but the attaching.
         dry_run: bool,
     },
@@ -73,6 +77,8 @@ pub enum Question {
     Detach {
         /// A process in it, below whose root the path is.
         from: ProcessId,
+        /// The inode number of the mount namespace that it must be in.
+        namespace: u64,
         /// Where: an absolute path without `..`.
         point: Vec<u8>,
         /// Only where it is this mount.
@@ -88,11 +94,15 @@ pub enum Question {
         of: ProcessId,
         /// An absolute path without `..`; links are followed below the root.
         path: Vec<u8>,
-        /// Whether the mounts below come along.
+        /// Whether the mounts below come along. Those on a filesystem of the kernel's own always do: some of
+        /// them are its covers.
         recursive: bool,
         /// Whether it must be no filesystem that the kernel shows of itself, as proc.
         plain: bool,
     },
+    /// A copy of the detached tree beside this, as [`Answer::Tree`], in which there is no filesystem that the kernel
+    /// shows of itself. Where there is one, it is refused.
+    Plain,
 }
 
 /// Dumps of a network namespace.
@@ -281,7 +291,10 @@ pub enum Answer {
     /// What a directory holds.
     Held(Held),
     /// The mount is in its place, or would be.
-    Attached(MountId),
+    Attached {
+        /// Whether it lies in a place where the kernel shows itself, or has such a filesystem in it.
+        kernel: bool,
+    },
     /// A detached mount. Fd: the mount.
     Tree {
         /// Whether its root is a directory.

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::sys::socket;
+use crate::{fault, sys::socket};
 
 /// A running launcher. Dropping it closes its socket, upon which it exits; it is reaped by
 /// [`Launcher::wait`] only.
@@ -49,6 +49,7 @@ pub fn start(image: BorrowedFd<'_>, tag: &str) -> io::Result<Launcher> {
         .arg0("conti-runtime")
         .args(["launcher", "--agent", tag])
         .env_clear()
+        .envs(std::env::var(fault::VARIABLE).map(|delays| (fault::VARIABLE, delays)))
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .spawn()?;

@@ -1,7 +1,6 @@
 //! The two ends of a session's stdin, stdout and stderr.
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     rc::Rc,
@@ -17,6 +16,7 @@ use rustix::{
 use super::failure;
 use crate::{
     init::{ChildStdio, PlanFds},
+    own,
     plan::{SetupFailure, Stdio, Step},
 };
 
@@ -63,7 +63,7 @@ fn pipes(with_stdin: bool) -> io::Result<(ChildStdio, Ends)> {
     } else {
         // The launcher's root has no /dev; its stdin is /dev/null, opened anew here so that no session
         // shares its state with another.
-        (File::open("/proc/self/fd/0")?.into(), None)
+        (own::open("/proc/self/fd/0")?.into(), None)
     };
     let (stdout, theirs_out) = pipe(PIPE_SIZE)?;
     // What goes to stderr is seldom much: its pipe stays as it is.

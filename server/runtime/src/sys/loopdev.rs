@@ -9,9 +9,12 @@ use std::{
     },
 };
 
+use crate::own;
+
 // linux/loop.h
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
@@ -52,9 +55,35 @@ pub struct LoopDevice {
     pub number: u32,
 }
 
-/// Attaches an image to a free loop device.
-pub fn attach(image: BorrowedFd<'_>, read_only: bool) -> io::Result<LoopDevice> {
-    let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
+/// What a loop device stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bound {
+    /// The image, by its device as stat(2) tells it and its inode number.
+    pub image: (u64, u64),
+    /// Whether it is all of the image, from its first byte to its last.
+    pub whole: bool,
+    /// Whether it can only be read.
+    pub read_only: bool,
+}
+
+/// What a device stands for, while its file is held. ENXIO: nothing, it is free.
+pub fn bound(device: &File) -> io::Result<Bound> {
+    // SAFETY: all fields are integers and arrays of integers, for which zero is a value.
+    let mut info: LoopInfo64 = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a struct loop_info64 that outlives the call; the kernel only fills it.
+    let rc = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+    if rc != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(Bound {
+        image: (info.device, info.inode),
+        whole: info.offset == 0 && info.sizelimit == 0,
+        read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
+    })
+}
+
+/// Attaches an image to a free loop device. `control`: /dev/loop-control, open.
+pub fn attach(control: &File, image: BorrowedFd<'_>, read_only: bool) -> io::Result<LoopDevice> {
     // Others take free devices too: the number may be gone when we come to use it.
     for _ in 0..64 {
         // SAFETY: LOOP_CTL_GET_FREE takes no argument and returns a number or an error.
@@ -62,11 +91,9 @@ pub fn attach(image: BorrowedFd<'_>, read_only: bool) -> io::Result<LoopDevice> 
         if number < 0 {
             return Err(io::Error::last_os_error());
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(!read_only)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(format!("/dev/loop{number}"))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(!read_only).custom_flags(libc::O_CLOEXEC);
+        let file = own::open_with(&options, format!("/dev/loop{number}"))?;
         let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
         // SAFETY: all fields are integers and arrays of integers, for which zero is a value.
         let mut config: LoopConfig = unsafe { std::mem::zeroed() };

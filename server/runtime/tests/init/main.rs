@@ -4,6 +4,8 @@
 //! The harness is libtest-mimic, which can run a test on the main thread: a launcher forks, and a fork is
 //! refused where there is a second thread.
 
+#![allow(clippy::disallowed_methods)]
+
 mod container;
 mod join;
 mod world;

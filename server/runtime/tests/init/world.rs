@@ -411,6 +411,7 @@ fn plan() -> Plan {
             root: Root::Mount(Fd(0)),
             read_only_root: false,
             mounts: Vec::new(),
+            guarded_from: None,
             masked_paths: Vec::new(),
             read_only_paths: Vec::new(),
             sysctls: Vec::new(),

@@ -1,5 +1,6 @@
 //! Launcher and monitor as the agent sees them: real processes over the real protocol. Needs root.
 
+#![allow(clippy::disallowed_methods)]
 #![allow(clippy::print_stderr)]
 
 mod agent;

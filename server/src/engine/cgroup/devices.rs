@@ -36,7 +36,7 @@ impl Rule {
 
 /// What every container may use: the standard nodes, its terminals, and making nodes that it then
 /// cannot open.
-pub const STANDARD: [Rule; 9] = [
+pub const STANDARD: [Rule; 10] = [
     Rule::mknod_of_any(false),
     Rule::mknod_of_any(true),
     Rule::char(1, Some(3)), // null
@@ -44,8 +44,9 @@ pub const STANDARD: [Rule; 9] = [
     Rule::char(1, Some(7)), // full
     Rule::char(1, Some(8)), // random
     Rule::char(1, Some(9)), // urandom
-    Rule::char(5, None),    // tty, console, ptmx
-    Rule::char(136, None),  // pts
+    Rule::char(5, Some(0)), // tty
+    Rule::char(5, Some(2)), // ptmx; not 5:1, which is the host's console, nor its serial lines
+    Rule::char(136, None),  // pts, and so a container's own console
 ];
 
 // linux/bpf_common.h and linux/bpf.h
@@ -149,6 +150,12 @@ mod tests {
         assert!(allows(&program, DEV_BLOCK, ACC_MKNOD, 8, 0));
         assert!(!allows(&program, DEV_BLOCK, ACC_READ, 8, 0));
         assert!(!allows(&program, DEV_CHAR, ACC_READ, 1, 1));
+        assert!(allows(&program, DEV_CHAR, ACC_READ | ACC_WRITE, 5, 0));
+        assert!(allows(&program, DEV_CHAR, ACC_READ | ACC_WRITE, 5, 2));
+        for console in [1, 3, 4, 64] {
+            assert!(!allows(&program, DEV_CHAR, ACC_READ, 5, console));
+            assert!(!allows(&program, DEV_CHAR, ACC_WRITE, 5, console));
+        }
         assert!(!allows(&program, DEV_CHAR, ACC_READ | ACC_MKNOD, 10, 200));
     }
 

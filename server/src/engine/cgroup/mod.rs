@@ -17,7 +17,7 @@ pub mod devices;
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::OpenOptions,
     io::{self, Write as _},
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -29,7 +29,11 @@ use std::{
     time::Duration,
 };
 
-use conti_runtime::mountinfo::{self, unescape};
+use conti_runtime::{
+    beneath,
+    mountinfo::{self, unescape},
+    own,
+};
 use devices::Rule;
 
 use super::facts::CgroupVersion;
@@ -77,8 +81,8 @@ pub struct Cgroup {
 impl Cgroups {
     /// Finds the hierarchies and makes the agent's directories, named after `tag`.
     pub fn detect(tag: &str) -> Cgroups {
-        let mounts = fs::read("/proc/self/mountinfo").unwrap_or_default();
-        let own = fs::read("/proc/self/cgroup").unwrap_or_default();
+        let mounts = own::read("/proc/self/mountinfo").unwrap_or_default();
+        let own = own::read("/proc/self/cgroup").unwrap_or_default();
         let dir_name = format!("conti-{tag}");
         let mut unified = None;
         let mut v1: Vec<(&'static str, PathBuf)> = Vec::new();
@@ -138,7 +142,7 @@ impl Cgroups {
     pub fn controllers(&self) -> Vec<String> {
         if self.v1.is_empty() {
             let file = self.unified.as_ref().map(|dir| dir.join("cgroup.controllers"));
-            let text = file.and_then(|f| fs::read_to_string(f).ok()).unwrap_or_default();
+            let text = file.and_then(|f| own::read_to_string(f).ok()).unwrap_or_default();
             return text.split_whitespace().map(str::to_owned).collect();
         }
         self.v1.iter().map(|(controller, _)| (*controller).to_owned()).collect()
@@ -158,13 +162,13 @@ impl Cgroups {
     pub fn create(&self, name: &str) -> io::Result<Cgroup> {
         let cgroup = self.open(name);
         for dir in cgroup.dirs() {
-            if let Err(error) = fs::create_dir(dir) {
+            if let Err(error) = own::make_dir(dir, 0o777) {
                 cgroup.remove();
                 return Err(error);
             }
         }
         if let (Some(dir), Some(program)) = (&cgroup.unified, &self.standard_devices) {
-            let attached = File::open(dir).and_then(|dir| {
+            let attached = own::open(dir).and_then(|dir| {
                 conti_runtime::sys::bpf::attach_cgroup_device(dir.as_fd(), program.as_fd())
             });
             if let Err(error) = attached {
@@ -188,16 +192,18 @@ impl Cgroups {
     /// The cgroups of a process of the host: the directory that another can be born in, or the
     /// `cgroup.procs` files for a forker.
     pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
-        let text = fs::read(format!("/proc/{pid}/cgroup"))?;
+        let text = own::read(format!("/proc/{pid}/cgroup"))?;
         let (mut unified, mut procs) = (None, Vec::new());
         for Mounted { controller, point, root } in &self.mounted {
             let path = own_path(&text, *controller);
             let below = path.strip_prefix(root).unwrap_or(&path);
             let dir = point.join(below.strip_prefix("/").unwrap_or(below));
             match controller {
-                None if self.v1.is_empty() => unified = Some(File::open(dir)?.into()),
-                _ => procs
-                    .push(OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into()),
+                None if self.v1.is_empty() => unified = Some(own::open(dir)?.into()),
+                _ => procs.push(
+                    own::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))?
+                        .into(),
+                ),
             }
         }
         Ok((unified, procs))
@@ -209,7 +215,7 @@ impl Cgroups {
             .unified
             .iter()
             .chain(self.v1.iter().map(|(_, dir)| dir))
-            .filter_map(|dir| fs::read_dir(dir).ok())
+            .filter_map(|dir| own::read_dir(dir).ok())
             .flatten()
             .flatten()
             .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
@@ -223,7 +229,7 @@ impl Cgroups {
     /// Removes the agent's own directories, where no container is left in them.
     pub fn remove_if_empty(&self) {
         for dir in self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir)) {
-            let _ = fs::remove_dir(dir);
+            let _ = own::remove_dir(dir);
         }
     }
 }
@@ -237,12 +243,14 @@ impl Cgroup {
     /// forker that is attached to `procs_files`.
     pub fn birth_fd(&self) -> io::Result<Option<OwnedFd>> {
         let alone = self.unified.as_ref().filter(|_| self.v1.is_empty());
-        alone.map(|dir| File::open(dir).map(OwnedFd::from)).transpose()
+        alone.map(|dir| own::open(dir).map(OwnedFd::from)).transpose()
     }
 
     /// The `cgroup.procs` files for a forker; none where it needs no forker.
     pub fn procs_files(&self) -> io::Result<Vec<OwnedFd>> {
-        let open = |dir: &PathBuf| OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+        let open = |dir: &PathBuf| {
+            own::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))
+        };
         if self.v1.is_empty() {
             return Ok(Vec::new());
         }
@@ -256,7 +264,7 @@ impl Cgroup {
             |block| Rule { block, major: None, minor: None, read: true, write: true, mknod: true };
         let all = [any(false), any(true)];
         let program = devices::load(rules.unwrap_or(&all))?;
-        conti_runtime::sys::bpf::attach_cgroup_device(File::open(dir)?.as_fd(), program.as_fd())
+        conti_runtime::sys::bpf::attach_cgroup_device(own::open(dir)?.as_fd(), program.as_fd())
     }
 
     /// Whether the out-of-memory killer has ended a process of it that was not told yet: such an end
@@ -275,7 +283,7 @@ impl Cgroup {
             (Some(dir), None) => dir.join("memory.events"),
             (None, None) => return 0,
         };
-        let text = fs::read_to_string(file).unwrap_or_default();
+        let text = own::read_to_string(file).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
     }
@@ -351,7 +359,7 @@ fn place(mount: &Path, root: &Path, own: &Path, name: &str) -> Option<PathBuf> {
         base.pop();
     }
     let dir = base.join(name);
-    match fs::create_dir(&dir) {
+    match own::make_dir(&dir, 0o777) {
         Ok(()) => Some(dir),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(dir),
         Err(_) => None,
@@ -367,9 +375,9 @@ fn enable_controllers(dir: &Path) {
             let _ = write_to(&dir.join("cgroup.subtree_control"), &format!("+{controller}"));
         }
     };
-    if parent.join("cgroup.type").exists() {
+    if own::exists(parent.join("cgroup.type")) {
         let leaf = parent.join("conti-agent");
-        if fs::create_dir(&leaf).is_ok() || leaf.is_dir() {
+        if own::make_dir(&leaf, 0o777).is_ok() || own::is_dir(&leaf) {
             let _ = write_to(&leaf.join("cgroup.procs"), "0");
         }
     }
@@ -378,24 +386,15 @@ fn enable_controllers(dir: &Path) {
 }
 
 fn write_to(file: &Path, text: &str) -> io::Result<()> {
-    OpenOptions::new().write(true).open(file)?.write_all(text.as_bytes())
+    own::open_with(OpenOptions::new().write(true), file)?.write_all(text.as_bytes())
 }
 
 fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
-    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let text = own::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|l| l.parse().ok()).filter_map(rustix::process::Pid::from_raw).collect()
 }
 
 /// Removes a cgroup with the cgroups below it. True where it is gone.
 fn remove_tree(dir: &Path) -> bool {
-    match fs::remove_dir(dir) {
-        Ok(()) => return true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return true,
-        Err(_) => {}
-    }
-    let below = fs::read_dir(dir).into_iter().flatten().flatten();
-    for entry in below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir())) {
-        remove_tree(&entry.path());
-    }
-    fs::remove_dir(dir).is_ok()
+    beneath::remove_cgroup(dir).is_ok()
 }

@@ -1,28 +1,30 @@
 //! Mounts that are made in a target that is alive, and taken away again.
+//!
+//! Each change is carried out by a task of its own, to its end, whoever waits for it or has gone: with the lock of
+//! its mount namespace, and with its record written before and after.
 
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{collections::HashSet, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::SystemTime};
 
 use conti_runtime::{
     inspect::{
         process,
-        question::{Answer, MountId, Question},
+        question::{Answer, Question},
     },
     plan::NsType,
     protocol::ProcessId,
-    sys::mount,
 };
-use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 
+use super::{
+    lock::Lock,
+    made::{Facts, Made, Stage, mounts_of},
+    prepare::map_ids,
+};
 use crate::engine::{
     Engine,
     error::{Error, Result},
-    id, io_error,
-    sources::{
-        bind::{self, Bind},
-        requested,
-    },
-    spec::{Mount, MountSource, Target},
-    store::{self, Durability},
+    fault, id, io_error,
+    spec::{Mount, Target},
 };
 
 /// A mount that is to be made.
@@ -42,39 +44,8 @@ pub struct Wanted {
     pub dry_run: bool,
     /// Who asks.
     pub made_by: String,
-    /// The directories of the host that sources must stay in. `None`: anywhere.
+    /// The directories of the host that sources must stay in. `None`: anywhere, as an admin.
     pub within: Option<Vec<PathBuf>>,
-}
-
-/// A mount that was made. Also the content of its record, `STATE/mounts/ID.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Made {
-    /// 32 hexadecimal digits. Empty with `dry_run`.
-    pub id: String,
-    /// What was asked for.
-    pub mount: Mount,
-    /// The container that it was made in.
-    pub container_id: Option<String>,
-    /// The process that the target stood for.
-    #[serde(with = "ProcessRecord")]
-    pub process: ProcessId,
-    /// The mount as the kernel names it.
-    pub mount_id: MountId,
-    /// Who made it.
-    pub made_by: String,
-    /// When.
-    pub create_time: SystemTime,
-    /// The container that the source is a path of.
-    pub source_container_id: Option<String>,
-    /// The boot that it was made in.
-    boot_id: String,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "ProcessId")]
-struct ProcessRecord {
-    pid: i32,
-    start_ticks: u64,
 }
 
 /// Which mount goes.
@@ -88,131 +59,20 @@ pub enum Which {
 
 impl Engine {
     /// Mounts something into a target.
-    pub async fn create_mount(&self, wanted: Wanted) -> Result<Made> {
-        let to = self.process_of(&wanted.target, "mount into")?;
-        let container_id = match &wanted.target {
-            Target::Container(key) => Some(self.registry.container(key)?.id.clone()),
-            Target::Process { .. } | Target::Host => None,
-        };
-        let source_container_id = match &wanted.source_container {
-            Some(key) => Some(self.registry.container(key)?.id.clone()),
-            None => None,
-        };
-        let prepared = self.prepare(&wanted).await?;
-        // Before it is there: what it shows must not have been read without that being known.
-        if let Some(container) = container_id.as_ref().filter(|_| !wanted.dry_run) {
-            self.note_mount(container, &wanted.mount);
-        }
-        if wanted.idmapped {
-            map_ids(&prepared.fd, to)?;
-        }
-        let question = Question::Attach {
-            to,
-            point: wanted.mount.target.clone().into(),
-            dir: prepared.dir,
-            create: wanted.create_point,
-            dry_run: wanted.dry_run,
-        };
-        let mut inspection = self.inspect(&question, &[prepared.fd]).await?;
-        let mut made = None;
-        while let Some(answers) = inspection.next().await? {
-            made = answers.into_iter().find_map(|answer| match answer {
-                Answer::Attached(id) => Some(id),
-                _ => None,
-            });
-        }
-        let mount_id = made.ok_or_else(|| {
-            Error::Internal("the inspector did not say what it has mounted".to_owned())
-        })?;
-        let made = Made {
-            id: if wanted.dry_run { String::new() } else { id::new() },
-            mount: wanted.mount,
-            container_id,
-            process: to,
-            mount_id,
-            made_by: wanted.made_by,
-            create_time: SystemTime::now(),
-            source_container_id,
-            boot_id: self.facts.boot_id.clone(),
-        };
-        if !wanted.dry_run {
-            tracing::info!(
-                mount = made.id,
-                point = made.mount.target,
-                pid = to.pid,
-                by = made.made_by,
-                "mounted"
-            );
-            self.made_mounts.add(made.clone());
-        }
-        Ok(made)
+    pub async fn create_mount(self: &Arc<Self>, wanted: Wanted) -> Result<Made> {
+        let engine = self.clone();
+        to_its_end(async move { engine.create_mount_now(wanted).await }).await
     }
 
-    /// Makes what is to be mounted, attached nowhere yet.
-    async fn prepare(&self, wanted: &Wanted) -> Result<Bind> {
-        let Mount { source, read_only, .. } = wanted.mount.clone();
-        // As with the mounts that a container is made with.
-        let container = matches!(wanted.target, Target::Container(_));
-        let nodev = container && !self.cgroups.enforces_devices();
-        match (&wanted.source_container, &source) {
-            (None, _) => {
-                // Filesystems are made by reading devices, which takes its time.
-                let within = wanted.within.clone();
-                let make =
-                    move || requested::make(&source, read_only, (0, 0), nodev, within.as_deref());
-                tokio::task::spawn_blocking(make)
-                    .await
-                    .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
-            }
-            (
-                Some(container),
-                MountSource::Bind { source, recursive, recursive_read_only, propagation },
-            ) => {
-                let options = bind::Options {
-                    recursive: *recursive,
-                    read_only,
-                    recursive_read_only: *recursive_read_only,
-                    nodev,
-                    propagation: *propagation,
-                };
-                let plain = wanted.within.is_some();
-                self.clone_of_container(container, source.clone(), options, plain).await
-            }
-            (Some(_), _) => Err(Error::Invalid {
-                field: "source_container".to_owned(),
-                problem: "only a bind mount has a source in a container".to_owned(),
-            }),
-        }
-    }
-
-    async fn clone_of_container(
-        &self,
-        container: &str,
-        path: PathBuf,
-        options: bind::Options,
-        plain: bool,
-    ) -> Result<Bind> {
-        let of = self.registry.container(container)?.running_process("bind from")?;
-        let path = path.into_os_string().into_encoded_bytes();
-        let question =
-            Question::Tree { of, path: path.clone(), recursive: options.recursive, plain };
-        let mut inspection = self.inspect(&question, &[]).await?;
-        let mut found = None;
-        while let Some(answers) = inspection.next().await? {
-            for answer in answers {
-                if let Answer::Tree { dir } = answer {
-                    found = inspection.take_fd().map(|fd| Bind { fd, dir });
-                }
-            }
-        }
-        let found =
-            found.ok_or_else(|| Error::Internal("the inspector sent no mount along".to_owned()))?;
-        bind::restrict(&found, options).map_err(|errno| Error::Refused {
-            tried: "cannot set the attributes of a bind mount of".to_owned(),
-            argument: String::from_utf8_lossy(&path).into_owned(),
-            errno: errno.raw_os_error(),
-        })?;
-        Ok(found)
+    /// Takes a mount away.
+    pub async fn delete_mount(
+        self: &Arc<Self>,
+        which: Which,
+        lazy: bool,
+        dry_run: bool,
+    ) -> Result<()> {
+        let engine = self.clone();
+        to_its_end(async move { engine.delete_mount_now(which, lazy, dry_run).await }).await
     }
 
     /// A mount that was made here.
@@ -230,130 +90,224 @@ impl Engine {
         self.made_mounts.of(container)
     }
 
-    /// Takes a mount away.
-    pub async fn delete_mount(&self, which: Which, lazy: bool, dry_run: bool) -> Result<()> {
-        let (from, point, only) = match &which {
+    async fn create_mount_now(&self, wanted: Wanted) -> Result<Made> {
+        let process = self.process_of(&wanted.target, "mount into")?;
+        let namespace = mount_namespace(process)?;
+        let source_container_id = match &wanted.source_container {
+            Some(key) => Some(self.registry.container(key)?.id.clone()),
+            None => None,
+        };
+        let prepared = self.prepare(&wanted).await?;
+        if wanted.idmapped {
+            map_ids(&prepared.fd, process)?;
+        }
+        // As long as it is attached nowhere it has its id already.
+        let mount_id = process::mount_id(&prepared.fd)
+            .map_err(|errno| io_error("cannot look at a mount")(errno.into()))?;
+        let (container_id, main) = self.container_with(namespace, &wanted.target)?;
+        let made = Made {
+            id: if wanted.dry_run { String::new() } else { id::new() },
+            mount: wanted.mount,
+            container_id,
+            main: main.filter(|main| *main != process),
+            process,
+            namespace,
+            mount_id,
+            made_by: wanted.made_by,
+            create_time: SystemTime::now(),
+            source_container_id,
+            boot_id: self.facts.boot_id.clone(),
+            facts: Some(Facts {
+                granted: wanted.within.clone(),
+                sources: prepared.sources,
+                // As strict as can be until it is known.
+                kernel: true,
+            }),
+            stage: Stage::Attaching,
+        };
+        let question = Question::Attach {
+            to: process,
+            namespace,
+            point: made.mount.target.clone().into(),
+            dir: prepared.dir,
+            create: wanted.create_point,
+            guarded: wanted.within.is_some(),
+            dry_run: wanted.dry_run,
+        };
+        let lock = self.mount_locks.take(namespace).await?;
+        fault::point("create_mount.locked").await;
+        if wanted.dry_run {
+            self.ask(&question, vec![prepared.fd, lock.share()?]).await?;
+            lock.release();
+            return Ok(made);
+        }
+        // Before it is there: what it shows must not have been read without that being known.
+        if let Some(container) = &made.container_id {
+            self.note_mount(container, &made.mount);
+        }
+        self.made_mounts.begin(made.clone())?;
+        let attached = self.attach(&question, prepared.fd, &lock).await;
+        self.note_attached(made, attached, lock).await
+    }
+
+    /// Has it attached: whether it is of the kernel's then.
+    async fn attach(&self, question: &Question, mount: OwnedFd, lock: &Lock) -> Result<bool> {
+        let answers = self.ask(question, vec![mount, lock.share()?]).await?;
+        answers
+            .into_iter()
+            .find_map(|answer| match answer {
+                Answer::Attached { kernel } => Some(kernel),
+                _ => None,
+            })
+            .ok_or_else(|| Error::Internal("the inspector did not say what it has done".to_owned()))
+    }
+
+    /// Notes what has come of it.
+    async fn note_attached(&self, made: Made, attached: Result<bool>, lock: Lock) -> Result<Made> {
+        let kernel = match attached {
+            Ok(kernel) => {
+                lock.release();
+                kernel
+            }
+            Err(error) if self.is_there(&made).await => {
+                // It was attached, and the inspector died before it said so.
+                tracing::warn!(%error, mount = made.id, "mounted, but what the mount holds is not known");
+                true
+            }
+            Err(error) => {
+                self.made_mounts.remove(&made.id);
+                if is_answer(&error) {
+                    lock.release();
+                }
+                return Err(error);
+            }
+        };
+        self.made_mounts.settle(&made.id, kernel);
+        let (pid, by) = (made.process.pid, &made.made_by);
+        tracing::info!(mount = made.id, point = made.mount.target, pid, by, "mounted");
+        self.made_mounts.get(&made.id).map(|made| Made::clone(&made))
+    }
+
+    async fn delete_mount_now(&self, which: Which, lazy: bool, dry_run: bool) -> Result<()> {
+        let from = match &which {
             Which::Id(id) => {
                 let made = self.made_mounts.get(id)?;
-                (made.process, made.mount.target.clone().into(), Some(made.mount_id))
+                made.witness().unwrap_or(made.process)
             }
-            Which::Point(target, point) => {
-                (self.process_of(target, "unmount from")?, point.clone(), None)
-            }
+            Which::Point(target, _) => self.process_of(target, "unmount from")?,
         };
-        let question = Question::Detach { from, point, only, lazy, dry_run };
-        let mut inspection = self.inspect(&question, &[]).await?;
-        while inspection.next().await?.is_some() {}
-        if let (Which::Id(id), false) = (&which, dry_run) {
-            self.made_mounts.remove(id);
+        let namespace = mount_namespace(from)?;
+        let lock = self.mount_locks.take(namespace).await?;
+        // Looked for again: another call may have taken it away before this one had the lock.
+        let made = match &which {
+            Which::Id(id) => Some(self.made_mounts.get(id)?),
+            Which::Point(..) => None,
+        };
+        let (point, only) = match (&which, &made) {
+            (Which::Point(_, point), _) => (point.clone(), None),
+            (_, Some(made)) => (made.mount.target.clone().into(), Some(made.mount_id)),
+            (Which::Id(id), None) => return Err(Error::NoSuchMount(id.clone())),
+        };
+        fault::point("delete_mount.locked").await;
+        let question = Question::Detach { from, namespace, point, only, lazy, dry_run };
+        if dry_run {
+            self.ask(&question, vec![lock.share()?]).await?;
+            lock.release();
+            return Ok(());
         }
-        tracing::info!(pid = from.pid, ?which, lazy, dry_run, "unmounted");
-        Ok(())
-    }
-}
-
-/// Has the ids of a mount be those of the user namespace of a process.
-fn map_ids(mounted: &OwnedFd, of: ProcessId) -> Result<()> {
-    let directory = process::directory(of.pid)?;
-    let own = process::directory(std::process::id() as i32)?;
-    let user = |directory: &OwnedFd| {
-        process::namespace_of(process::namespaces(directory).ok()?, NsType::User.file_name())
-    };
-    let invalid = |problem: &str| Error::Invalid {
-        field: "idmapped".to_owned(),
-        problem: problem.to_owned(),
-    };
-    if user(&directory) == user(&own) {
-        return Err(invalid("the target has no user namespace of its own"));
-    }
-    let file = std::fs::File::open(format!("/proc/{}/ns/user", of.pid))
-        .map_err(io_error("cannot open the target's user namespace"))?;
-    process::Pinned::same(of)?.still_there()?;
-    use std::os::fd::AsFd as _;
-    mount::set_id_map(mounted.as_fd(), file.as_fd())
-        .map_err(|errno| invalid(&format!("the source's filesystem takes no id map: {errno}")))
-}
-
-/// What was mounted here, in memory and on disk.
-#[derive(Debug)]
-pub struct MadeMounts {
-    dir: PathBuf,
-    all: std::sync::Mutex<Vec<Arc<Made>>>,
-}
-
-impl MadeMounts {
-    /// Finds what an earlier agent has made in this boot.
-    pub fn open(dir: PathBuf, boot_id: &str) -> MadeMounts {
-        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
-        let mut all = Vec::new();
-        for path in entries.map(|entry| entry.path()).filter(|p| p.extension().is_some()) {
-            match store::read::<Made>(&path) {
-                Ok(made) if made.boot_id == boot_id && is_there(made.process) => {
-                    all.push(Arc::new(made));
+        if let Some(made) = &made {
+            self.made_mounts.mark(&made.id, Stage::Detaching);
+        }
+        let detached = self.ask(&question, vec![lock.share()?]).await;
+        let ended = detached.as_ref().map_or_else(is_answer, |_| true);
+        fault::point("delete_mount.detached").await;
+        let there = self.look(from).await;
+        if let Some(there) = &there {
+            self.made_mounts.sweep(namespace, there);
+        }
+        let result = match (detached, made) {
+            (Ok(_), made) => {
+                if let Some(made) = made {
+                    self.made_mounts.remove(&made.id);
                 }
-                // Of another boot, of a target that has gone, or damaged: there is no such mount.
-                _ => drop(std::fs::remove_file(&path)),
+                tracing::info!(pid = from.pid, ?which, lazy, "unmounted");
+                Ok(())
             }
-        }
-        MadeMounts { dir, all: std::sync::Mutex::new(all) }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Made>>> {
-        self.all.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn add(&self, made: Made) {
-        self.prune();
-        let name = format!("{}.json", made.id);
-        if let Err(error) = store::write(&self.dir, &name, &made, Durability::Boot) {
-            tracing::warn!(%error, mount = made.id, "cannot record a mount: it is not known after a restart");
-        }
-        self.lock().push(Arc::new(made));
-    }
-
-    /// Forgets those whose target has gone.
-    fn prune(&self) {
-        let mut all = self.lock();
-        let (there, gone): (Vec<_>, Vec<_>) =
-            all.drain(..).partition(|made| is_there(made.process));
-        *all = there;
-        drop(all);
-        gone.iter().for_each(|made| self.forget(&made.id));
-    }
-
-    /// The last one that was made in a container at a path.
-    fn at(&self, container: &str, point: &[u8]) -> Option<Arc<Made>> {
-        let of = |made: &&Arc<Made>| {
-            made.container_id.as_deref() == Some(container) && made.mount.target.as_bytes() == point
+            (Err(error), Some(made)) => match self.made_mounts.get(&made.id) {
+                Ok(_) => {
+                    self.made_mounts.mark(&made.id, Stage::There);
+                    Err(error)
+                }
+                // Its target has unmounted it itself.
+                Err(gone) if is_answer(&error) => Err(gone),
+                // It was detached, and the inspector died before it said so.
+                Err(_) => Ok(()),
+            },
+            (Err(error), None) => Err(error),
         };
-        self.lock().iter().rfind(of).cloned()
+        if ended {
+            lock.release();
+        }
+        result
     }
 
-    fn of(&self, container: &str) -> Vec<Arc<Made>> {
-        let of = |made: &&Arc<Made>| made.container_id.as_deref() == Some(container);
-        self.lock().iter().filter(of).cloned().collect()
+    /// Asks an inspector, and hears all that it says.
+    async fn ask(&self, question: &Question, fds: Vec<OwnedFd>) -> Result<Vec<Answer>> {
+        let mut inspection = self.inspect(question, &fds).await?;
+        drop(fds);
+        let mut all = Vec::new();
+        while let Some(answers) = inspection.next().await? {
+            all.extend(answers);
+        }
+        Ok(all)
     }
 
-    fn get(&self, id: &str) -> Result<Arc<Made>> {
-        let found = self.lock().iter().find(|made| made.id == id).cloned();
-        found.ok_or_else(|| Error::NoSuchMount(id.to_owned()))
+    /// The ids of the mounts that a process sees.
+    async fn look(&self, process: ProcessId) -> Option<HashSet<u64>> {
+        tokio::task::spawn_blocking(move || mounts_of(process)).await.ok().flatten()
     }
 
-    /// The one that the kernel names so.
-    pub fn named(&self, mount_id: MountId) -> Option<Arc<Made>> {
-        self.lock().iter().find(|made| made.mount_id == mount_id).cloned()
+    async fn is_there(&self, made: &Made) -> bool {
+        let there = self.look(made.process).await;
+        there.is_some_and(|there| there.contains(&made.mount_id.id))
     }
 
-    fn remove(&self, id: &str) {
-        self.lock().retain(|made| made.id != id);
-        self.forget(id);
-    }
-
-    fn forget(&self, id: &str) {
-        let _ = std::fs::remove_file(self.dir.join(format!("{id}.json")));
+    /// The container whose mount namespace a target is in, and its main process: a mount made by way of a process
+    /// in it is there for all who enter it.
+    fn container_with(
+        &self,
+        namespace: u64,
+        target: &Target,
+    ) -> Result<(Option<String>, Option<ProcessId>)> {
+        if let Target::Container(key) = target {
+            let container = self.registry.container(key)?;
+            return Ok((Some(container.id.clone()), container.process()));
+        }
+        let all = self.registry.containers();
+        let mut mains = all.iter().filter_map(|one| Some((one.id.clone(), one.process()?)));
+        let found = mains.find(|(_, main)| mount_namespace(*main).is_ok_and(|of| of == namespace));
+        Ok(found.map_or((None, None), |(id, main)| (Some(id), Some(main))))
     }
 }
 
-fn is_there(process: ProcessId) -> bool {
-    process::Pinned::same(process).is_ok()
+/// Whether an inspector has said so, and has ended; else it may be at work still.
+fn is_answer(error: &Error) -> bool {
+    matches!(error, Error::Refused { .. } | Error::TargetGone { .. })
+}
+
+/// Carries out a change to its end, whether somebody waits for it or not.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(change.in_current_span()).await.unwrap_or(Err(Error::Stopping))
+}
+
+/// The inode number of the mount namespace that a process is in.
+fn mount_namespace(of: ProcessId) -> Result<u64> {
+    let pinned = process::Pinned::same(of)?;
+    let gone = || process::gone(of.pid, &std::io::ErrorKind::NotFound.into());
+    let links = process::namespaces(process::directory(of.pid)?).map_err(|_| gone())?;
+    let found = process::namespace_of(links, NsType::Mount.file_name()).ok_or_else(gone)?;
+    pinned.still_there()?;
+    Ok(found)
 }

@@ -1,12 +1,19 @@
-//! The mounts that a target sees; [`live`]: those that are made in it and taken away again.
+//! The mounts that a target sees.
+//!
+//! - [`live`]: those that are made in it and taken away again; [`made`]: their records;
+//!   `prepare`: what is mounted;
+//! - [`lock`]: one change of a mount namespace at a time.
 
 pub mod live;
+pub mod lock;
+pub mod made;
+mod prepare;
 
 use std::sync::Arc;
 
 use conti_runtime::inspect::question::{Answer, Mount, Question};
 
-use self::live::{Made, MadeMounts};
+use self::made::{Made, MadeMounts};
 use super::{Engine, error::Result, inspect::Inspection, spec::Target};
 
 /// Which mounts are wanted. Each list that is not empty must hold what the mount has.

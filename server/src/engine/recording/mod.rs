@@ -24,14 +24,15 @@ pub mod tape;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
+    fs::{File, TryLockError},
     io,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
-use conti_runtime::plan::Confinement;
+use conti_runtime::{fault, own, plan::Confinement};
 use conti_shared::name;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -138,23 +139,27 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct Recordings {
     dir: PathBuf,
+    /// Held while one is begun and the oldest make room for it.
+    beginning: Arc<Mutex<()>>,
 }
 
 impl Recordings {
     /// Those of a directory.
     pub fn new(dir: PathBuf) -> Recordings {
-        Recordings { dir }
+        Recordings { dir, beginning: Arc::default() }
     }
 
     /// Begins one, for its owner only. The oldest make room.
     fn create(&self, about: &About) -> io::Result<File> {
+        let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         self.prune(KEPT - 1);
+        fault::point("recording.pruned");
         let path = self.path(about);
-        let file = File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = own::open_with(File::options().write(true).create_new(true).mode(0o600), &path)?;
         hold(&file);
         let name = about_name(&about.session);
         if let Err(error) = store::write(&self.dir, &name, about, Durability::Boot) {
-            let _ = fs::remove_file(&path);
+            let _ = own::remove_file(&path);
             return Err(error);
         }
         Ok(file)
@@ -163,7 +168,7 @@ impl Recordings {
     /// Opens one, to go on with it.
     fn reopen(&self, session: &str) -> io::Result<(About, File)> {
         let about: About = store::read(&self.dir.join(about_name(session)))?;
-        let file = File::options().write(true).open(self.path(&about))?;
+        let file = own::open_with(File::options().write(true), self.path(&about))?;
         hold(&file);
         Ok((about, file))
     }
@@ -171,7 +176,7 @@ impl Recordings {
     /// Removes one of a session that never came to be.
     pub fn remove(&self, session: &str) {
         for name in [about_name(session), format!("{session}.cast"), format!("{session}.frames")] {
-            match fs::remove_file(self.dir.join(&name)) {
+            match own::remove_file(self.dir.join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     warn!(file = name, %error, "a recording could not be removed");
                 }
@@ -182,7 +187,7 @@ impl Recordings {
 
     /// All that are there, the oldest first. What cannot be read is left out.
     pub fn list(&self) -> Vec<Found> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let entries = own::read_dir(&self.dir).into_iter().flatten().flatten();
         let ids = entries.filter_map(|entry| {
             entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned)
         });
@@ -200,7 +205,7 @@ impl Recordings {
             return Err(io::ErrorKind::NotFound.into());
         }
         let about: About = store::read(&self.dir.join(about_name(session)))?;
-        let size = fs::metadata(self.path(&about))?.len();
+        let size = own::metadata(self.path(&about))?.len();
         Ok(Found { about, size })
     }
 
@@ -216,7 +221,7 @@ impl Recordings {
 
     /// Opens one for reading.
     pub fn open(&self, found: &Found) -> io::Result<File> {
-        File::open(self.path(&found.about))
+        own::open(self.path(&found.about))
     }
 
     fn path(&self, about: &About) -> PathBuf {
@@ -224,11 +229,11 @@ impl Recordings {
     }
 
     fn prune(&self, keep: usize) {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let entries = own::read_dir(&self.dir).into_iter().flatten().flatten();
         let ages = entries.filter_map(|entry| {
             let name = entry.file_name().to_str()?.strip_suffix(".json").map(str::to_owned)?;
             let written =
-                self.files(&name).iter().find_map(|file| fs::metadata(file).ok()?.modified().ok());
+                self.files(&name).iter().find_map(|file| own::metadata(file).ok()?.modified().ok());
             Some((written.or_else(|| entry.metadata().ok()?.modified().ok())?, name))
         });
         let mut ages: Vec<(SystemTime, String)> = ages.collect();
@@ -250,7 +255,7 @@ impl Recordings {
     /// Whether a recording is still being written.
     fn is_held(&self, session: &str) -> bool {
         self.files(session).iter().any(|path| {
-            let locked = File::open(path).map(|file| file.try_lock());
+            let locked = own::open(path).map(|file| file.try_lock());
             matches!(locked, Ok(Err(TryLockError::WouldBlock)))
         })
     }

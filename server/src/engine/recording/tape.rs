@@ -5,13 +5,14 @@
 //! cuts off what stands behind that point and goes on with the journal from there.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
+use conti_runtime::own;
 use tracing::warn;
 
 use super::{
@@ -50,7 +51,7 @@ impl Tape {
         let session = about.session.clone();
         let begin = || {
             let mark_path = dir.join(MARK);
-            let mark_file = File::create(&mark_path)?;
+            let mark_file = own::create(&mark_path)?;
             let mark = Mark::default();
             let mut tape = Tape {
                 about,
@@ -84,7 +85,7 @@ impl Tape {
         dir: &Path,
     ) -> io::Result<Option<Tape>> {
         let mark_path = dir.join(MARK);
-        let mark_file = match File::options().read(true).write(true).open(&mark_path) {
+        let mark_file = match own::open_with(File::options().read(true).write(true), &mark_path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
@@ -169,7 +170,7 @@ impl Tape {
         if let Err(error) = self.file.sync_data() {
             warn!(session = self.about.session, %error, "its recording may not be on disk");
         }
-        let _ = fs::remove_file(&self.mark_path);
+        let _ = own::remove_file(&self.mark_path);
     }
 
     fn encode(&self, part: Part<'_>, mark: &mut Mark, last: bool, bytes: &mut Vec<u8>) {
@@ -219,6 +220,8 @@ impl Tape {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use std::fs;
 
     use super::*;
     use crate::engine::{recording::Found, spec::TerminalSize};

@@ -162,7 +162,13 @@ impl Collected {
         libraries: &mut Vec<PathBuf>,
     ) -> Result<()> {
         if let Some(interpreter) = &elf.interpreter {
-            self.add_path(Path::new(interpreter))?;
+            let interpreter = Path::new("/").join(interpreter);
+            is_interpreter(&interpreter, elf).map_err(|error| {
+                let tried =
+                    format!("no ELF interpreter, but {} names it as its own:", path.display());
+                refused(&tried, &interpreter, &error)
+            })?;
+            self.add_path(&interpreter)?;
         }
         let needed =
             loader.libraries(path, elf).map_err(|Missing { library, by }| Error::Refused {
@@ -237,6 +243,15 @@ impl Collected {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a file is what the kernel would take as the interpreter of a program: whoever makes a program can name
+/// any file there, and what is named is copied with the rights of the agent.
+fn is_interpreter(path: &Path, of: &Elf) -> io::Result<()> {
+    match elf::read(path)? {
+        Some(found) if found.loadable && found.machine == of.machine => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::ELIBBAD)),
     }
 }
 

@@ -22,6 +22,8 @@ const NAME_MAX: u64 = 4096;
 pub struct Elf {
     /// Its class and machine: only files with the same ones go together.
     pub machine: (bool, u16),
+    /// Whether it can be loaded: a program or a shared object, and not an object file or a core dump.
+    pub loadable: bool,
     /// The loader that runs it. `None`: it is a library or linked statically.
     pub interpreter: Option<String>,
     /// The libraries that it needs, by their names, in order.
@@ -54,6 +56,7 @@ where
     let segments = header.program_headers(endian, data)?;
     let mut found = Elf {
         machine: (header.is_class_64(), header.e_machine(endian).0),
+        loadable: matches!(header.e_type(endian), elf::ET_DYN | elf::ET_EXEC),
         interpreter: None,
         needed: Vec::new(),
         rpath: Vec::new(),

@@ -4,19 +4,27 @@
 //! - [`collect`]: programs with all that they need;
 //! - this file: written into a directory, or as a tar archive.
 
+// Programs of the host are looked for by path. What is found is opened by `open_regular` alone, without a link on
+// the way, and read only if it is a regular file.
+#[allow(clippy::disallowed_methods)]
 mod collect;
 mod elf;
+#[allow(clippy::disallowed_methods)]
 mod loader;
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use collect::{Collected, Entry};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use conti_runtime::{beneath::Dir, own};
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    io::Errno,
+};
 use tokio::sync::mpsc;
 
 use super::{
@@ -66,7 +74,7 @@ impl Engine {
             })?;
             let files = collected.entries.values().filter(|one| matches!(one, Entry::File(..)));
             let bytes = files.clone().filter_map(|one| match one {
-                Entry::File(path, _) => fs::metadata(path).ok().map(|meta| meta.len()),
+                Entry::File(path, _) => own::symlink_metadata(path).ok().map(|meta| meta.len()),
                 _ => None,
             });
             let (files, bytes) = (files.clone().count() as u64, bytes.sum());
@@ -129,40 +137,49 @@ fn open_regular(path: &Path, resolve: ResolveFlags) -> io::Result<fs::File> {
 
 /// Writes all entries into a new directory, which gets its name when it is complete.
 fn write_directory(collected: &Collected, directory: &Path) -> io::Result<()> {
-    let name = directory.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let (Some(parent), Some(name)) = (directory.parent(), directory.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    // It may be in the hands of a user, who can exchange any of its entries at any moment.
+    let parent = Dir::open(parent)?;
     // Told before the work; what is put there meanwhile is met by the rename.
-    if fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(io::Error::from_raw_os_error(libc::ENOTEMPTY));
+    if parent.dir(name).is_ok_and(|there| matches!(there.is_empty(), Ok(false))) {
+        return Err(Errno::NOTEMPTY.into());
     }
     let unfinished = format!("{}.unfinished-{}", name.to_string_lossy(), id::new());
-    let unfinished = directory.with_file_name(unfinished);
-    fs::DirBuilder::new().mode(0o755).create(&unfinished)?;
-    let written = write_entries(collected, &unfinished)
+    let root = parent.make_dir(&unfinished, 0o755)?;
+    let written = write_entries(collected, &root).and_then(|()| {
         // Takes the place of an empty directory, and of nothing else (rename(2)).
-        .and_then(|()| fs::rename(&unfinished, directory));
-    if written.is_err() {
-        let _ = fs::remove_dir_all(&unfinished);
+        Ok(parent.rename(&unfinished, &parent, name)?)
+    });
+    if written.is_err()
+        && let Err(error) = parent.remove(&unfinished)
+    {
+        tracing::warn!(%error, "an unfinished root filesystem could not be removed");
     }
     written
 }
 
-fn write_entries(collected: &Collected, root: &Path) -> io::Result<()> {
-    fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+fn write_entries(collected: &Collected, root: &Dir) -> io::Result<()> {
     for (path, entry) in &collected.entries {
-        let path = root.join(path);
+        let (above, name) = match (path.parent(), path.file_name()) {
+            (Some(above), Some(name)) if !above.as_os_str().is_empty() => (above, name),
+            (_, Some(name)) => (Path::new("."), name),
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        let above = root.dir(above)?;
         match entry {
-            Entry::Directory(mode) => {
-                fs::create_dir(&path)?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(*mode))?;
-            }
-            Entry::Link(target) => symlink(target, &path)?,
+            Entry::Directory(mode) => drop(above.make_dir(name, *mode)?),
+            Entry::Link(target) => above.make_link(target, name)?,
             Entry::File(source, mode) => {
                 let mut from = open_source(source)?;
-                let mut to = fs::File::create_new(&path)?;
+                let mut to = above.make_file(name, 0o600)?;
                 io::copy(&mut from, &mut to)?;
                 to.set_permissions(fs::Permissions::from_mode(*mode))?;
             }
-            Entry::Text(text) => fs::write(&path, text)?,
+            Entry::Text(text) => {
+                io::Write::write_all(&mut above.make_file(name, 0o644)?, text.as_bytes())?;
+            }
         }
     }
     Ok(())

@@ -220,6 +220,12 @@ impl Session {
             State::Ended(end, _) => (SessionState::Ended, 0, Some(end.clone())),
         };
         let container = self.record.container.as_ref();
+        // Locked once only: a second time would wait for a writer that waits for the first.
+        let (head, tail) = {
+            let journal = self.journal();
+            (journal.head(), journal.tail())
+        };
+        let input_offset = self.input_taken();
         SessionInfo {
             id: self.id.clone(),
             container_id: container.map(|c| c.id.clone()),
@@ -231,9 +237,9 @@ impl Session {
             pid,
             start_time: self.record.start_time,
             end,
-            output_offset: self.journal().head(),
-            retained_offset: self.journal().tail(),
-            input_offset: self.input_taken(),
+            output_offset: head,
+            retained_offset: tail,
+            input_offset,
             attached: self.driver.load(Ordering::Acquire) != 0,
             recorded: self.io().policy.record.is_some(),
         }

@@ -2,17 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder},
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use conti_runtime::{journal::Saved, plan::Confinement, protocol::End};
+use conti_runtime::{beneath, journal::Saved, own, plan::Confinement, protocol::End};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{spec::SessionIo, store, surroundings::Surroundings};
+use crate::{
+    engine::{spec::SessionIo, store, surroundings::Surroundings},
+    reserve,
+};
 
 /// The monitor's listening socket, in the session's directory.
 pub const SOCKET: &str = "monitor.sock";
@@ -76,9 +77,9 @@ pub struct ContainerRef {
 /// Makes the directory of a session below `sessions`, with its record.
 pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
     let dir = sessions.join(&record.id);
-    DirBuilder::new().mode(0o700).create(&dir)?;
+    reserve::with_room(sessions, || own::make_dir(&dir, 0o700))?;
     if let Err(error) = record.write(&dir) {
-        let _ = fs::remove_dir_all(&dir);
+        remove(&dir);
         return Err(error);
     }
     Ok(dir)
@@ -96,13 +97,13 @@ pub fn read_end(dir: &Path) -> io::Result<End> {
 
 /// Reads the output that a monitor left. `None`: nothing was left unread.
 pub fn read_journal(dir: &Path) -> Option<Saved> {
-    let mut file = fs::File::open(dir.join(JOURNAL)).ok()?;
+    let mut file = own::open(dir.join(JOURNAL)).ok()?;
     Saved::load(&mut file).ok()
 }
 
 /// Leaves a note, for its owner only. One that is there stays.
 pub fn leave_note(dir: &Path, note: &[u8]) -> io::Result<()> {
-    if dir.join(NOTE).exists() {
+    if own::exists(dir.join(NOTE)) {
         return Ok(());
     }
     store::write_bytes(dir, NOTE, note, 0o600, store::Durability::Boot)
@@ -110,19 +111,17 @@ pub fn leave_note(dir: &Path, note: &[u8]) -> io::Result<()> {
 
 /// Reads the note. `None`: there is none.
 pub fn read_note(dir: &Path) -> Option<Vec<u8>> {
-    fs::read(dir.join(NOTE)).ok()
+    own::read(dir.join(NOTE)).ok()
 }
 
 /// Removes the note. Where the directory is gone it is gone too.
 pub fn remove_note(dir: &Path) {
-    let _ = fs::remove_file(dir.join(NOTE));
+    let _ = own::remove_file(dir.join(NOTE));
 }
 
 /// Removes the directory.
 pub fn remove(dir: &Path) {
-    if let Err(error) = fs::remove_dir_all(dir)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(dir = %dir.display(), %error, "a session's directory could not be removed");
+    if let Err(error) = beneath::remove(dir) {
+        tracing::warn!(%error, "a session's directory could not be removed");
     }
 }

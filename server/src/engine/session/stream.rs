@@ -57,8 +57,12 @@ impl Viewer {
     pub(super) fn new(session: Arc<Session>, from: Option<u64>, waiting: Waiting) -> Viewer {
         let activity = session.activity.subscribe();
         let states = session.state.subscribe();
-        // An offset that was never reached would wait for ever.
-        let position = from.unwrap_or(session.journal().tail()).min(session.journal().head());
+        let position = {
+            // Locked once only: a second time would wait for a writer that waits for the first.
+            let journal = session.journal();
+            // An offset that was never reached would wait for ever.
+            from.unwrap_or(journal.tail()).min(journal.head())
+        };
         Viewer { session, activity, states, position, done: false, waiting }
     }
 

@@ -1,11 +1,11 @@
 //! Files and directories of the host, as detached mounts of their own.
 
 use std::{
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use conti_runtime::sys::mount;
+use conti_runtime::{kernel_fs, sys::mount};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
     io::Errno,
@@ -22,6 +22,8 @@ pub struct Bind {
     pub fd: OwnedFd,
     /// Whether its root is a directory.
     pub dir: bool,
+    /// Where on the host that lies which was asked for by a path, links followed.
+    pub sources: Vec<PathBuf>,
 }
 
 /// What a bind mount is to be like.
@@ -110,9 +112,22 @@ pub fn open<'a>(
 pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bind> {
     let source = source.into();
     let opened = open(source, "mount", SOURCE)?;
-    clone_fd(opened.as_fd(), options).map_err(|errno| {
-        failed("mount", "cannot bind", source.path.to_string_lossy(), errno, hint(errno))
-    })
+    let refused =
+        |errno, hint| failed("mount", "cannot bind", source.path.to_string_lossy(), errno, hint);
+    // By whatever way it was come to. What lies below is looked at where it is attached.
+    let kernel = kernel_fs::holds(&opened).map_err(|errno| refused(errno, hint(errno)))?;
+    if source.within.is_some() && kernel {
+        let hint = "what the kernel shows of itself is bound by an admin alone";
+        return Err(refused(Errno::PERM, hint));
+    }
+    let bound = clone_fd(opened.as_fd(), options).map_err(|errno| refused(errno, hint(errno)))?;
+    Ok(Bind { sources: real_path(&opened).into_iter().collect(), ..bound })
+}
+
+/// Where an open file lies. `None`: nothing tells, or it is not UTF-8.
+pub fn real_path(opened: &OwnedFd) -> Option<PathBuf> {
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
+    link.to_str().is_some().then_some(link)
 }
 
 /// Clones the tree at an O_PATH fd.
@@ -124,7 +139,7 @@ pub fn clone_fd(source: BorrowedFd<'_>, options: Options) -> std::result::Result
         | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, options.recursive);
     let fd = open_tree(source, c"", flags)?;
-    let bound = Bind { fd, dir };
+    let bound = Bind { fd, dir, sources: Vec::new() };
     restrict(&bound, options)?;
     Ok(bound)
 }

@@ -1,7 +1,6 @@
 //! The /dev of a container: a small tmpfs with the standard nodes, made before the container is.
 
 use std::{
-    fs,
     os::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -9,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use conti_runtime::own;
 use rustix::{
     fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat},
     io::Errno,
@@ -136,25 +136,28 @@ pub fn allow(device: &Device) -> Result<(Node, Rule)> {
 /// All device nodes of the host, for a privileged container.
 pub fn all_of_host() -> Vec<Node> {
     let mut nodes = Vec::new();
-    collect(Path::new("/dev"), "", &mut nodes);
-    nodes
-}
-
-fn collect(dir: &Path, prefix: &str, nodes: &mut Vec<Node>) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
-            continue;
-        };
-        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
-        if kind.is_dir() && !matches!(path.as_str(), "pts" | "shm" | "mqueue" | "hugepages") {
-            collect(&entry.path(), &path, nodes);
-        } else if (kind.is_block_device() || kind.is_char_device())
-            && let Ok(meta) = entry.metadata()
-        {
-            let (number, mode) = (meta.rdev(), meta.mode() & 0o777);
-            nodes.push(Node { name: path, block: kind.is_block_device(), number, mode });
+    let mut directories = vec![String::new()];
+    while let Some(directory) = directories.pop() {
+        let entries = own::read_dir(Path::new("/dev").join(&directory));
+        for entry in entries.into_iter().flatten().flatten() {
+            let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
+                continue;
+            };
+            let path = match directory.as_str() {
+                "" => name,
+                above => format!("{above}/{name}"),
+            };
+            if kind.is_dir() && !matches!(path.as_str(), "pts" | "shm" | "mqueue" | "hugepages") {
+                directories.push(path);
+            } else if (kind.is_block_device() || kind.is_char_device())
+                && let Ok(meta) = entry.metadata()
+            {
+                let (number, mode) = (meta.rdev(), meta.mode() & 0o777);
+                nodes.push(Node { name: path, block: kind.is_block_device(), number, mode });
+            }
         }
     }
+    nodes
 }
 
 fn node(

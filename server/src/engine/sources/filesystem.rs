@@ -7,9 +7,8 @@ use std::{
     path::Path,
 };
 
-use conti_runtime::sys::loopdev;
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstat, openat},
+    fs::{FileType, fstat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -17,7 +16,7 @@ use rustix::{
     },
 };
 
-use super::{bind, failed};
+use super::{bind, failed, image};
 use crate::engine::error::Result;
 
 /// Makes a filesystem of type `fs` with options as `(name, Some(value))` or `(name, None)`.
@@ -195,28 +194,13 @@ pub fn device(
     let opened = bind::open(source, "mount", "cannot open the source of the mount")?;
     let kind = fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode));
     // Kept until the filesystem holds the device.
-    let mut attached = None;
+    let mut image = None;
     let device = match kind {
         Ok(FileType::BlockDevice) => format!("/proc/self/fd/{}", opened.as_raw_fd()),
         Ok(FileType::RegularFile) => {
-            let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-            let path = format!("/proc/self/fd/{}", opened.as_raw_fd());
-            let image = openat(rustix::fs::CWD, path, access | OFlags::CLOEXEC, Mode::empty())
-                .map_err(|errno| {
-                    failed("mount", "cannot open the image", &*name, errno, "check its permissions")
-                })?;
-            let device = loopdev::attach(image.as_fd(), read_only).map_err(|error| {
-                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-                failed(
-                    "mount",
-                    "cannot attach a loop device to",
-                    &*name,
-                    errno,
-                    "does the host have /dev/loop-control?",
-                )
-            })?;
-            let path = format!("/dev/loop{}", device.number);
-            attached = Some(device);
+            let attached = image::attach(&opened, &name, read_only)?;
+            let path = attached.path();
+            image = Some(attached);
             path
         }
         _ => {
@@ -225,9 +209,6 @@ pub fn device(
         }
     };
     let mut settings: Vec<(&str, Option<String>)> = vec![("source", Some(device))];
-    if read_only {
-        settings.push(("ro", None));
-    }
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
     for option in options {
@@ -241,14 +222,33 @@ pub fn device(
             None => settings.push((option, None)),
         }
     }
-    let mounted = make(fs_type, &settings, attributes).map_err(|refused| {
+    let mounted = if read_only {
+        settings.push(("ro", None));
+        let mounted = make(fs_type, &settings, attributes);
+        settings.pop();
+        match mounted {
+            // It is mounted writable elsewhere. The kernel has one filesystem for both, which cannot be
+            // read-only; this mount of it can.
+            Err(Refused { errno: Errno::BUSY, .. }) if image.as_ref().is_some_and(|i| i.shared) => {
+                make(fs_type, &settings, attributes)
+            }
+            other => other,
+        }
+    } else {
+        make(fs_type, &settings, attributes)
+    };
+    let mounted = mounted.map_err(|refused| {
         let argument = format!("{name} as {fs_type}");
         let hint = match refused.errno {
             Errno::NODEV => "the kernel does not know this filesystem type",
+            Errno::BUSY => {
+                "it is mounted elsewhere in a way that does not go together with this one (read-only and \
+                 writable, or as another type), or another program uses it"
+            }
             _ => "check the filesystem's type and options",
         };
         refused.on("mount", "cannot mount", &argument, hint)
     });
-    drop(attached);
+    drop(image);
     mounted
 }

@@ -10,14 +10,15 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::{
-        ffi::OsStringExt as _,
-        fs::{DirBuilderExt as _, symlink},
-    },
+    os::unix::{ffi::OsStringExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use conti_runtime::mountinfo::{self, unescape};
+use conti_runtime::{
+    beneath,
+    mountinfo::{self, unescape},
+    own,
+};
 
 /// The directories of programs: where one of them is a link on the host (merged /usr), it
 /// is the same link in the container.
@@ -111,19 +112,16 @@ impl HostView {
     /// stand on it. A host that looks otherwise by now gets another template.
     pub fn make(dir: &Path) -> io::Result<HostView> {
         let programs = PROGRAMS.into_iter().filter(|name| {
-            fs::symlink_metadata(Path::new("/").join(name)).is_ok_and(|meta| meta.is_dir())
+            own::symlink_metadata(Path::new("/").join(name)).is_ok_and(|meta| meta.is_dir())
         });
         let programs: Vec<&'static str> = programs.collect();
         let template = dir.join(fingerprint());
-        if !template.is_dir() {
-            fs::create_dir_all(dir)?;
+        if !own::is_dir(&template) {
+            own::make_dirs(dir, 0o777)?;
             let unfinished = dir.join("unfinished");
-            match fs::remove_dir_all(&unfinished) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            beneath::remove(&unfinished)?;
             fill(&unfinished)?;
-            fs::rename(&unfinished, &template)?;
+            own::rename(&unfinished, &template)?;
         }
         Ok(HostView { template, programs })
     }
@@ -131,7 +129,7 @@ impl HostView {
     /// Mounts of the host below a program directory: an overlay would show empty directories there.
     pub fn mounts_below(&self, program: &str) -> Vec<PathBuf> {
         let prefix = format!("/{program}/");
-        let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let text = own::read("/proc/self/mountinfo").unwrap_or_default();
         let points = mountinfo::Entry::all(&text).map(|entry| unescape(entry.point));
         points
             .filter(|point| point.starts_with(prefix.as_bytes()))
@@ -146,13 +144,13 @@ fn fill(template: &Path) -> io::Result<()> {
     for (name, mode) in DIRECTORIES {
         make_dir(&template.join(name), mode)?;
     }
-    symlink("/run", template.join("var/run"))?;
-    symlink("/run/lock", template.join("var/lock"))?;
+    own::symlink("/run", template.join("var/run"))?;
+    own::symlink("/run/lock", template.join("var/lock"))?;
     for name in PROGRAMS {
         let on_host = Path::new("/").join(name);
-        let Ok(meta) = fs::symlink_metadata(&on_host) else { continue };
+        let Ok(meta) = own::symlink_metadata(&on_host) else { continue };
         if meta.is_symlink() {
-            symlink(fs::read_link(&on_host)?, template.join(name))?;
+            own::symlink(own::read_link(&on_host)?, template.join(name))?;
         } else if meta.is_dir() {
             make_dir(&template.join(name), 0o755)?;
         }
@@ -169,12 +167,12 @@ fn fill(template: &Path) -> io::Result<()> {
     for (name, text) in
         [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH), ("hosts", HOSTS)]
     {
-        fs::write(etc.join(name), text)?;
+        own::write(etc.join(name), text)?;
     }
     // For tools; containers have their own. Often it is a link to where it is made at the boot.
-    fs::write(etc.join("resolv.conf"), fs::read("/etc/resolv.conf").unwrap_or_default())?;
-    symlink("../usr/lib/os-release", etc.join("os-release"))?;
-    symlink("/proc/self/mounts", etc.join("mtab"))?;
+    own::write(etc.join("resolv.conf"), own::read("/etc/resolv.conf").unwrap_or_default())?;
+    own::symlink("../usr/lib/os-release", etc.join("os-release"))?;
+    own::symlink("/proc/self/mounts", etc.join("mtab"))?;
     Ok(())
 }
 
@@ -182,11 +180,11 @@ fn fill(template: &Path) -> io::Result<()> {
 fn fingerprint() -> String {
     let mut hasher = DefaultHasher::new();
     for name in PROGRAMS {
-        fs::read_link(Path::new("/").join(name)).ok().hash(&mut hasher);
-        Path::new("/").join(name).is_dir().hash(&mut hasher);
+        own::read_link(Path::new("/").join(name)).ok().hash(&mut hasher);
+        own::is_dir(Path::new("/").join(name)).hash(&mut hasher);
     }
     for name in COPIED {
-        let meta = fs::symlink_metadata(Path::new("/etc").join(name));
+        let meta = own::symlink_metadata(Path::new("/etc").join(name));
         meta.ok().map(|meta| (meta.len(), meta.modified().ok())).hash(&mut hasher);
     }
     (env!("CARGO_PKG_VERSION"), HOSTS).hash(&mut hasher);
@@ -194,28 +192,27 @@ fn fingerprint() -> String {
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
-    fs::DirBuilder::new().mode(mode).create(path)?;
+    own::make_dir(path, mode)?;
     // mkdir is subject to the umask.
-    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+    own::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Copies a file, a directory of files and links, or a link. Only what everybody may read.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let meta = fs::symlink_metadata(from)?;
-    if meta.is_symlink() {
-        return symlink(fs::read_link(from)?, to);
-    }
-    if meta.is_dir() {
-        make_dir(to, 0o755)?;
-        for entry in fs::read_dir(from)? {
-            let entry = entry?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
+    let mut open = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = open.pop() {
+        let meta = own::symlink_metadata(&from)?;
+        if meta.is_symlink() {
+            own::symlink(own::read_link(&from)?, &to)?;
+        } else if meta.is_dir() {
+            make_dir(&to, 0o755)?;
+            for entry in own::read_dir(&from)? {
+                let entry = entry?;
+                open.push((entry.path(), to.join(entry.file_name())));
+            }
+        } else if meta.is_file() && meta.permissions().mode() & 0o004 != 0 {
+            own::copy(&from, &to)?;
         }
-        return Ok(());
-    }
-    let mode = std::os::unix::fs::PermissionsExt::mode(&meta.permissions());
-    if meta.is_file() && mode & 0o004 != 0 {
-        fs::copy(from, to)?;
     }
     Ok(())
 }

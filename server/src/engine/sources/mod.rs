@@ -2,7 +2,7 @@
 //! a container: each becomes a detached mount, and init only has to attach it.
 //!
 //! - [`bind`]: files and directories of the host;
-//! - [`filesystem`]: new superblocks: tmpfs, devpts, overlays, block devices, images;
+//! - [`filesystem`]: new superblocks: tmpfs, devpts, overlays, block devices, [`image`]s;
 //! - [`requested`]: what a user asks to be mounted;
 //! - [`dev`]: the container's /dev;
 //! - [`host_view`]: the `host` root filesystem;
@@ -17,6 +17,7 @@ pub mod bind;
 pub mod dev;
 pub mod filesystem;
 pub mod host_view;
+pub mod image;
 pub mod proc;
 pub mod requested;
 pub mod rootfs;

@@ -5,12 +5,9 @@
 //! without, and init makes it. Before, and where the new container's user namespace has no right to one,
 //! the new container gets the proc of the one that it joins.
 
-use std::{
-    fs,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
-};
+use std::os::{fd::OwnedFd, unix::ffi::OsStrExt as _};
 
-use conti_runtime::{inspect::question::Question, protocol::ProcessId};
+use conti_runtime::{inspect::question::Question, own, protocol::ProcessId};
 use rustix::{
     fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat2, readlinkat},
     io::Errno,
@@ -34,7 +31,7 @@ impl Engine {
             .take_fd()
             .ok_or_else(|| Error::Internal("the inspector gave no copy of /proc".into()))?;
         let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
-        let namespace = fs::read_link(format!("/proc/{}/ns/pid", process.pid))
+        let namespace = own::read_link(format!("/proc/{}/ns/pid", process.pid))
             .map_err(|error| process::gone(process.pid, &error))?;
         pinned.still_there()?;
         match shows(&copy, namespace.as_os_str().as_bytes()) {

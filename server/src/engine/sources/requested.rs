@@ -21,6 +21,7 @@ pub fn make(
 ) -> Result<Bind> {
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
     attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, read_only);
+    let mut sources = Vec::new();
     let fd = match source {
         MountSource::Bind { source, recursive, recursive_read_only, propagation } => {
             let options = bind::Options {
@@ -39,8 +40,12 @@ pub fn make(
             filesystem::device(source, fs_type, options, read_only)?
         }
         MountSource::Overlay { lowers, upper } => {
-            let open = |path: &PathBuf| directory(HostPath { path, within });
-            let lowers = lowers.iter().map(open).collect::<Result<Vec<_>>>()?;
+            let mut open = |path: &PathBuf| {
+                let opened = directory(HostPath { path, within })?;
+                sources.extend(bind::real_path(&opened));
+                Ok(opened)
+            };
+            let lowers = lowers.iter().map(&mut open).collect::<Result<Vec<_>>>()?;
             let upper = match upper {
                 Some((upper, work)) => Some((open(upper)?, open(work)?)),
                 None => None,
@@ -48,7 +53,7 @@ pub fn make(
             filesystem::layers(&lowers, upper.as_ref(), attributes)?
         }
     };
-    Ok(Bind { fd, dir: true })
+    Ok(Bind { fd, dir: true, sources })
 }
 
 fn directory(path: HostPath<'_>) -> Result<std::os::fd::OwnedFd> {

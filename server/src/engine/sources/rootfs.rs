@@ -1,17 +1,16 @@
 //! The root of a container: a directory as it is, or read-only directories under private layers.
 
 use std::{
-    fs, io,
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::fs::DirBuilderExt as _,
-    },
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use conti_runtime::plan::{Fd, Mount, MountAttrs, MountWhat, Overlay, Root};
+use conti_runtime::{
+    beneath::{Blocked, Dir},
+    plan::{Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
+};
 use rustix::{
-    fs::{FileType, Mode, OFlags, fstatfs, open, openat},
+    fs::{FileType, fstatfs},
     io::Errno,
     mount::MountAttrFlags,
 };
@@ -34,8 +33,8 @@ pub struct Request<'a> {
     pub rootfs: &'a Rootfs,
     /// The directories of the host that a root must stay in. `None`: anywhere.
     pub within: Option<&'a [PathBuf]>,
-    /// The directory of the container's private layers; made when one is needed.
-    pub layers: &'a Path,
+    /// The directory of the container; its private layers are made in it when they are needed.
+    pub dir: &'a Path,
     /// Whether files get the ids of a user namespace, which init's parent sees to.
     pub mapped: bool,
     /// Whether the layers die with the container, so that they need not survive a crash.
@@ -102,7 +101,7 @@ fn host(
     fds: &mut FdList,
     idmapped: &mut Vec<Fd>,
 ) -> Result<Prepared> {
-    let layers = Layers::open(request)?;
+    let mut layers = Layers::open(request)?;
     layers.write_etc(request.etc)?;
     let root = layers.lay("root", (&view.template).into(), fds, idmapped)?;
     let mut mounts = Vec::new();
@@ -171,9 +170,9 @@ fn no_root(path: &Path, error: Error) -> Error {
 struct Layers<'a> {
     request: &'a Request<'a>,
     /// Where they are: the container's directory, or a tmpfs where that cannot take layers.
-    base: OwnedFd,
+    base: Dir,
     /// The same through a mount of its own, which gets the id map of the container's user namespace.
-    mapped: Option<OwnedFd>,
+    mapped: Option<Dir>,
     warnings: Vec<String>,
 }
 
@@ -184,33 +183,21 @@ const MEMORY_LAYER_BYTES: u64 = 1 << 30;
 
 impl<'a> Layers<'a> {
     fn open(request: &'a Request<'a>) -> Result<Layers<'a>> {
-        let name = request.layers.to_string_lossy().into_owned();
-        let made = ensure_dir(request.layers, 0o700).and_then(|()| {
-            let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-            Ok(open(request.layers, flags, Mode::empty())?)
-        });
-        let base = made.map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed(
-                "rootfs",
-                "cannot make the private layer",
-                &name,
-                errno,
-                "check the agent's --data-dir",
-            )
-        })?;
+        let made = Dir::open(request.dir).and_then(|dir| dir.ensure_dir("layers", 0o700));
+        let base = made.map_err(|blocked| no_layer(blocked, "check the agent's --data-dir"))?;
         let magic = fstatfs(&base).map_or(0, |stat| stat.f_type as u64);
         if magic != OVERLAYFS_SUPER_MAGIC {
             return Self::new(request, base, Vec::new());
         }
         // The kernel takes no upper layer on overlayfs: what is written is held in memory.
         let base = filesystem::tmpfs(MEMORY_LAYER_BYTES, 0o700, (0, 0), MountAttrFlags::empty())?;
+        let base = Dir::held(base, "layers");
         let warning = "the agent's data directory is on overlayfs, which takes no layers: what the container \
                        writes is held in memory, at most 1 GiB, and is lost when it stops";
         Self::new(request, base, vec![warning.to_owned()])
     }
 
-    fn new(request: &'a Request<'a>, base: OwnedFd, warnings: Vec<String>) -> Result<Layers<'a>> {
+    fn new(request: &'a Request<'a>, base: Dir, warnings: Vec<String>) -> Result<Layers<'a>> {
         let mapped = match request.mapped {
             false => None,
             true => {
@@ -218,24 +205,40 @@ impl<'a> Layers<'a> {
                     let hint = "check the agent's --data-dir";
                     failed("rootfs", "cannot bind", "the private layer", errno, hint)
                 })?;
-                Some(bound.fd)
+                Some(Dir::held(bound.fd, base.path()))
             }
         };
         Ok(Layers { request, base, mapped, warnings })
     }
 
     /// Puts files into the /etc of the root layer.
-    fn write_etc(&self, files: &[(&'static str, String)]) -> Result<()> {
-        let etc = fd_path(&self.base).join("root/upper/etc");
-        let write = || -> io::Result<()> {
-            self.make_layer("root")?;
-            ensure_dir(&etc, 0o755)?;
-            files.iter().try_for_each(|(name, text)| fs::write(etc.join(name), text))
+    ///
+    /// The layer is the container's: at an earlier start it may have put anything in their place. Each file
+    /// is a new one that takes the name of whatever had it; only where the container has a directory of that
+    /// name, or no directory for /etc itself, it keeps that, and its files are its own affair.
+    fn write_etc(&mut self, files: &[(&'static str, String)]) -> Result<()> {
+        let hint = "check the agent's --data-dir for room";
+        self.make_layer("root").map_err(|blocked| no_layer(blocked, hint))?;
+        let upper = self.base.dir("root/upper").map_err(|blocked| no_layer(blocked, hint))?;
+        let etc = match upper.ensure_dir("etc", 0o755) {
+            Ok(etc) => etc,
+            Err(Blocked { errno: Errno::NOTDIR | Errno::LOOP, .. }) => {
+                self.warnings.push(NO_ETC.to_owned());
+                return Ok(());
+            }
+            Err(blocked) => return Err(not_written(blocked)),
         };
-        write().map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed("rootfs", "cannot write", "/etc", errno, "check the agent's --data-dir for room")
-        })
+        for (name, text) in files {
+            match etc.replace(name, text.as_bytes(), 0o644) {
+                Ok(()) => {}
+                Err(Blocked { errno: Errno::ISDIR, .. }) => {
+                    let warning = format!("/etc/{name} is a directory, and was left as it is");
+                    self.warnings.push(warning);
+                }
+                Err(blocked) => return Err(not_written(blocked)),
+            }
+        }
+        Ok(())
     }
 
     /// Lays the layer `name` over the directory `lower`.
@@ -246,16 +249,9 @@ impl<'a> Layers<'a> {
         fds: &mut FdList,
         idmapped: &mut Vec<Fd>,
     ) -> Result<Root> {
-        let (upper, work) = self.make_layer(name).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            failed(
-                "rootfs",
-                "cannot make the private layer",
-                name,
-                errno,
-                "check the agent's --data-dir for room",
-            )
-        })?;
+        let (upper, work) = self
+            .make_layer(name)
+            .map_err(|blocked| no_layer(blocked, "check the agent's --data-dir for room"))?;
         let volatile = self.request.volatile;
         let once = bind::Options { recursive: false, ..bind::Options::VIEW };
         if self.request.mapped {
@@ -265,7 +261,7 @@ impl<'a> Layers<'a> {
             if let Some(mapped) = &self.mapped
                 && name == "root"
             {
-                idmapped.push(fds.add(mapped.try_clone().map_err(|_| {
+                idmapped.push(fds.add(mapped.as_fd().try_clone_to_owned().map_err(|_| {
                     let hint = "raise the agent's limit of open files";
                     failed("rootfs", "cannot use", "the private layer", Errno::MFILE, hint)
                 })?));
@@ -281,31 +277,31 @@ impl<'a> Layers<'a> {
 
     /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them. What belongs
     /// to the container's root user there belongs to root on disk: the mount has the id map.
-    fn make_layer(&self, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
-        let dir = fd_path(&self.base).join(name);
-        ensure_dir(&dir, 0o700)?;
-        ensure_dir(&dir.join("upper"), 0o755)?;
-        ensure_dir(&dir.join("work"), 0o700)?;
+    fn make_layer(&self, name: &str) -> std::result::Result<(OwnedFd, OwnedFd), Blocked> {
+        let layer = self.base.ensure_dir(name, 0o700)?;
+        layer.ensure_dir("upper", 0o755)?;
+        let work = layer.ensure_dir("work", 0o700)?;
         // Left by a `volatile` overlay, which refuses to be mounted again while this is there
         // (overlayfs.rst): its syncs were left out, but the host has not crashed since.
-        let _ = fs::remove_dir_all(dir.join("work/work/incompat"));
-        let view = self.mapped.as_ref().unwrap_or(&self.base);
-        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
-        let open = |part: &str| openat(view, format!("{name}/{part}"), flags, Mode::empty());
-        Ok((open("upper")?, open("work")?))
+        if let Ok(work) = work.dir("work") {
+            work.remove("incompat")?;
+        }
+        let view = self.mapped.as_ref().unwrap_or(&self.base).dir(name)?;
+        Ok((view.dir("upper")?.into(), view.dir("work")?.into()))
     }
 }
 
-/// Makes a directory, unless it is there.
-fn ensure_dir(path: &Path, mode: u32) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(mode).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+/// What a container is told that has replaced its /etc.
+const NO_ETC: &str = "/etc is not a directory in the container's layer: its hostname, hosts and resolv.conf \
+                      were not written";
+
+fn no_layer(blocked: Blocked, hint: &'static str) -> Error {
+    let Blocked { path, errno, .. } = blocked;
+    failed("rootfs", "cannot make the private layer", path.to_string_lossy(), errno, hint)
 }
 
-/// A path to what lies below an fd of this process.
-fn fd_path(fd: &OwnedFd) -> PathBuf {
-    use std::os::fd::AsRawFd as _;
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+fn not_written(blocked: Blocked) -> Error {
+    let Blocked { path, errno, .. } = blocked;
+    let hint = "check the agent's --data-dir for room";
+    failed("rootfs", "cannot write", path.to_string_lossy(), errno, hint)
 }

@@ -1,9 +1,12 @@
 //! Tools for debugging: the entries of a root directory, as they are put on top of a target's
 //! view.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use conti_runtime::plan::{Tool, ToolKind};
+use conti_runtime::{
+    own,
+    plan::{Tool, ToolKind},
+};
 use rustix::io::Errno;
 
 use super::{
@@ -36,7 +39,7 @@ pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<T
             };
             let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
             let mut names = Vec::new();
-            for found in fs::read_dir(root).map_err(|error| refused(errno(error)))? {
+            for found in own::read_dir(root).map_err(|error| refused(errno(error)))? {
                 let name = found.map_err(|error| refused(errno(error)))?.file_name();
                 // A name that is no text is none that a program is found by.
                 names.extend(name.into_string().ok());
@@ -52,12 +55,12 @@ pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<T
 }
 
 fn is_there(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok()
+    own::symlink_metadata(path).is_ok()
 }
 
 fn entry(root: &Path, name: &str, fds: &mut FdList) -> Result<Tool> {
     let path = root.join(name);
-    let kind = match fs::read_link(&path) {
+    let kind = match own::read_link(&path) {
         Ok(text) => ToolKind::Link(text.to_string_lossy().into_owned()),
         Err(_) => {
             let bound = bind::clone(&path, bind::Options::VIEW)?;

@@ -36,11 +36,12 @@ use crate::{
     access::{
         Caller, Role,
         policy::CurrentPolicy,
-        records::{AuditedCalls, OnAuditFailure, check_reason},
+        records::{AuditedArguments, AuditedCalls, OnAuditFailure, check_reason},
     },
     audit::{Log, Subject, Who},
     listen::PeerInfo,
     metrics::AuditFailures,
+    redact::{Arguments, Fingerprint},
 };
 pub use ends::resume;
 use subject::{Known, Reach};
@@ -59,6 +60,7 @@ pub struct AuditLayer {
     log: Log,
     stopping: Stopping,
     failures: AuditFailures,
+    fingerprint: Fingerprint,
 }
 
 impl AuditLayer {
@@ -68,8 +70,9 @@ impl AuditLayer {
         log: Log,
         stopping: Stopping,
         failures: AuditFailures,
+        fingerprint: Fingerprint,
     ) -> AuditLayer {
-        AuditLayer { policy, log, stopping, failures }
+        AuditLayer { policy, log, stopping, failures, fingerprint }
     }
 
     /// The log.
@@ -153,7 +156,12 @@ impl AuditLayer {
         // Larger ones are refused by their method.
         let max = if guest { GUEST_DECODE_MAX } else { DECODE_MAX };
         let (message, body, came) = self.stopping.or(first::read(body, max)).await?;
-        let (mut subject, reach) = subject::of(&path, &message, known);
+        let policy = self.policy.now();
+        let shown = match policy.audit.arguments {
+            AuditedArguments::Redacted => Arguments::Redacted,
+            AuditedArguments::Hashed => Arguments::Hashed(&self.fingerprint),
+        };
+        let (mut subject, reach) = subject::of(&path, &message, known, shown);
         if reach == Reach::Looks && !all {
             return Ok((Request::from_parts(parts, body), None));
         }
@@ -161,7 +169,6 @@ impl AuditLayer {
         if guest && !self.log.has_room_for(&who) {
             return Err(status::too_many_guests());
         }
-        let policy = self.policy.now();
         match reason(&parts.headers) {
             Ok(reason) => subject.reason = reason,
             Err(status) => return Err(self.denied(who, &path, subject, status)),
@@ -171,14 +178,18 @@ impl AuditLayer {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
-        let refuses = reach != Reach::Looks && policy.audit.on_failure == OnAuditFailure::Refuse;
+        // What ends or removes something is what one does when the disk is full.
+        let refuses = reach != Reach::Looks
+            && policy.audit.on_failure == OnAuditFailure::Refuse
+            && !subject::ends(&path);
         let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
             Ok(open) => open,
             Err(failed) => {
                 self.failures.count();
                 if refuses {
-                    return Err(status::audit_failed(&failed.to_string()));
+                    return Err(status::audit_failed(&failed));
                 }
+                self.failures.count_carried_out();
                 self.log.unrecorded(who, &path, subject)
             }
         };

@@ -8,7 +8,7 @@ use conti_proto::v1::{
 };
 use prost::Message;
 
-use crate::{access::Role, audit::Subject};
+use crate::{access::Role, audit::Subject, redact::Arguments};
 
 /// How far a call reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,14 @@ pub fn known(path: &str, least: Option<Role>) -> Known {
     }
 }
 
-/// What a request is about, and how far it reaches.
-pub fn of(path: &str, message: &[u8], known: Known) -> (Subject, Reach) {
+/// Whether a method only ends or removes something.
+pub fn ends(path: &str) -> bool {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    ["Stop", "Kill", "Signal", "Delete", "Revoke"].iter().any(|verb| method.starts_with(verb))
+}
+
+/// What a request is about, with the arguments of commands shown so, and how far it reaches.
+pub fn of(path: &str, message: &[u8], known: Known, shown: Arguments<'_>) -> (Subject, Reach) {
     let mut subject = Subject::default();
     let reach = match known {
         Known::Looks => Reach::Looks,
@@ -66,10 +72,10 @@ pub fn of(path: &str, message: &[u8], known: Known) -> (Subject, Reach) {
     };
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
     let asked = match (service, method) {
-        ("conti.v1.SessionService", "Stream") => stream(message, &mut subject),
+        ("conti.v1.SessionService", "Stream") => stream(message, &mut subject, shown),
         ("conti.v1.SessionService", "StartSession") => {
             let request: v1::StartSessionRequest = decoded(message);
-            session(&request.spec.unwrap_or_default(), &mut subject);
+            session(&request.spec.unwrap_or_default(), &mut subject, shown);
             Reach::Changes
         }
         // Its field 1 is another.
@@ -86,7 +92,7 @@ pub fn of(path: &str, message: &[u8], known: Known) -> (Subject, Reach) {
         }
         ("conti.v1.ContainerService", "CreateContainer") => {
             let request: v1::CreateContainerRequest = decoded(message);
-            container(&request.spec.unwrap_or_default(), &mut subject);
+            container(&request.spec.unwrap_or_default(), &mut subject, shown);
             Reach::Changes
         }
         ("conti.v1.ContainerService", "ListContainers") => Reach::Looks,
@@ -175,17 +181,17 @@ pub fn of(path: &str, message: &[u8], known: Known) -> (Subject, Reach) {
     (subject, reach)
 }
 
-fn stream(message: &[u8], subject: &mut Subject) -> Reach {
+fn stream(message: &[u8], subject: &mut Subject, shown: Arguments<'_>) -> Reach {
     let Some(Sent::Open(open)) = decoded::<v1::StreamRequest>(message).message else {
         return Reach::Changes;
     };
     match open.open {
         Some(Open::Run(run)) => {
-            container(&run.spec.unwrap_or_default(), subject);
+            container(&run.spec.unwrap_or_default(), subject, shown);
             Reach::Changes
         }
         Some(Open::Start(spec)) => {
-            session(&spec, subject);
+            session(&spec, subject, shown);
             Reach::Changes
         }
         Some(Open::Attach(attach)) => {
@@ -197,12 +203,12 @@ fn stream(message: &[u8], subject: &mut Subject) -> Reach {
     }
 }
 
-fn container(spec: &v1::ContainerSpec, subject: &mut Subject) {
+fn container(spec: &v1::ContainerSpec, subject: &mut Subject, shown: Arguments<'_>) {
     subject.target = some(spec.name.clone());
-    process(spec.process.as_ref(), subject);
+    process(spec.process.as_ref(), subject, shown);
 }
 
-fn session(spec: &v1::SessionSpec, subject: &mut Subject) {
+fn session(spec: &v1::SessionSpec, subject: &mut Subject, shown: Arguments<'_>) {
     match spec.target.as_ref().and_then(|target| target.target.as_ref()) {
         Some(session_target::Target::Container(key)) => subject.target = some(key.clone()),
         Some(session_target::Target::Process(process)) => {
@@ -214,13 +220,13 @@ fn session(spec: &v1::SessionSpec, subject: &mut Subject) {
         }
         None => {}
     }
-    process(spec.process.as_ref(), subject);
+    process(spec.process.as_ref(), subject, shown);
 }
 
-fn process(process: Option<&v1::ProcessSpec>, subject: &mut Subject) {
+fn process(process: Option<&v1::ProcessSpec>, subject: &mut Subject, shown: Arguments<'_>) {
     let Some(process) = process else { return };
     let names: Vec<String> = process.env.keys().cloned().collect();
-    subject.command(&process.argv, &names, process.terminal.is_some());
+    subject.command(shown.shown(&process.argv), &names, process.terminal.is_some());
     subject.user = process.user.as_ref().and_then(|user| some(user.user.clone()));
 }
 
@@ -266,7 +272,7 @@ mod tests {
         for (path, role) in METHODS {
             let known = known(path, access::least(path));
             for message in [&b""[..], b"\xff\xff", b"\x0a\x03abc"] {
-                let (_, reach) = of(path, message, known);
+                let (_, reach) = of(path, message, known, Arguments::Redacted);
                 let more = !matches!(role, v1::Role::Viewer);
                 assert!(!more || reach == Reach::Changes, "{path} {message:?}");
             }
@@ -274,9 +280,27 @@ mod tests {
     }
 
     #[test]
+    fn what_only_ends_or_removes_is_known_by_its_name() {
+        let ending: Vec<&str> =
+            METHODS.iter().map(|(path, _)| *path).filter(|path| ends(path)).collect();
+        let wanted = [
+            "/conti.v1.ContainerService/StopContainer",
+            "/conti.v1.ContainerService/KillContainer",
+            "/conti.v1.ContainerService/DeleteContainer",
+            "/conti.v1.MountService/DeleteMount",
+            "/conti.v1.PkiService/DeleteInvitation",
+            "/conti.v1.PkiService/RevokeCertificate",
+            "/conti.v1.SessionService/SignalSession",
+        ];
+        assert_eq!(ending.len(), wanted.len(), "{ending:?}");
+        assert!(wanted.iter().all(|path| ending.contains(path)), "{ending:?}");
+    }
+
+    #[test]
     fn a_look_at_the_host_is_told_from_one_at_a_container() {
         let of = |path: &str, message: &v1::ListProcessesRequest| {
-            of(path, &message.encode_to_vec(), known(path, access::least(path)))
+            let known = known(path, access::least(path));
+            of(path, &message.encode_to_vec(), known, Arguments::Redacted)
         };
         let request =
             |target| v1::ListProcessesRequest { target: Some(v1::Target { target: Some(target) }) };
@@ -296,7 +320,7 @@ mod tests {
         let of = |open| {
             let open = v1::StreamOpen { open: Some(open), ..Default::default() };
             let message = v1::StreamRequest { message: Some(Sent::Open(open)) };
-            of(STREAM, &message.encode_to_vec(), Known::Asks).1
+            of(STREAM, &message.encode_to_vec(), Known::Asks, Arguments::Redacted).1
         };
         let attach =
             |view_only| Open::Attach(v1::AttachSession { view_only, ..Default::default() });

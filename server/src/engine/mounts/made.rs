@@ -1,0 +1,242 @@
+//! The mounts that were made here, in memory and on disk.
+//!
+//! ```text
+//!            begin            settle              mark               remove
+//!   (none) --------> Attaching ------> There <-----------> Detaching --------> (none)
+//!                        |                     (it is in use)
+//!                        `--> (none): it was not attached
+//! ```
+//!
+//! A record is written before its mount is attached and goes after it is detached. Which of both an agent that
+//! was killed in between has come to is found out at the next start, by looking whether the mount is there.
+
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use conti_runtime::{
+    inspect::{process, question::MountId},
+    kernel_fs::Tree,
+    protocol::ProcessId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{
+    error::{Error, Result},
+    io_error,
+    spec::Mount,
+    store::{self, Durability},
+};
+
+/// A mount that was made. Also the content of its record, `STATE/mounts/ID.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Made {
+    /// 32 hexadecimal digits. Empty where nothing was made (`dry_run`).
+    pub id: String,
+    /// What was asked for.
+    pub mount: Mount,
+    /// The container in whose mount namespace it was made.
+    pub container_id: Option<String>,
+    /// The process that the target stood for.
+    pub process: ProcessId,
+    /// The main process of the container, where the target was another process in it.
+    #[serde(default)]
+    pub main: Option<ProcessId>,
+    /// The inode number of the mount namespace. 0: it is not known.
+    #[serde(default)]
+    pub namespace: u64,
+    /// The mount as the kernel names it.
+    pub mount_id: MountId,
+    /// Who made it.
+    pub made_by: String,
+    /// When.
+    pub create_time: SystemTime,
+    /// The container that the source is a path of.
+    pub source_container_id: Option<String>,
+    /// The boot that it was made in.
+    pub boot_id: String,
+    /// What decides who could have made it. `None`: nothing is known, so that only an admin could.
+    #[serde(default)]
+    pub facts: Option<Facts>,
+    /// How far it is.
+    #[serde(default)]
+    pub stage: Stage,
+}
+
+/// What decides who could have made a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The directories of the host that its maker was granted. `None`: the maker was an admin.
+    pub granted: Option<Vec<PathBuf>>,
+    /// Where its sources on the host lay, links followed.
+    pub sources: Vec<PathBuf>,
+    /// Whether it lies where the kernel shows itself, or brings such a filesystem along.
+    pub kernel: bool,
+}
+
+/// How far a mount is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// It is being attached.
+    Attaching,
+    /// It is in its place.
+    #[default]
+    There,
+    /// It is being detached.
+    Detaching,
+}
+
+impl Made {
+    /// A process that is in its mount namespace still.
+    pub fn witness(&self) -> Option<ProcessId> {
+        let all = [Some(self.process), self.main];
+        all.into_iter().flatten().find(|of| process::Pinned::same(*of).is_ok())
+    }
+}
+
+/// What was mounted here.
+#[derive(Debug)]
+pub struct MadeMounts {
+    dir: PathBuf,
+    all: Mutex<Vec<Arc<Made>>>,
+}
+
+impl MadeMounts {
+    /// Finds what an earlier agent has made in this boot.
+    pub fn open(dir: PathBuf, boot_id: &str) -> MadeMounts {
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let records = entries.map(|entry| entry.path());
+        let mut all = Vec::new();
+        for path in
+            records.filter(|p| p.extension().is_some_and(|end| end == "json" || end == "new"))
+        {
+            match store::read::<Made>(&path) {
+                Ok(mut made) if made.boot_id == boot_id && is_there(&made) => {
+                    made.stage = Stage::There;
+                    all.push(Arc::new(made));
+                }
+                // Of another boot, of a target that has gone, or damaged: there is no such mount.
+                _ => drop(std::fs::remove_file(&path)),
+            }
+        }
+        all.sort_by_key(|made| made.create_time);
+        MadeMounts { dir, all: Mutex::new(all) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Made>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, made: &Made) -> std::io::Result<()> {
+        store::write(&self.dir, &format!("{}.json", made.id), made, Durability::Boot)
+    }
+
+    /// Adds one that is to be attached. It is not where that cannot be recorded: after a restart, nobody would
+    /// know that it makes a difference who may enter the target.
+    pub fn begin(&self, made: Made) -> Result<()> {
+        self.prune();
+        self.write(&made).map_err(io_error("cannot record a mount"))?;
+        self.lock().push(Arc::new(made));
+        Ok(())
+    }
+
+    /// Notes that it was attached. Where that cannot be written, the record stays as strict as it was.
+    pub fn settle(&self, id: &str, kernel: bool) {
+        self.change(id, |made| {
+            made.stage = Stage::There;
+            if let Some(facts) = &mut made.facts {
+                facts.kernel = kernel;
+            }
+        });
+    }
+
+    /// Notes how far it is. A full disk does not keep a mount in its place: what is written is found out at the
+    /// next start as well.
+    pub fn mark(&self, id: &str, stage: Stage) {
+        self.change(id, |made| made.stage = stage);
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut Made)) {
+        let mut all = self.lock();
+        let Some(place) = all.iter_mut().find(|made| made.id == id) else { return };
+        let mut made = Made::clone(place);
+        change(&mut made);
+        if let Err(error) = self.write(&made) {
+            tracing::warn!(%error, mount = id, "a change of a mount's record could not be written");
+        }
+        *place = Arc::new(made);
+    }
+
+    /// Forgets those whose target has gone.
+    fn prune(&self) {
+        self.retain(|made| made.witness().is_some());
+    }
+
+    /// Forgets those of a mount namespace that are not among the mounts `there`.
+    pub fn sweep(&self, namespace: u64, there: &HashSet<u64>) {
+        self.retain(|made| made.namespace != namespace || there.contains(&made.mount_id.id));
+    }
+
+    fn retain(&self, kept: impl Fn(&Made) -> bool) {
+        let mut all = self.lock();
+        let (kept, gone): (Vec<_>, Vec<_>) = all.drain(..).partition(|made| kept(made));
+        *all = kept;
+        drop(all);
+        gone.iter().for_each(|made| self.forget(&made.id));
+    }
+
+    /// The last one that was made in a container at a path.
+    pub fn at(&self, container: &str, point: &[u8]) -> Option<Arc<Made>> {
+        let of = |made: &&Arc<Made>| {
+            made.container_id.as_deref() == Some(container) && made.mount.target.as_bytes() == point
+        };
+        self.lock().iter().rfind(of).cloned()
+    }
+
+    /// Those that were made in a container.
+    pub fn of(&self, container: &str) -> Vec<Arc<Made>> {
+        let of = |made: &&Arc<Made>| made.container_id.as_deref() == Some(container);
+        self.lock().iter().filter(of).cloned().collect()
+    }
+
+    /// The one with an id.
+    pub fn get(&self, id: &str) -> Result<Arc<Made>> {
+        let found = self.lock().iter().find(|made| made.id == id).cloned();
+        found.ok_or_else(|| Error::NoSuchMount(id.to_owned()))
+    }
+
+    /// The one that the kernel names so. Of a mount that is hidden by another its number alone is told.
+    pub fn named(&self, mount_id: MountId) -> Option<Arc<Made>> {
+        let is = |made: &MountId| {
+            made.id == mount_id.id && (mount_id.unique == 0 || made.unique == mount_id.unique)
+        };
+        self.lock().iter().find(|made| is(&made.mount_id)).cloned()
+    }
+
+    /// Forgets one.
+    pub fn remove(&self, id: &str) {
+        self.lock().retain(|made| made.id != id);
+        self.forget(id);
+    }
+
+    fn forget(&self, id: &str) {
+        let _ = std::fs::remove_file(self.dir.join(format!("{id}.json")));
+    }
+}
+
+/// Whether a mount is in its place. One of which that cannot be told counts as being there.
+fn is_there(made: &Made) -> bool {
+    let Some(witness) = made.witness() else { return false };
+    mounts_of(witness).is_none_or(|there| there.contains(&made.mount_id.id))
+}
+
+/// The ids of the mounts that a process sees. `None`: it has gone, or cannot be looked at.
+pub fn mounts_of(process: ProcessId) -> Option<HashSet<u64>> {
+    let pinned = process::Pinned::same(process).ok()?;
+    let text = process::mountinfo(process::directory(process.pid).ok()?).ok()?;
+    pinned.still_there().ok()?;
+    Some(Tree::of(&text).ids().collect())
+}

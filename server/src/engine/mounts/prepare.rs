@@ -1,0 +1,127 @@
+//! What is to be mounted into a target: made or copied, and attached nowhere yet.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use conti_runtime::{
+    inspect::{
+        process,
+        question::{Answer, Question},
+    },
+    plan::NsType,
+    protocol::ProcessId,
+    sys::mount,
+};
+
+use super::live::Wanted;
+use crate::engine::{
+    Engine,
+    error::{Error, Result},
+    io_error,
+    sources::{
+        bind::{self, Bind},
+        requested,
+    },
+    spec::{Mount, MountSource, Target},
+};
+
+impl Engine {
+    /// Makes what is to be mounted, attached nowhere yet.
+    pub(super) async fn prepare(&self, wanted: &Wanted) -> Result<Bind> {
+        let Mount { source, read_only, .. } = wanted.mount.clone();
+        // As with the mounts that a container is made with.
+        let container = matches!(wanted.target, Target::Container(_));
+        let nodev = container && !self.cgroups.enforces_devices();
+        let guarded = wanted.within.is_some();
+        let recursive = matches!(&source, MountSource::Bind { recursive: true, .. });
+        let prepared = match (&wanted.source_container, source) {
+            (None, source) => {
+                // Filesystems are made by reading devices, which takes its time.
+                let within = wanted.within.clone();
+                let make =
+                    move || requested::make(&source, read_only, (0, 0), nodev, within.as_deref());
+                tokio::task::spawn_blocking(make)
+                    .await
+                    .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
+            }
+            (
+                Some(container),
+                MountSource::Bind { source, recursive, recursive_read_only, propagation },
+            ) => {
+                let options =
+                    bind::Options { recursive, read_only, recursive_read_only, nodev, propagation };
+                self.clone_of_container(container, source, options, guarded).await
+            }
+            (Some(_), _) => Err(Error::Invalid {
+                field: "source_container".to_owned(),
+                problem: "only a bind mount has a source in a container".to_owned(),
+            }),
+        }?;
+        match guarded && recursive && prepared.dir {
+            true => Ok(Bind { sources: prepared.sources, ..self.plain(prepared.fd).await? }),
+            false => Ok(prepared),
+        }
+    }
+
+    /// A copy of a detached tree, which holds no filesystem of the kernel's own.
+    async fn plain(&self, tree: OwnedFd) -> Result<Bind> {
+        self.tree(&Question::Plain, &[tree]).await
+    }
+
+    async fn clone_of_container(
+        &self,
+        container: &str,
+        path: PathBuf,
+        options: bind::Options,
+        plain: bool,
+    ) -> Result<Bind> {
+        let of = self.registry.container(container)?.running_process("bind from")?;
+        let path = path.into_os_string().into_encoded_bytes();
+        let question =
+            Question::Tree { of, path: path.clone(), recursive: options.recursive, plain };
+        let found = self.tree(&question, &[]).await?;
+        bind::restrict(&found, options).map_err(|errno| Error::Refused {
+            tried: "cannot set the attributes of a bind mount of".to_owned(),
+            argument: String::from_utf8_lossy(&path).into_owned(),
+            errno: errno.raw_os_error(),
+        })?;
+        Ok(found)
+    }
+
+    /// The tree that a question is answered by.
+    async fn tree(&self, question: &Question, fds: &[OwnedFd]) -> Result<Bind> {
+        let mut inspection = self.inspect(question, fds).await?;
+        let mut found = None;
+        while let Some(answers) = inspection.next().await? {
+            for answer in answers {
+                if let Answer::Tree { dir } = answer {
+                    found = inspection.take_fd().map(|fd| Bind { fd, dir, sources: Vec::new() });
+                }
+            }
+        }
+        found.ok_or_else(|| Error::Internal("the inspector sent no mount along".to_owned()))
+    }
+}
+
+/// Has the ids of a mount be those of the user namespace of a process.
+pub(super) fn map_ids(mounted: &OwnedFd, of: ProcessId) -> Result<()> {
+    let directory = process::directory(of.pid)?;
+    let own = process::directory(std::process::id() as i32)?;
+    let user = |directory: &OwnedFd| {
+        process::namespace_of(process::namespaces(directory).ok()?, NsType::User.file_name())
+    };
+    let invalid = |problem: &str| Error::Invalid {
+        field: "idmapped".to_owned(),
+        problem: problem.to_owned(),
+    };
+    if user(&directory) == user(&own) {
+        return Err(invalid("the target has no user namespace of its own"));
+    }
+    let file = std::fs::File::open(format!("/proc/{}/ns/user", of.pid))
+        .map_err(io_error("cannot open the target's user namespace"))?;
+    process::Pinned::same(of)?.still_there()?;
+    mount::set_id_map(mounted.as_fd(), file.as_fd())
+        .map_err(|errno| invalid(&format!("the source's filesystem takes no id map: {errno}")))
+}

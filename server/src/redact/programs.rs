@@ -1,0 +1,128 @@
+//! Which arguments of which programs are secrets: a table.
+//!
+//! A program is known by its name wherever it stands in a command, so that nothing that comes before it
+//! (`env`, `sudo -u joe`, `timeout 5`, `docker exec c`, …) hides it, whether that is known or not.
+
+use Place::*;
+
+/// The arguments of a program that are secrets.
+#[derive(Debug)]
+pub struct Program {
+    /// Its names. Two words: a subcommand. A final `*` stands for any rest.
+    names: &'static [&'static str],
+    /// Where its secrets stand.
+    pub places: &'static [Place],
+}
+
+/// Where a secret stands. Flags are given as one text, with spaces between them.
+#[derive(Debug)]
+pub enum Place {
+    /// Behind one of these flags, with a space or `=`.
+    After(&'static str),
+    /// Behind one of these flags, with nothing between.
+    Glued(&'static str),
+    /// Behind a character, in the value of one of these flags. No flags: in an operand.
+    Part(&'static str, char),
+    /// Among the operands, from this one on.
+    Operands(usize),
+    /// The values of operands that are `NAME=value`.
+    Values,
+    /// The last operand, where one of the short flags is this.
+    Last(char),
+    /// What it reads, where one of these is among its arguments. None given: always.
+    Input(&'static str),
+    /// No secret: the values of these flags, which other programs take secrets with.
+    Plain(&'static str),
+}
+
+const PROGRAMS: &[Program] = &[
+    // Databases.
+    of(&["mysql*", "mariadb*"], &[Glued("-p")]),
+    of(&["mongo*"], &[After("-p"), Glued("-p")]),
+    of(&["redis-cli", "valkey-cli"], &[After("-a")]),
+    of(&["AUTH", "redis-cli auth"], &[Operands(0)]),
+    of(&["sqlcmd", "bcp", "osql", "tsql"], &[After("-P"), Glued("-P")]),
+    of(&["sqlplus", "rman", "expdp", "impdp"], &[Part("", '/')]),
+    of(&["cqlsh", "influx", "clickhouse-client"], &[After("-p")]),
+    // The web.
+    of(&["curl"], &[Part(CURL, ':'), After("-b --cookie")]),
+    of(&["http", "https", "xh"], &[Part("-a --auth", ':')]),
+    of(&["lftp", "ncftp"], &[Part("-u", ','), After("-p")]),
+    of(&["mosquitto_*"], &[After("-P")]),
+    // Other machines.
+    of(&["sshpass"], &[After("-p"), Glued("-p")]),
+    of(&["ssh-keygen"], &[After("-N -P")]),
+    of(&["smb*", "rpcclient", "winexe", "wmic", "net"], &[Part("-U --user", '%')]),
+    of(&["xfreerdp*", "wfreerdp*", "rdesktop"], &[After("-p"), Glued("/p: /password:")]),
+    of(&["ipmitool"], &[After("-P")]),
+    of(&["snmp*"], &[After("-A -X -c"), Glued("-A -X -c")]),
+    of(&["ldap*"], &[After("-w"), Glued("-w")]),
+    of(&["ldappasswd"], &[After("-a -s")]),
+    of(&["nsupdate", "dig"], &[After("-y")]),
+    of(&["send", "exp_send"], &[Operands(0)]),
+    // Users of a machine.
+    of(&["useradd", "usermod", "groupadd", "groupmod"], &[After("-p")]),
+    of(&["htpasswd"], &[Last('b'), Input("-i")]),
+    of(&["net user", "net use"], &[Operands(1)]),
+    of(&["chpasswd", "chgpasswd", "newusers", "passwd", "smbpasswd", "kinit", "su"], &[Input("")]),
+    of(&["sudo", "doas"], &[Input("-S --stdin")]),
+    of(&["mkpasswd", "openssl passwd"], &[Operands(0), Input("")]),
+    of(&["keyctl add"], &[Operands(2)]),
+    // Ciphers and archives.
+    of(&["openssl"], &[After("-k -K -hmac -psk"), Input("stdin fd:0")]),
+    of(&["gpg", "gpg2"], &[Input("--passphrase-fd")]),
+    of(&["cryptsetup"], &[Input("")]),
+    of(&["zip", "unzip"], &[After("-P"), Glued("-P")]),
+    of(&["7z", "7za", "7zr"], &[Glued("-p")]),
+    of(&["rar", "unrar"], &[Glued("-p -hp")]),
+    of(&["pdf*", "qpdf"], &[After("-upw -opw user_pw owner_pw input_pw")]),
+    of(&["oathtool", "rclone obscure"], &[Operands(0)]),
+    // Wireless networks.
+    of(&["wpa_passphrase"], &[Operands(1)]),
+    of(&["nmcli"], &[After("password")]),
+    of(&["iwconfig"], &[After("key")]),
+    // Registries, clouds and stores of secrets.
+    of(&["login"], &[After("-p"), Glued("-p"), Input("--password-stdin")]),
+    of(&["vault login", "authtoken", "add-authtoken"], &[Operands(0)]),
+    of(&["vault write", "secrets set", "config:set"], &[Values]),
+    of(&["kv put", "kv patch"], &[Operands(1), Values]),
+    of(&["create secret"], &[After("--from-literal")]),
+    of(&["secret create"], &[Input("")]),
+    of(&["secret set"], &[After("-b --body --value"), Operands(1), Input("")]),
+    of(&["configure set", "config set"], &[Operands(1)]),
+    of(&["alias set"], &[Operands(3)]),
+    // Those of which `-p` is known to be something else.
+    of(&["mkdir", "cp", "install", "rmdir", "cargo"], &[Plain("-p")]),
+];
+
+const CURL: &str = "-u -U --user --proxy-user -E --cert --proxy-cert";
+
+const fn of(names: &'static [&'static str], places: &'static [Place]) -> Program {
+    Program { names, places }
+}
+
+/// The rules of a word that may be the name of a program, or with the one before it a subcommand.
+pub fn known(before: &str, word: &str) -> impl Iterator<Item = &'static Program> {
+    let (before, word) = (base(before).to_owned(), base(word).to_owned());
+    PROGRAMS
+        .iter()
+        .filter(move |program| program.names.iter().any(|name| fits(name, &before, &word)))
+}
+
+/// Whether one of these flags is that word.
+pub fn has(flags: &str, word: &str) -> bool {
+    flags.split(' ').any(|flag| !flag.is_empty() && flag == word)
+}
+
+/// The name of a program by its path. What lies in /etc is none: `/etc/passwd` is read by many.
+fn base(word: &str) -> &str {
+    if word.starts_with("/etc/") { "" } else { word.rsplit('/').next().unwrap_or_default() }
+}
+
+fn fits(name: &str, before: &str, word: &str) -> bool {
+    match (name.split_once(' '), name.strip_suffix('*')) {
+        (Some((first, second)), _) => first == before && second == word,
+        (None, Some(start)) => word.starts_with(start),
+        (None, None) => name == word,
+    }
+}

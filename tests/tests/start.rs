@@ -1,0 +1,159 @@
+//! What an agent refuses when it is started, and what it says of its policy.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use conti_proto::v1::CreateContainerRequest;
+use conti_tests::{Agent, agent::binary, api, audit, wait};
+use tempfile::TempDir;
+
+/// A directory that all users reach, with the agent's programs in it.
+fn programs() -> TempDir {
+    let dir = tempfile::Builder::new().prefix("conti-test-").tempdir().expect("a directory");
+    let all = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(dir.path(), all.clone()).expect("a mode");
+    for name in ["contid", "conti-runtime"] {
+        fs::copy(binary(name), dir.path().join(name)).expect("a copy");
+        fs::set_permissions(dir.path().join(name), all.clone()).expect("a mode");
+    }
+    dir
+}
+
+/// The agent in such a directory, behind other words, with these directories.
+fn contid(dir: &Path, prefix: &[&str], state: &Path, data: &Path, log: &Path) -> Command {
+    let program = dir.join("contid");
+    let mut words = prefix.iter().map(Into::into).chain([program.into_os_string()]);
+    let mut command = Command::new(words.next().expect("the agent at least"));
+    command
+        .args(words)
+        .arg("--listen")
+        .arg(format!("unix://{}", dir.join("contid.sock").display()))
+        .arg("--state-dir")
+        .arg(state)
+        .arg("--data-dir")
+        .arg(data)
+        .arg("--audit-log")
+        .arg(log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What an agent said that ended by itself with an error.
+fn refused(mut command: Command) -> String {
+    struct Killed(Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+    let mut child = Killed(command.spawn().expect("it can be started"));
+    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    while child.0.try_wait().expect("a child").is_none() {
+        assert!(std::time::Instant::now() < deadline, "it goes on as if nothing were wrong");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let status = child.0.wait().expect("a child");
+    let mut text = String::new();
+    for pipe in [
+        child.0.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn std::io::Read>),
+        child.0.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn std::io::Read>),
+    ] {
+        pipe.expect("a pipe").read_to_string(&mut text).expect("text");
+    }
+    assert!(!status.success(), "{text}");
+    text
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("there").permissions().mode() & 0o7777
+}
+
+#[test]
+fn an_agent_that_cannot_work_says_why_instead_of_listening() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let user = ["setpriv", "--reuid=64005", "--regid=64005", "--clear-groups"];
+    let said = refused(contid(dir.path(), &user, &state, &data, &dir.path().join("log")));
+    assert!(!said.contains("listening"), "{said}");
+    assert!(said.contains("must be started by root") && said.contains("64005"), "{said}");
+    let lacking = ["setpriv", "--bounding-set=-sys_admin"];
+    let said = refused(contid(dir.path(), &lacking, &state, &data, &dir.path().join("log")));
+    assert!(said.contains("CAP_SYS_ADMIN"), "{said}");
+    assert!(!state.exists() && !data.exists(), "nothing was touched");
+}
+
+#[test]
+fn a_directory_that_is_somebody_elses_is_left_as_it_is() {
+    let dir = programs();
+    let (own, others) = (dir.path().join("own"), dir.path().join("others"));
+    fs::create_dir(&others).expect("a directory");
+    fs::write(others.join("letter"), "").expect("a file");
+    fs::set_permissions(&others, fs::Permissions::from_mode(0o755)).expect("a mode");
+    for (state, data, flag) in [(&others, &own, "--state-dir"), (&own, &others, "--data-dir")] {
+        let said = refused(contid(dir.path(), &[], state, data, &dir.path().join("log")));
+        assert!(said.contains(flag) && said.contains("not Conti's own"), "{said}");
+        assert_eq!(mode(&others), 0o755);
+        assert_eq!(fs::read_dir(&others).expect("a directory").count(), 1);
+    }
+}
+
+#[test]
+fn one_directory_for_both_is_called_so() {
+    let dir = programs();
+    let both = dir.path().join("both");
+    let said = refused(contid(dir.path(), &[], &both, &both, &dir.path().join("log")));
+    assert!(said.contains("--data-dir") && said.contains("the same directory as"), "{said}");
+}
+
+#[test]
+fn two_agents_do_not_write_to_one_audit_log() {
+    let agent = Agent::start();
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let log = agent.path("audit/audit.jsonl");
+    let said = refused(contid(dir.path(), &[], &state, &data, &log));
+    assert!(said.contains("another agent writes to it"), "{said}");
+    agent.finish();
+}
+
+#[test]
+fn grants_that_make_an_operator_root_are_warned_of_whenever_a_policy_is_read() {
+    let agent = audit::with_policy("[operator]\ncapabilities = [\"NET_ADMIN\", \"SYS_ADMIN\"]");
+    let told = |name: &str| {
+        let log = agent.log();
+        log.lines()
+            .any(|line| line.contains("WARN") && line.contains(name) && line.contains("root"))
+    };
+    wait::until_true("the log warns", || told("SYS_ADMIN makes whoever has it"));
+    assert!(!told("NET_ADMIN"), "{}", agent.log());
+    let text = "[[caller]]\nidentity = \"a\"\nrole = \"operator\"\ncapabilities = [\"BPF\"]";
+    fs::write(agent.path("policy.new"), text).expect("a policy");
+    fs::rename(agent.path("policy.new"), agent.path("policy.toml")).expect("exchanged");
+    wait::until_true("the log warns of the next", || {
+        told("[[caller]] 1: BPF makes whoever has it")
+    });
+    agent.finish();
+}
+
+#[test]
+fn no_container_is_called_as_the_machine_itself() {
+    let agent = Agent::start();
+    let run = agent.ctl(["run", "-d", "--name", "host", "--", "sleep", "1000"]).run();
+    assert!(run.code != 0 && run.errors().contains("the machine itself"), "{run:?}");
+    agent.api(async |mut api| {
+        let spec = Some(api::container("host", api::process(["sleep", "1000"])));
+        let request = CreateContainerRequest { spec, ..Default::default() };
+        let refused = api.containers.create_container(request).await.expect_err("refused");
+        assert_eq!(api::reason(&refused), "INVALID_FIELD");
+        assert_eq!(api::faulty_fields(&refused), ["spec.name"]);
+    });
+    agent.finish();
+}
