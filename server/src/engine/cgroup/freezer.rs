@@ -62,8 +62,6 @@ fn says(file: &Path, word: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     /// Directories as the kernel shows them.
