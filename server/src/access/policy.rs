@@ -6,6 +6,7 @@
 //! rootfs = ["/srv/roots"]           # directories whose directories may be root filesystems
 //! capabilities = ["NET_ADMIN"]      # beyond the default set
 //! devices = ["/dev/fuse"]
+//! host_user_namespace = true        # containers without a user namespace of their own
 //!
 //! [[caller]]                        # the first one that fits counts
 //! identity = "alice"                # a common name or SPIFFE id; a final * stands for any rest
@@ -88,6 +89,7 @@ struct Granted {
     rootfs: Option<Vec<PathBuf>>,
     capabilities: Option<Vec<String>>,
     devices: Option<Vec<PathBuf>>,
+    host_user_namespace: Option<bool>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -103,6 +105,7 @@ struct Entry {
     rootfs: Option<Vec<PathBuf>>,
     capabilities: Option<Vec<String>>,
     devices: Option<Vec<PathBuf>>,
+    host_user_namespace: Option<bool>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -126,6 +129,8 @@ pub struct Grants {
     pub capabilities: u64,
     /// Device nodes.
     pub devices: Vec<PathBuf>,
+    /// Whether its containers may have the ids of the host.
+    pub host_user_namespace: bool,
 }
 
 /// The policy as it is now. Clones share it.
@@ -250,6 +255,10 @@ impl Policy {
             },
             capabilities: set_of(capabilities.map(Vec::as_slice)),
             devices: paths(entry.and_then(|e| e.devices.as_ref()), &operator.devices),
+            host_user_namespace: entry
+                .and_then(|e| e.host_user_namespace)
+                .or(operator.host_user_namespace)
+                .unwrap_or(false),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::engine::{
     mounts::made::Made,
     scope::within,
     spec::{ContainerSpec, Mount, MountSource, Namespace, Rootfs},
+    userns::{self, Userns},
 };
 
 /// What goes beyond a caller's grants: the field, and the end of a sentence that begins with it.
@@ -31,12 +32,13 @@ pub struct Beyond {
 
 type Result = std::result::Result<(), Beyond>;
 
-fn beyond(field: impl Into<String>, problem: impl Into<String>) -> Result {
+/// Something that goes beyond a caller's grants.
+pub fn beyond(field: impl Into<String>, problem: impl Into<String>) -> Result {
     Err(Beyond { field: field.into(), problem: problem.into() })
 }
 
-/// Checks a container.
-pub fn container(spec: &ContainerSpec, grants: &Grants) -> Result {
+/// Checks a container. `userns`: what user namespaces the agent gives.
+pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Result {
     if let Rootfs::Dir { path, .. } = &spec.rootfs {
         host_path("rootfs.dir.path", "takes its root from", path, &grants.bounds.rootfs)?;
     }
@@ -50,6 +52,14 @@ pub fn container(spec: &ContainerSpec, grants: &Grants) -> Result {
     ] {
         if *namespace == Namespace::Host {
             beyond(format!("namespaces.{name}"), "is that of the host")?;
+        }
+    }
+    if !grants.host_user_namespace {
+        if namespaces.user == Namespace::Host && userns.default == userns::Default::Auto {
+            beyond("namespaces.user", "is that of the host")?;
+        }
+        if !namespaces.uid_maps.is_empty() && !userns.gives(namespaces) {
+            beyond("namespaces.uid_mappings", "chooses ids of the host")?;
         }
     }
     for (index, one) in spec.mounts.iter().enumerate() {
@@ -201,17 +211,22 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::engine::{scope::Bounds, spec::Device};
+    use conti_runtime::plan::IdMap;
+
+    use crate::engine::{id_ranges::Pool, scope::Bounds, spec::Device};
 
     fn grants() -> Grants {
         let bounds = Bounds { mounts: vec!["/srv".into()], rootfs: vec!["/roots".into()] };
-        Grants { bounds, capabilities: 1 << 12, devices: vec!["/dev/fuse".into()] }
+        let devices = vec!["/dev/fuse".into()];
+        Grants { bounds, capabilities: 1 << 12, devices, host_user_namespace: false }
     }
 
     fn field_of(change: impl FnOnce(&mut ContainerSpec)) -> Option<String> {
         let mut spec = ContainerSpec::unknown();
         change(&mut spec);
-        container(&spec, &grants()).err().map(|beyond| beyond.field)
+        let userns =
+            Userns { default: userns::Default::Auto, problem: None, pool: Pool::default() };
+        container(&spec, &grants(), &userns).err().map(|beyond| beyond.field)
     }
 
     fn bind(source: &str, propagation: Propagation) -> Mount {
@@ -253,6 +268,12 @@ mod tests {
         of("namespaces.ipc", &|s| s.namespaces.ipc = Namespace::Host);
         of("namespaces.net", &|s| s.namespaces.net = Namespace::Host);
         of("namespaces.cgroup", &|s| s.namespaces.cgroup = Namespace::Host);
+        of("namespaces.user", &|s| s.namespaces.user = Namespace::Host);
+        of("namespaces.uid_mappings", &|s| {
+            s.namespaces.user = Namespace::Private;
+            s.namespaces.uid_maps = vec![IdMap { inside: 0, outside: 0, count: 65_536 }];
+            s.namespaces.gid_maps.clone_from(&s.namespaces.uid_maps);
+        });
         of("mounts[0].bind.source", &|s| s.mounts.push(bind("/etc", Propagation::Private)));
         of("mounts[0].bind.source", &|s| s.mounts.push(bind("/srvx", Propagation::Private)));
         of("mounts[0].bind.propagation", &|s| s.mounts.push(bind("/srv", Propagation::Shared)));

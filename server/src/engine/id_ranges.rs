@@ -26,6 +26,13 @@ impl Pool {
     fn ranges(self) -> u32 {
         self.count / SIZE
     }
+
+    /// Which of its ranges a map is. `None`: none of them.
+    pub fn index(self, map: &[IdMap]) -> Option<u32> {
+        let [IdMap { inside: 0, outside, count: SIZE }] = map else { return None };
+        let offset = outside.checked_sub(self.first)?;
+        (offset % SIZE == 0 && offset / SIZE < self.ranges()).then_some(offset / SIZE)
+    }
 }
 
 impl Default for Pool {
@@ -115,11 +122,13 @@ impl IdRanges {
     /// Takes the range that an earlier agent gave. `None` where the map is no range of this pool, or is
     /// taken.
     pub fn claim(self: &Arc<Self>, map: &[IdMap]) -> Option<IdRange> {
-        let [IdMap { inside: 0, outside, count: SIZE }] = map else { return None };
-        let offset = outside.checked_sub(self.pool.first)?;
-        let index = offset / SIZE;
-        let fits = offset % SIZE == 0 && index < self.pool.ranges();
-        (fits && self.lock().taken.insert(index)).then(|| IdRange { ranges: self.clone(), index })
+        let index = self.pool.index(map)?;
+        self.lock().taken.insert(index).then(|| IdRange { ranges: self.clone(), index })
+    }
+
+    /// Where they come from.
+    pub fn pool(&self) -> Pool {
+        self.pool
     }
 }
 

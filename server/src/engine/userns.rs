@@ -15,9 +15,9 @@ use rustix::{
 use super::{
     Engine,
     error::{Error, Result},
-    id_ranges::{IdRange, IdRanges},
+    id_ranges::{IdRange, IdRanges, Pool},
     sources::filesystem,
-    spec::{ContainerSpec, Namespace},
+    spec::{ContainerSpec, Namespace, Namespaces},
 };
 
 /// What containers get whose maker says nothing.
@@ -36,6 +36,8 @@ pub struct Userns {
     pub default: Default,
     /// Why the host cannot give each its own. `None`: it can.
     pub problem: Option<String>,
+    /// The ids that containers get.
+    pub pool: Pool,
 }
 
 impl Userns {
@@ -66,7 +68,15 @@ impl Userns {
         };
         let problem = tried().err();
         let default = if problem.is_some() { Default::Host } else { wanted };
-        Userns { default, problem }
+        Userns { default, problem, pool: ranges.pool() }
+    }
+}
+
+impl Userns {
+    /// Whether the ids of a container are such as the agent gives.
+    pub fn gives(&self, namespaces: &Namespaces) -> bool {
+        namespaces.uid_maps == namespaces.gid_maps
+            && self.pool.index(&namespaces.uid_maps).is_some()
     }
 }
 
@@ -80,6 +90,11 @@ fn map(dir: &Path, namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> 
 }
 
 impl Engine {
+    /// What user namespaces containers get.
+    pub fn userns(&self) -> &Userns {
+        &self.userns
+    }
+
     /// Decides about the user namespace of a container whose maker did not: a privileged one has the host's, one
     /// that joins namespaces joins the user namespace that they belong to, and all others have what the
     /// agent gives by default.

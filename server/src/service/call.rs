@@ -107,7 +107,10 @@ impl Call {
         };
         let grants = &self.caller.grants;
         rules::confinement("process", confinement, oom_score_adj, grants)
-            .and_then(|()| surroundings.iter().try_for_each(|one| rules::container(one, grants)))
+            .and_then(|()| {
+                let check = |one| rules::container(one, grants, engine.userns());
+                surroundings.iter().try_for_each(check)
+            })
             .map_err(|Beyond { field, problem }| {
                 denied(&format!("the session is not confined: {field} {problem}"))
             })?;
@@ -143,7 +146,7 @@ impl Call {
 
     /// Whether a container, and each whose namespaces it has joined, is one that the caller may have.
     fn confined(&self, engine: &Engine, container: &Container, left: usize) -> Result<(), Beyond> {
-        rules::container(&container.spec, &self.caller.grants)?;
+        rules::container(&container.spec, &self.caller.grants, engine.userns())?;
         for made in engine.mounts_made_in(&container.id) {
             rules::made(&made, &self.caller.grants)?;
         }
@@ -278,7 +281,15 @@ impl Call {
             }
             return Ok(spec);
         }
-        rules::container(&spec, &self.caller.grants).map_err(|beyond| self.beyond(at, beyond))?;
+        let grants = &self.caller.grants;
+        let chosen = !spec.namespaces.uid_maps.is_empty() && !grants.host_user_namespace;
+        let own_ids = match chosen {
+            true => rules::beyond("namespaces.uid_mappings", "chooses ids of the host"),
+            false => Ok(()),
+        };
+        own_ids
+            .and_then(|()| rules::container(&spec, grants, engine.userns()))
+            .map_err(|beyond| self.beyond(at, beyond))?;
         if let Some((name, value)) =
             self.caller.scope.0.iter().find(|(name, value)| spec.labels.get(*name) != Some(value))
         {

@@ -18,7 +18,6 @@ use tracing::Instrument as _;
 use super::{
     lock::Lock,
     made::{Facts, Made, Stage, mounts_of},
-    prepare::map_ids,
 };
 use crate::engine::{
     Engine,
@@ -97,10 +96,7 @@ impl Engine {
             Some(key) => Some(self.registry.container(key)?.id.clone()),
             None => None,
         };
-        let prepared = self.prepare(&wanted).await?;
-        if wanted.idmapped {
-            map_ids(&prepared.fd, process)?;
-        }
+        let prepared = self.prepare(&wanted, process).await?;
         // As long as it is attached nowhere it has its id already.
         let mount_id = process::mount_id(&prepared.fd)
             .map_err(|errno| io_error("cannot look at a mount")(errno.into()))?;

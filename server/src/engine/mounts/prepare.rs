@@ -30,7 +30,7 @@ use crate::engine::{
 
 impl Engine {
     /// Makes what is to be mounted, attached nowhere yet.
-    pub(super) async fn prepare(&self, wanted: &Wanted) -> Result<Bind> {
+    pub(super) async fn prepare(&self, wanted: &Wanted, to: ProcessId) -> Result<Bind> {
         let Mount { source, read_only, .. } = wanted.mount.clone();
         // As with the mounts that a container is made with.
         let container = matches!(wanted.target, Target::Container(_));
@@ -41,8 +41,9 @@ impl Engine {
             (None, source) => {
                 // Filesystems are made by reading devices, which takes its time.
                 let within = wanted.within.clone();
+                let owner = process::root_ids(to.pid).filter(|_| container).unwrap_or((0, 0));
                 let make =
-                    move || requested::make(&source, read_only, (0, 0), nodev, within.as_deref());
+                    move || requested::make(&source, read_only, owner, nodev, within.as_deref());
                 tokio::task::spawn_blocking(make)
                     .await
                     .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
@@ -60,10 +61,24 @@ impl Engine {
                 problem: "only a bind mount has a source in a container".to_owned(),
             }),
         }?;
-        match guarded && recursive && prepared.dir {
-            true => Ok(Bind { sources: prepared.sources, ..self.plain(prepared.fd).await? }),
-            false => Ok(prepared),
+        let prepared = match guarded && recursive && prepared.dir {
+            true => Bind { sources: prepared.sources, ..self.plain(prepared.fd).await? },
+            false => prepared,
+        };
+        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
+        let has_owners = !matches!(wanted.mount.source, MountSource::Tmpfs { .. });
+        if wanted.idmapped && !other_user {
+            return Err(Error::Invalid {
+                field: "idmapped".to_owned(),
+                problem: "the target has no user namespace of its own".to_owned(),
+            });
         }
+        // As with the mounts that a container is made with. What another container has is mapped already.
+        let of_host = container && has_owners && wanted.source_container.is_none();
+        if wanted.idmapped || other_user && of_host {
+            map_ids(&prepared.fd, to, &wanted.mount.target)?;
+        }
+        Ok(prepared)
     }
 
     /// A copy of a detached tree, which holds no filesystem of the kernel's own.
@@ -106,23 +121,23 @@ impl Engine {
     }
 }
 
+/// What names the user namespace of a process.
+fn user_of(pid: i32) -> Option<u64> {
+    let directory = process::directory(pid).ok()?;
+    process::namespace_of(process::namespaces(directory).ok()?, NsType::User.file_name())
+}
+
 /// Has the ids of a mount be those of the user namespace of a process.
-pub(super) fn map_ids(mounted: &OwnedFd, of: ProcessId) -> Result<()> {
-    let directory = process::directory(of.pid)?;
-    let own = process::directory(std::process::id() as i32)?;
-    let user = |directory: &OwnedFd| {
-        process::namespace_of(process::namespaces(directory).ok()?, NsType::User.file_name())
-    };
-    let invalid = |problem: &str| Error::Invalid {
-        field: "idmapped".to_owned(),
-        problem: problem.to_owned(),
-    };
-    if user(&directory) == user(&own) {
-        return Err(invalid("the target has no user namespace of its own"));
-    }
+fn map_ids(mounted: &OwnedFd, of: ProcessId, target: &str) -> Result<()> {
     let file = own::open(format!("/proc/{}/ns/user", of.pid))
         .map_err(io_error("cannot open the target's user namespace"))?;
     process::Pinned::same(of)?.still_there()?;
-    mount::set_id_map(mounted.as_fd(), file.as_fd())
-        .map_err(|errno| invalid(&format!("the source's filesystem takes no id map: {errno}")))
+    mount::set_id_map(mounted.as_fd(), file.as_fd()).map_err(|errno| Error::Invalid {
+        field: "mount.source".to_owned(),
+        problem: format!(
+            "cannot be mounted on {target}: its filesystem, or one that is mounted below it, takes no id \
+             map ({errno}), which a target with a user namespace of its own needs; a container with the \
+             host's (--userns host) takes it"
+        ),
+    })
 }
