@@ -55,7 +55,7 @@ stop_agent() {
 echo "== Linux $(uname -r), cgroup version 2 alone, root on an initramfs"
 export CONTI_HOST=unix:///run/contid.sock
 start_agent
-contictl info | grep -E '^Cgroups|^device_policy|^prepared_slots'
+contictl info | grep -E '^Cgroups|^device_policy|^prepared_slots|^user_namespaces'
 claim "a container on the host's root runs" '=0' contictl run --rm -- true
 contictl run -d --name a --rootfs dir:/rootfs --overlay -- \
     sh -c 'until [ -e /tmp/go ]; do sleep 0.1; done; exec tail /dev/zero' >/dev/null
@@ -65,6 +65,10 @@ claim "one on a directory under an overlay too, in a cgroup of its own" '0::/
 =0' contictl exec a -- cat /proc/self/cgroup
 claim "it has every controller" 'cpu io memory pids
 =0' sh -c "cat $cgroup/cgroup.controllers | tr ' ' '\n' | grep -E '^(cpu|io|memory|pids)\$' | xargs"
+claim "a container that joins its pid namespace shares its proc" '=0' \
+    contictl run --rm --rootfs dir:/rootfs --overlay --ns pid=container:a -- sh -c 'test -e /proc/1 -a $$ -gt 1'
+claim "and cannot write to the kernel by it" '=1' \
+    contictl run --rm --rootfs dir:/rootfs --overlay --ns pid=container:a -- sh -c '(echo 1 >/proc/sys/kernel/panic) 2>/dev/null'
 claim "devices beyond the policy do not open, not even with a node" '=1' \
     contictl exec a -- sh -c 'mknod /tmp/kmem c 1 1; cat /tmp/kmem 2>/dev/null'
 claim "those within it do" '=0' contictl exec a -- sh -c 'echo lost >/dev/null'
@@ -92,7 +96,7 @@ for module in vsock vmw_vsock_virtio_transport_common vsock_loopback; do insmod 
 # Certificates name it, and what it is called without this is no name.
 hostname vm
 contid --data-dir /run/data pki init >/dev/null
-start_agent --listen vsock://any:7443
+start_agent --listen vsock://any:7443 --userns host
 # From here on contictl is on another machine, and knows what joining tells it.
 unset CONTI_HOST
 there=vsock://1:7443

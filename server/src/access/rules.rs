@@ -55,8 +55,12 @@ pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Resu
         }
     }
     if !grants.host_user_namespace {
-        if namespaces.user == Namespace::Host && userns.default == userns::Default::Auto {
-            beyond("namespaces.user", "is that of the host")?;
+        if namespaces.user == Namespace::Host && userns.wanted == userns::Default::Auto {
+            let why = userns.problem.as_ref().map(|problem| {
+                format!(": this host gives no other ({problem}), so that it takes the grant host_user_namespace")
+            });
+            let why = why.unwrap_or_default();
+            beyond("namespaces.user", format!("is that of the host{why}"))?;
         }
         if !namespaces.uid_maps.is_empty() && !userns.gives(namespaces) {
             beyond("namespaces.uid_mappings", "chooses ids of the host")?;
@@ -224,8 +228,8 @@ mod tests {
     fn field_of(change: impl FnOnce(&mut ContainerSpec)) -> Option<String> {
         let mut spec = ContainerSpec::unknown();
         change(&mut spec);
-        let userns =
-            Userns { default: userns::Default::Auto, problem: None, pool: Pool::default() };
+        let auto = userns::Default::Auto;
+        let userns = Userns { wanted: auto, default: auto, problem: None, pool: Pool::default() };
         container(&spec, &grants(), &userns).err().map(|beyond| beyond.field)
     }
 

@@ -32,6 +32,8 @@ pub enum Default {
 /// What was decided at the start.
 #[derive(Debug, Clone)]
 pub struct Userns {
+    /// What the agent was told to give.
+    pub wanted: Default,
     /// What containers get whose maker says nothing.
     pub default: Default,
     /// Why the host cannot give each its own. `None`: it can.
@@ -68,7 +70,7 @@ impl Userns {
         };
         let problem = tried().err();
         let default = if problem.is_some() { Default::Host } else { wanted };
-        Userns { default, problem, pool: ranges.pool() }
+        Userns { wanted, default, problem, pool: ranges.pool() }
     }
 }
 
