@@ -203,8 +203,10 @@ fn a_lost_monitor_a_restarted_launcher_and_dropped_output_are_counted() {
             let text = found.to_string();
             text.contains("dropped").then_some(text)
         });
-        let dropped = scrape(&socket).of("conti_journal_dropped_bytes_total");
-        assert!(dropped > 0 && end.contains(&dropped.to_string()), "{dropped} in {end}");
+        let dropped = wait::until("what was dropped is counted", || {
+            Some(scrape(&socket).of("conti_journal_dropped_bytes_total")).filter(|n| *n > 0)
+        });
+        assert!(end.contains(&dropped.to_string()), "{dropped} in {end}");
     });
     agent.finish();
 }

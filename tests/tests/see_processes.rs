@@ -151,7 +151,8 @@ fn the_processes_of_a_container_are_its_own_wherever_their_namespaces_are() {
     let empty = format!("dir:{}", root.display());
     agent.ok(["run", "-d", "--name", "empty", "--rootfs", &empty, "--", "/pause"]);
     agent.ok(["run", "-d", "--name", "other", "--", "sleep", "2001"]);
-    agent.ok(["run", "-d", "--name", "open", "--ns", "pid=host", "--", "sleep", "2002"]);
+    let of_host = ["--ns", "pid=host", "--userns", "host"];
+    agent.ok([&["run", "-d", "--name", "open"], &of_host[..], &["--", "sleep", "2002"]].concat());
     agent.ok(["exec", "-d", "open", "--", "sleep", "2003"]);
     let found = list(&agent, "empty");
     assert_eq!(found.len(), 1, "{found:?}");

@@ -190,7 +190,9 @@ mod tests {
         assert_eq!(spec.mounts.len(), 2);
         let namespaces = spec.namespaces.unwrap();
         assert_eq!(namespaces.net.unwrap().mode(), NamespaceMode::Host);
-        assert_eq!(namespaces.uid_mappings.len(), 1);
+        assert_eq!(namespaces.user.unwrap().mode(), NamespaceMode::Private);
+        // The agent chooses the ids.
+        assert!(namespaces.uid_mappings.is_empty() && namespaces.gid_mappings.is_empty());
         assert_eq!(spec.sysctls["net.ipv4.ip_forward"], "1");
         let dir = DirRootfs { path: "/srv".to_owned(), overlay: true };
         assert_eq!(spec.rootfs.unwrap().source, Some(Source::Dir(dir)));

@@ -54,6 +54,17 @@ pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Resu
             beyond(format!("namespaces.{name}"), "is that of the host")?;
         }
     }
+    for (index, one) in spec.mounts.iter().enumerate() {
+        mount(&format!("mounts[{index}]"), one, grants)?;
+    }
+    for (index, device) in spec.devices.iter().enumerate() {
+        if !grants.devices.contains(&device.path) {
+            let problem = format!("is the device {} of the host", device.path.display());
+            beyond(format!("devices[{index}].path"), problem)?;
+        }
+    }
+    process("process", &spec.process, grants)?;
+    // Last: what is privileged has the host's because of that.
     if !grants.host_user_namespace {
         if namespaces.user == Namespace::Host && userns.wanted == userns::Default::Auto {
             let why = userns.problem.as_ref().map(|problem| {
@@ -66,16 +77,7 @@ pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Resu
             beyond("namespaces.uid_mappings", "chooses ids of the host")?;
         }
     }
-    for (index, one) in spec.mounts.iter().enumerate() {
-        mount(&format!("mounts[{index}]"), one, grants)?;
-    }
-    for (index, device) in spec.devices.iter().enumerate() {
-        if !grants.devices.contains(&device.path) {
-            let problem = format!("is the device {} of the host", device.path.display());
-            beyond(format!("devices[{index}].path"), problem)?;
-        }
-    }
-    process("process", &spec.process, grants)
+    Ok(())
 }
 
 /// Whether a specification names paths of the host that somebody else may have been granted.
