@@ -119,12 +119,17 @@ fn every_kind_of_mount_can_be_made() {
     assert_eq!(agent.ok(["exec", "h", "--", "ls", "/both"]), "below\nfile\nlow");
     agent.ok(["exec", "c", "--", "touch", "/data/own"]);
 
-    // From another container, which need not share anything with the host.
+    // From another container, which need not share anything with the host, but the ids with the target.
+    agent.ok(["run", "-d", "--name", "strange", "--", "sleep", "1000"]);
+    let refused = errors(&agent, &["mount", "--mkdir", "--from", "strange", "c", "/tmp:/theirs"]);
+    assert!(refused.contains("--userns container:NAME"), "{refused}");
     agent.ok([
         "run",
         "-d",
         "--name",
         "other",
+        "--userns",
+        "container:c",
         "--",
         "sh",
         "-c",
@@ -196,9 +201,9 @@ mod needs_user_namespaces {
         let source = source(&agent);
         let owner = |path: &str| agent.ok(["exec", "c", "--", "stat", "-c", "%u", path]);
         let plain = format!("pid:{}", pid_of(&agent, "c"));
+        // Into a container it is so without being asked for, however that is named.
         agent.ok(["mount", "--mkdir", &plain, &format!("{source}:/plain")]);
-        assert_eq!(owner("/plain/file"), "65534");
-        // Into a container it is so without being asked for.
+        assert_eq!(owner("/plain/file"), "0");
         agent.ok(["mount", "--mkdir", "c", &format!("{source}:/mapped")]);
         assert_eq!(owner("/mapped/file"), "0");
         agent.ok(["umount", "c", "/mapped"]);

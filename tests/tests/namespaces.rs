@@ -40,7 +40,7 @@ fn each_namespace_can_be_the_hosts() {
     ] {
         let facts = Facts::of_run(&agent, &["--ns", flag, "--userns", "host"]);
         assert_eq!(facts.namespace(kind), namespace("self", kind), "{flag}");
-        // A user namespace has no rights over what shows these; a network and a host name need none.
+        // What shows the others belongs to the user namespace that owns them.
         let own = agent.ctl(["run", "--rm", "--ns", flag, "--", "true"]).run();
         match kind {
             "uts" | "net" => own.success(),

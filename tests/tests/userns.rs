@@ -56,6 +56,55 @@ mod needs_user_namespaces {
     }
 
     #[test]
+    fn ids_are_taken_as_long_as_anybody_has_them() {
+        // Room for two.
+        let mut agent =
+            Agent::start_with(|_| ["--userns-pool", "1700000000:131072"].map(Into::into).to_vec());
+        agent.ok(["run", "-d", "--name", "a", "--", "sleep", "1000"]);
+        let a = range(&agent, "a");
+        agent.ok(["run", "-d", "--name", "b", "--userns", "container:a", "--", "sleep", "1000"]);
+        agent.ok(["rm", "-f", "a"]);
+        agent.kill();
+        agent.restart();
+        agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+        assert_ne!(range(&agent, "c"), a, "b has them still");
+        let full = agent.ctl(["run", "-d", "--", "true"]).run().exits(125).errors();
+        assert!(full.contains("--userns-pool"), "{full}");
+        agent.ok(["rm", "-f", "b"]);
+        agent.ok(["run", "-d", "--name", "d", "--", "sleep", "1000"]);
+        assert_eq!(range(&agent, "d"), a);
+        agent.finish();
+    }
+
+    #[test]
+    fn what_is_said_twice_is_refused_and_what_has_no_owners_needs_no_map() {
+        let agent = Agent::start();
+        let twice = ["run", "--rm", "--ns", "user=private", "--userns", "host", "--", "true"];
+        let refused = agent.ctl(twice).run().exits(125).errors();
+        assert!(refused.contains("both choose the user namespace"), "{refused}");
+        agent.ok([
+            "run",
+            "--rm",
+            "-v",
+            "/dev/null:/etc/hosts",
+            "--",
+            "sh",
+            "-c",
+            "echo x > /etc/hosts",
+        ]);
+        // A map stands for a namespace of its own, and one that has the host's has none to join.
+        let maps = ["--uid-map", "0:100000:1000", "--gid-map", "0:100000:1000"];
+        let run = [&["run", "--rm"], &maps[..], &["--", "cat", "/proc/self/uid_map"]].concat();
+        let map = agent.ok(run);
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "100000", "1000"]);
+        agent.ok(["run", "-d", "--name", "h", "--userns", "host", "--", "sleep", "1000"]);
+        let joined = ["run", "--rm", "--userns", "container:h", "--", "cat", "/proc/self/uid_map"];
+        let map = agent.ok(joined);
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "0", "4294967295"]);
+        agent.finish();
+    }
+
+    #[test]
     fn files_keep_their_owners_on_both_sides_of_a_bind() {
         let agent = Agent::start();
         let dir = agent.scratch("shared");

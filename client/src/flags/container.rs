@@ -56,7 +56,8 @@ pub struct ContainerFlags {
     /// Choose a namespace: TYPE=private, TYPE=host or TYPE=container:NAME
     #[arg(long, value_name = "TYPE=MODE", value_parser = choice)]
     ns: Vec<Choice>,
-    /// Give the container ids that no user of the host and no other container has (auto), or those of the host
+    /// Give the container ids of its own (auto), those of the host, or those of another container, whose user
+    /// namespace it joins
     #[arg(long, value_name = "auto|host|container:NAME", value_parser = userns)]
     userns: Option<Choice>,
     /// Map user ids of a private user namespace
@@ -96,6 +97,10 @@ fn rootfs(text: &str) -> Result<Source, String> {
 impl ContainerFlags {
     /// The container as the API has it.
     pub fn spec(self, argv: Vec<String>) -> Result<ContainerSpec> {
+        if self.userns.is_some() && self.ns.iter().any(Choice::is_of_users) {
+            let twice = "--userns and --ns user=MODE both choose the user namespace: give one";
+            return Err(Error::Usage(twice.to_owned()));
+        }
         let source = match (self.rootfs, self.overlay) {
             (Some(Source::Dir(dir)), overlay) => Some(Source::Dir(DirRootfs { overlay, ..dir })),
             (_, true) => {

@@ -52,6 +52,13 @@ pub fn choice(text: &str) -> Result<Choice, String> {
     Ok(Choice { kind, namespace })
 }
 
+impl Choice {
+    /// Whether it is about the user namespace.
+    pub fn is_of_users(&self) -> bool {
+        self.kind == Kind::User
+    }
+}
+
 /// Reads `auto`, `host` or `container:NAME`.
 pub fn userns(text: &str) -> Result<Choice, String> {
     match text {
@@ -96,6 +103,9 @@ pub fn namespaces(
         };
         *place = Some(namespace);
     }
+    if all.user.is_none() && !(all.uid_mappings.is_empty() && all.gid_mappings.is_empty()) {
+        all.user = Some(Namespace { mode: NamespaceMode::Private.into(), ..Namespace::default() });
+    }
     Some(all)
 }
 
@@ -124,6 +134,9 @@ mod tests {
         let own = id_map("0:5:1").unwrap();
         let all = namespaces(vec![choice("user=private").unwrap()], vec![own], vec![own]).unwrap();
         assert_eq!(all.uid_mappings, [own]);
+        // A map says that there is to be one.
+        let all = namespaces(vec![], vec![own], vec![own]).unwrap();
+        assert_eq!(all.user.unwrap().mode(), NamespaceMode::Private);
         assert_eq!(namespaces(vec![], vec![], vec![]), None);
     }
 

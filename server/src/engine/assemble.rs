@@ -133,9 +133,11 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
+        let device = is_device(&made.fd)?;
         let fd = fds.add(made.fd);
-        // What has owners of its own keeps them on both sides.
-        if mapped && !matches!(mount.source, MountSource::Tmpfs { .. }) {
+        // What has owners of its own keeps them on both sides. A device node is used by its mode alone, and
+        // devtmpfs takes no id map.
+        if mapped && !device && !matches!(mount.source, MountSource::Tmpfs { .. }) {
             idmapped.push(fd);
         }
         let what = MountWhat::Detached { fd, dir: made.dir };
@@ -254,6 +256,14 @@ fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
         .map_err(|error| process::gone(process.pid, &error))?;
     pinned.still_there()?;
     Ok(namespace.into())
+}
+
+/// Whether a mount is one of a character device, alone.
+fn is_device(mount: &OwnedFd) -> Result<bool> {
+    let stat = rustix::fs::fstat(mount)
+        .map_err(|errno| super::io_error("cannot look at a mount")(errno.into()))?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    Ok(kind == rustix::fs::FileType::CharacterDevice)
 }
 
 /// The host's ids of user and group 0 of a new user namespace.

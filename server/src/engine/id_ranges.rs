@@ -2,7 +2,7 @@
 //! that what gets out of one container is nobody on the host and in every other container.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -78,12 +78,13 @@ pub struct IdRanges {
 
 #[derive(Debug, Default)]
 struct Used {
-    taken: BTreeSet<u32>,
+    /// By how many containers: those that join a user namespace have its ids as well.
+    taken: BTreeMap<u32, usize>,
     /// Where the search begins: a range that was given back rests as long as possible.
     next: u32,
 }
 
-/// A range that is taken until this is dropped.
+/// A range that is taken until this, and all others of it, are dropped.
 #[derive(Debug)]
 pub struct IdRange {
     ranges: Arc<IdRanges>,
@@ -105,7 +106,7 @@ impl IdRanges {
         let mut used = self.lock();
         let count = self.pool.ranges();
         let free = (0..count).map(|step| (used.next + step) % count);
-        let index = free.into_iter().find(|index| !used.taken.contains(index));
+        let index = free.into_iter().find(|index| !used.taken.contains_key(index));
         let index = index.ok_or_else(|| Error::Exhausted {
             what: format!(
                 "all {count} ranges of ids for user namespaces are taken; remove containers, or give the \
@@ -114,16 +115,17 @@ impl IdRanges {
             ),
             errno: libc::EAGAIN,
         })?;
-        used.taken.insert(index);
+        used.taken.insert(index, 1);
         used.next = (index + 1) % count;
         Ok(IdRange { ranges: self.clone(), index })
     }
 
-    /// Takes the range that an earlier agent gave. `None` where the map is no range of this pool, or is
-    /// taken.
+    /// Takes the range that a container has already: one that joins its user namespace, or that an earlier
+    /// agent gave it to. `None` where the map is no range of this pool.
     pub fn claim(self: &Arc<Self>, map: &[IdMap]) -> Option<IdRange> {
         let index = self.pool.index(map)?;
-        self.lock().taken.insert(index).then(|| IdRange { ranges: self.clone(), index })
+        *self.lock().taken.entry(index).or_default() += 1;
+        Some(IdRange { ranges: self.clone(), index })
     }
 
     /// Where they come from.
@@ -142,7 +144,11 @@ impl IdRange {
 
 impl Drop for IdRange {
     fn drop(&mut self) {
-        self.ranges.lock().taken.remove(&self.index);
+        let mut used = self.ranges.lock();
+        match used.taken.get_mut(&self.index) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(used.taken.remove(&self.index)),
+        }
     }
 }
 
@@ -163,9 +169,13 @@ mod tests {
         assert_eq!(three.map().outside, 331_072);
         let again = ranges.claim(&[map]).expect("it is free");
         assert_eq!(again.map(), map);
-        assert!(ranges.claim(&[map]).is_none(), "it is taken");
+        // One that joins it has it as well, for as long as it is there.
+        let shared = ranges.claim(&[map]).expect("it is shared");
+        drop(again);
         let full = ranges.take().expect_err("none is left");
         assert!(full.to_string().contains("--userns-pool"), "{full}");
+        drop(shared);
+        assert_eq!(ranges.take().expect("it came back").map(), map);
         drop(two);
         assert_eq!(ranges.take().expect("it came back").map().outside, 265_536);
     }

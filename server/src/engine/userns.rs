@@ -101,14 +101,29 @@ impl Engine {
     /// that joins namespaces joins the user namespace that they belong to, and all others have what the
     /// agent gives by default.
     pub fn choose_user_namespace(&self, spec: &mut ContainerSpec) {
-        if spec.namespaces.user == Namespace::Unspecified {
-            spec.namespaces.user = self.user_namespace_for(spec);
+        match &spec.namespaces.user {
+            Namespace::Unspecified => spec.namespaces.user = self.user_namespace_for(spec),
+            Namespace::Container(key) => {
+                // One that has the host's has nothing to be joined.
+                let other = self.registry.container(key);
+                if other.is_ok_and(|other| other.spec.namespaces.user == Namespace::Host) {
+                    spec.namespaces.user = Namespace::Host;
+                }
+            }
+            Namespace::Private | Namespace::Host => {}
         }
     }
 
     /// Gives a container with a user namespace of its own its ids, where its maker chose none.
     pub(super) fn take_ids(&self, spec: &mut ContainerSpec) -> Result<Option<IdRange>> {
         let namespaces = &mut spec.namespaces;
+        if let Namespace::Container(key) = &namespaces.user {
+            let other = self.registry.container(key)?;
+            namespaces.uid_maps.clone_from(&other.spec.namespaces.uid_maps);
+            namespaces.gid_maps.clone_from(&other.spec.namespaces.gid_maps);
+            // It may outlive the other one, and so may the ids.
+            return Ok(self.id_ranges.claim(&namespaces.uid_maps));
+        }
         if namespaces.user != Namespace::Private {
             return Ok(None);
         }
@@ -116,7 +131,9 @@ impl Engine {
         let of_host =
             [("pid", &namespaces.pid), ("ipc", &namespaces.ipc), ("cgroup", &namespaces.cgroup)];
         match of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host) {
-            None if !namespaces.uid_maps.is_empty() => Ok(None),
+            None if !namespaces.uid_maps.is_empty() => {
+                Ok(self.id_ranges.claim(&namespaces.uid_maps))
+            }
             None => {
                 let range = self.id_ranges.take()?;
                 namespaces.uid_maps = vec![range.map()];

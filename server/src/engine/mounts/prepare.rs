@@ -3,6 +3,7 @@
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
+    sync::Arc,
 };
 
 use conti_runtime::{
@@ -19,6 +20,7 @@ use conti_runtime::{
 use super::live::Wanted;
 use crate::engine::{
     Engine,
+    container::Container,
     error::{Error, Result},
     io_error,
     sources::{
@@ -34,6 +36,13 @@ impl Engine {
         let Mount { source, read_only, .. } = wanted.mount.clone();
         // As with the mounts that a container is made with.
         let container = matches!(wanted.target, Target::Container(_));
+        let source_user = match &wanted.source_container {
+            Some(key) => {
+                let process = self.registry.container(key)?.running_process("bind from")?;
+                user_of(process.pid)
+            }
+            None => user_of(std::process::id() as i32),
+        };
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
         let recursive = matches!(&source, MountSource::Bind { recursive: true, .. });
@@ -74,11 +83,25 @@ impl Engine {
             });
         }
         // As with the mounts that a container is made with. What another container has is mapped already.
-        let of_host = container && has_owners && wanted.source_container.is_none();
-        if wanted.idmapped || other_user && of_host {
+        let foreign = other_user && has_owners && source_user != user_of(to.pid);
+        if foreign && source_user != user_of(std::process::id() as i32) {
+            return Err(Error::Invalid {
+                field: "source_container".to_owned(),
+                problem: "has other ids than the target, so that nothing of it would belong to anybody there; \
+                          make one of them with the user namespace of the other (--userns container:NAME)"
+                    .to_owned(),
+            });
+        }
+        if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
             map_ids(&prepared.fd, to, &wanted.mount.target)?;
         }
         Ok(prepared)
+    }
+
+    /// Whether a process is a container's main process, or a container was named.
+    fn is_container(&self, to: ProcessId, target: &Target) -> bool {
+        let main = |container: &Arc<Container>| container.process() == Some(to);
+        matches!(target, Target::Container(_)) || self.registry.containers().iter().any(main)
     }
 
     /// A copy of a detached tree, which holds no filesystem of the kernel's own.
