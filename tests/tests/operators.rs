@@ -530,3 +530,33 @@ fn a_viewer_sees_and_changes_nothing() {
     });
     world.agent.finish();
 }
+
+#[test]
+fn containers_that_join_one_another_in_a_long_chain_are_each_looked_at_once_and_can_be_ended() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("k0")).await.expect("it may");
+        // Looked at once for each way to it, the last one would be looked at more than 10^9 times.
+        for n in 1..16 {
+            let joined = Some(v1::Namespace {
+                mode: v1::NamespaceMode::Container.into(),
+                container: format!("k{}", n - 1),
+            });
+            let namespaces = v1::Namespaces {
+                uts: joined.clone(),
+                ipc: joined.clone(),
+                net: joined.clone(),
+                user: joined,
+                ..Default::default()
+            };
+            let spec =
+                v1::ContainerSpec { namespaces: Some(namespaces), ..sleeper(&format!("k{n}")) };
+            api.run(spec).await.expect("it may");
+        }
+        for n in (0..16).rev() {
+            api.delete(&format!("k{n}")).await.expect("what it has made it may remove");
+        }
+    });
+    world.agent.finish();
+}

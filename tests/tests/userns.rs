@@ -77,6 +77,22 @@ mod needs_user_namespaces {
     }
 
     #[test]
+    fn a_joined_network_is_shown_and_not_the_hosts() {
+        let agent = Agent::start();
+        agent.ok(["run", "-d", "--name", "a", "--", "sleep", "1000"]);
+        let show = "ls /sys/class/net 2>/dev/null; ls /sys/fs/cgroup 2>/dev/null; true";
+        let run = |flags: &[&str]| {
+            agent.ok([&["run", "--rm"], flags, &["--", "sh", "-c", show]].concat())
+        };
+        let own = run(&[]);
+        assert!(own.starts_with("lo"), "{own}");
+        assert_eq!(run(&["--ns", "net=container:a"]), own);
+        // One that belongs to another user namespace is shown by nothing.
+        assert_eq!(run(&["--ns", "net=container:a", "--userns", "auto"]), "");
+        agent.finish();
+    }
+
+    #[test]
     fn what_is_said_twice_is_refused_and_what_has_no_owners_needs_no_map() {
         let agent = Agent::start();
         let twice = ["run", "--rm", "--ns", "user=private", "--userns", "host", "--", "true"];

@@ -354,14 +354,20 @@ fn standard_mounts(
         mounts.push(Mount { what: MountWhat::Console, target: "/dev/console".into(), attrs });
     }
     let sys = MountAttrs { read_only: !privileged, ..closed };
-    if namespaces.user != NsSource::Host && namespaces.net != NsSource::New {
-        // sysfs shows a network namespace: one that is not the user namespace's own cannot be shown anew.
-        let attrs = MountAttrs { read_only: true, recursive: true, ..closed };
-        mounts.push(Mount { what: MountWhat::HostSysfs, target: "/sys".into(), attrs });
-    } else {
-        mounts.push(fresh("sysfs", "/sys", sys));
-        if request.cgroup_version == CgroupVersion::V2 {
-            mounts.push(fresh("cgroup2", "/sys/fs/cgroup", sys));
+    // sysfs shows a network namespace, to the user namespace that owns it.
+    match (namespaces.user, namespaces.net) {
+        // The host's own is all that shows the host's network.
+        (NsSource::New | NsSource::Join(_), NsSource::Host) => {
+            let attrs = MountAttrs { read_only: true, recursive: true, ..closed };
+            mounts.push(Mount { what: MountWhat::HostSysfs, target: "/sys".into(), attrs });
+        }
+        // That of another container belongs to another user namespace: nothing may show it.
+        (NsSource::New, NsSource::Join(_)) => {}
+        _ => {
+            mounts.push(fresh("sysfs", "/sys", sys));
+            if request.cgroup_version == CgroupVersion::V2 {
+                mounts.push(fresh("cgroup2", "/sys/fs/cgroup", sys));
+            }
         }
     }
     Ok(())

@@ -36,7 +36,7 @@ impl ContainerSpec {
     }
 
     /// The containers whose namespaces it joins.
-    fn joins(&self) -> impl Iterator<Item = &String> {
+    pub fn joins(&self) -> impl Iterator<Item = &String> {
         let namespaces = &self.namespaces;
         let all = [
             &namespaces.pid,

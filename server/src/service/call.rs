@@ -3,7 +3,7 @@
 //! That a caller may use a method at all was decided in [`super::access`]; here is decided what of a
 //! request its role allows. What a caller must not see is answered as if it were not there.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use conti_runtime::plan::Confinement;
 use tonic::{Request, Status};
@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// How many containers one after the other may have joined the namespaces of the next.
-const JOINED_MAX: usize = 8;
+/// How many containers are looked at that have joined the namespaces of one another.
+const JOINED_MAX: usize = 64;
 
 /// A call that is being handled.
 #[derive(Debug, Clone)]
@@ -136,7 +136,7 @@ impl Call {
             let what = "nothing is known of how the container is confined";
             return Err(status::denied(&self.caller, Role::Admin, "container", what));
         }
-        self.confined(engine, container, JOINED_MAX).map_err(|beyond| {
+        self.confined(engine, container).map_err(|beyond| {
             let Beyond { field, problem } = beyond;
             let name = &container.spec.name;
             let what = format!("container {name} is not confined: {field} {problem}");
@@ -144,35 +144,36 @@ impl Call {
         })
     }
 
-    /// Whether a container, and each whose namespaces it has joined, is one that the caller may have.
-    fn confined(&self, engine: &Engine, container: &Container, left: usize) -> Result<(), Beyond> {
-        rules::container(&container.spec, &self.caller.grants, engine.userns())?;
-        for made in engine.mounts_made_in(&container.id) {
-            rules::made(&made, &self.caller.grants)?;
-        }
-        let namespaces = &container.spec.namespaces;
-        for namespace in [
-            &namespaces.pid,
-            &namespaces.uts,
-            &namespaces.ipc,
-            &namespaces.net,
-            &namespaces.cgroup,
-            &namespaces.user,
-            &namespaces.time,
-        ] {
-            let Namespace::Container(key) = namespace else { continue };
-            let unknown = |problem: &str| Beyond {
-                field: "namespaces".to_owned(),
-                problem: format!("has joined container {key}, {problem}"),
-            };
-            if left == 0 {
-                return Err(unknown("which has joined too many others"));
+    /// Whether a container, and each whose namespaces it has joined, is one that the caller may have. Each is
+    /// looked at once, however they have joined one another.
+    fn confined(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
+        let joins = |problem: String| Beyond { field: "namespaces".to_owned(), problem };
+        self.confined_alone(engine, container)?;
+        let mut seen = HashSet::from([container.id.clone()]);
+        let mut left: Vec<String> = container.spec.joins().cloned().collect();
+        while let Some(key) = left.pop() {
+            let other = engine.find(&self.caller.scope, &key).map_err(|_| {
+                joins(format!("has joined container {key}, of which nothing is known"))
+            })?;
+            if !seen.insert(other.id.clone()) {
+                continue;
             }
-            let other = engine.find(&self.caller.scope, key);
-            let other = other.map_err(|_| unknown("of which nothing is known"))?;
-            self.confined(engine, &other, left - 1)?;
+            if seen.len() > JOINED_MAX {
+                return Err(joins(format!("has joined more than {JOINED_MAX} others")));
+            }
+            self.confined_alone(engine, &other)?;
+            left.extend(other.spec.joins().cloned());
         }
         Ok(())
+    }
+
+    /// As [`Call::confined`], without those that it has joined.
+    fn confined_alone(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
+        rules::container(&container.spec, &self.caller.grants, engine.userns())?;
+        engine
+            .mounts_made_in(&container.id)
+            .iter()
+            .try_for_each(|made| rules::made(made, &self.caller.grants))
     }
 
     /// Checks a target, and gives it with the id of its container. All but containers are for admins.
@@ -271,6 +272,10 @@ impl Call {
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
+        // Before anything is chosen by them: what the caller does not see is not there.
+        for key in joined(&mut spec).filter(|_| !self.is_admin()) {
+            self.see(engine, key)?;
+        }
         engine.choose_user_namespace(&mut spec);
         if self.is_admin() {
             // Another container may have the name one day. One that is not there is the engine's to tell.

@@ -121,19 +121,21 @@ impl Engine {
             }),
             stage: Stage::Attaching,
         };
-        let question = Question::Attach {
+        let question = |dry_run| Question::Attach {
             to: process,
             namespace,
             point: made.mount.target.clone().into(),
             dir: prepared.dir,
             create: wanted.create_point,
             guarded: wanted.within.is_some(),
-            dry_run: wanted.dry_run,
+            dry_run,
         };
         let lock = self.mount_locks.take(namespace).await?;
         fault::point("create_mount.locked").await;
+        // What would fail is noted nowhere.
+        let copy = prepared.fd.try_clone().map_err(io_error("cannot duplicate a descriptor"))?;
+        self.ask(&question(true), vec![copy, lock.share()?]).await?;
         if wanted.dry_run {
-            self.ask(&question, vec![prepared.fd, lock.share()?]).await?;
             lock.release();
             return Ok(made);
         }
@@ -142,7 +144,7 @@ impl Engine {
             self.note_mount(container, &made.mount);
         }
         self.made_mounts.begin(made.clone())?;
-        let attached = self.attach(&question, prepared.fd, &lock).await;
+        let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock).await
     }
 
