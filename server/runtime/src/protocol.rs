@@ -108,7 +108,7 @@ pub enum FromMonitor {
     },
     /// It could not be made ready.
     NotPrepared {
-        /// Why.
+        /// Why. ESRCH, ENODEV: what is in one of its cgroups was killed, or the cgroup was removed, meanwhile.
         errno: i32,
     },
     /// Where the session stands: the first packet of a connection by the listening socket.

@@ -66,6 +66,13 @@ impl Monitor {
                 self.process = Some(monitor);
                 Ok(self)
             }
+            Some(Ok(Some((FromMonitor::NotPrepared { errno: libc::ESRCH | libc::ENODEV }, _)))) => {
+                Err(Error::TargetGone {
+                    pid,
+                    problem: "it was ended before it began, together with what it was to be in"
+                        .into(),
+                })
+            }
             Some(Ok(Some((FromMonitor::NotPrepared { errno }, _)))) => {
                 Err(io_error("cannot make a monitor")(io::Error::from_raw_os_error(errno)))
             }

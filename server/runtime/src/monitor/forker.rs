@@ -34,6 +34,7 @@ use super::{
     order::{gather, read_plan},
 };
 use crate::{
+    fault,
     init::{Child, ChildStdio, PlanFds, ProcessEnds, Spawn, Stage},
     plan::{Fd, Plan, SetupFailure, Step},
     protocol::MAX_PACKET,
@@ -124,6 +125,7 @@ impl Forker {
     }
 
     /// Waits until it has joined its cgroups, but not longer than the agent does, whose socket is `control`.
+    /// ESRCH: it has died, as it does where what is in one of these cgroups is killed at this moment.
     pub fn attached(&self, control: &OwnedFd) -> io::Result<()> {
         let socket = self.open_socket()?;
         loop {
@@ -139,7 +141,13 @@ impl Forker {
                 Err(error) => return Err(error.into()),
             }
         }
-        match self.receive()? {
+        let died = |error: io::Error| match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                io::Error::from_raw_os_error(libc::ESRCH)
+            }
+            _ => error,
+        };
+        match self.receive().map_err(died)? {
             (FromForker::Attached, _) => Ok(()),
             (FromForker::NotAttached { errno }, _) => Err(io::Error::from_raw_os_error(errno)),
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -252,6 +260,7 @@ pub fn serve(
     // For the eye only.
     let _ = rustix::thread::set_name(c"conti-forker");
     let attached = cgroups.into_iter().try_for_each(attach);
+    fault::point("forker.attached");
     let told = match &attached {
         Ok(()) => send(&socket, &FromForker::Attached, &[]),
         Err(error) => {
