@@ -44,6 +44,9 @@ pub const TURN: Duration = Duration::from_secs(60);
 /// Until slots are given back and removals are done, when the agent stops.
 pub const LAST_REMOVALS: Duration = Duration::from_secs(3);
 
+/// Until what an earlier agent had begun to remove is gone, when the agent starts. Longer ones go on meanwhile.
+pub const STARTING_REMOVALS: Duration = Duration::from_secs(3);
+
 /// How often it is looked whether a process that does not answer is able to.
 pub const LOOK: Duration = Duration::from_secs(1);
 

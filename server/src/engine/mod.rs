@@ -13,7 +13,7 @@
 //! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
 //!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
 //! - [`rootfs`]: root filesystems from programs of the host;
-//! - [`recover`]: what an agent that was started again finds;
+//! - [`recover`], [`left`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
 //! - [`bounds`]: how long is waited for others, and what is said where they do not answer;
 //! - [`counts`]: what was done, and what there is, in numbers;
@@ -40,6 +40,7 @@ pub mod id_ranges;
 pub mod info;
 pub mod inspect;
 pub mod launcher;
+mod left;
 pub mod lifecycle;
 pub mod monitor;
 pub mod mounts;

@@ -32,7 +32,7 @@ use super::{
         store::{self, Record},
         supervise::{self, Outcome},
     },
-    spec::{ContainerSpec, OnDisconnect},
+    spec::OnDisconnect,
 };
 
 /// How often it is tried again to reach a monitor that takes no connection.
@@ -87,8 +87,9 @@ impl Engine {
                 }
             }
         }
+        let mut left = Vec::new();
         for dir in directories(&self.containers_dir) {
-            let Some(container) = self.container_from(&dir) else { continue };
+            let Some(container) = self.container_from(&dir, &mut left) else { continue };
             if let Some(id) = &container.request_id {
                 self.registry.remember_request(id, container.id.clone());
             }
@@ -105,6 +106,7 @@ impl Engine {
         for container in self.registry.containers() {
             self.settle(&container).await;
         }
+        self.finish_removals(left).await;
         // Slots of the agent before, and what a crash left.
         for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
             let cgroup = self.cgroups.open(&name);
@@ -112,8 +114,8 @@ impl Engine {
         }
     }
 
-    /// The container of a directory. `None`: it never came to be one, and nothing is left of it.
-    fn container_from(&self, dir: &Path) -> Option<Arc<Container>> {
+    /// The container of a directory. `None`: it never came to be one, or its removal has begun; it is `left` then.
+    fn container_from(&self, dir: &Path, left: &mut Vec<PathBuf>) -> Option<Arc<Container>> {
         let container = match Container::read_record(dir) {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
@@ -128,18 +130,8 @@ impl Engine {
             }
             // The agent ended before it wrote one: nobody was told of this container. Or while it removed it.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                info!(dir = %dir.display(), "what is left of a container is removed");
-                let removed = Container::read_removed(dir);
-                let Err(blocked) = Container::remove_dir(dir) else { return None };
-                warn!(dir = %dir.display(), error = %blocked, "cannot be removed completely");
-                let container = match removed {
-                    Ok(record) => Container::from_record(record, &self.containers_dir),
-                    Err(_) => {
-                        self.unknown(dir, "nothing is known of it; it can only be deleted".into())
-                    }
-                };
-                container.leave(&blocked);
-                container
+                left.push(dir.to_owned());
+                return None;
             }
             Err(error) => {
                 let problem = format!(
@@ -151,15 +143,6 @@ impl Engine {
             }
         };
         Some(Arc::new(container))
-    }
-
-    /// A container of which only the directory is known.
-    fn unknown(&self, dir: &Path, problem: String) -> Container {
-        let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
-        let container = Container::new(id, spec, &self.containers_dir, None);
-        container.now().quarantined = Some(problem);
-        container
     }
 
     /// Looks at one session's directory.
