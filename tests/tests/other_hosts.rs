@@ -103,3 +103,31 @@ mod needs_detached_layers {
         agent.finish();
     }
 }
+
+/// A host whose administrator has set ids aside for containers, in subuid(5) and subgid(5).
+#[test]
+fn containers_get_the_ids_that_the_host_has_set_aside_for_a_user() {
+    // The file of groups begins later, and has another range that the other file has not.
+    let behind = |dir: &Path| {
+        after(
+            "touch /etc/subuid /etc/subgid
+             printf 'x:100000:65536\nconti:1800000000:196608\n' > $dir/scratch/subuid
+             printf 'conti:1800065536:131072\nconti:9:9\n' > $dir/scratch/subgid
+             for name in subuid subgid; do mount --bind $dir/scratch/$name /etc/$name; done
+             set -- \"$@\" --userns-pool conti",
+            dir,
+        )
+    };
+    let agent = Agent::start_behind(behind);
+    let mut maps = Vec::new();
+    for name in ["a", "b"] {
+        agent.ok(["run", "-d", "--name", name, "--", "sleep", "1000"]);
+        let map = agent.ok(["exec", name, "--", "cat", "/proc/self/uid_map"]);
+        maps.push(map.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    maps.sort();
+    assert_eq!(maps, ["0 1800065536 65536", "0 1800131072 65536"]);
+    let full = agent.ctl(["run", "-d", "--", "true"]).run().exits(125).errors();
+    assert!(full.contains("--userns-pool"), "{full}");
+    agent.finish();
+}

@@ -52,9 +52,9 @@ pub struct Args {
     /// the host's.
     #[arg(long, value_name = "auto|host", default_value = "auto")]
     pub userns: userns::Default,
-    /// The ids that user namespaces of containers get, 65536 each. Two agents on one machine must not share
-    /// them.
-    #[arg(long, value_name = "FIRST:COUNT", default_value_t)]
+    /// The ids that user namespaces of containers get, 65536 each: the first and how many, or a user who has them
+    /// in /etc/subuid and /etc/subgid. Two agents on one machine must not share them.
+    #[arg(long, value_name = "FIRST:COUNT|USER", default_value_t)]
     pub userns_pool: Pool,
     /// The program conti-runtime [default: beside contid].
     #[arg(long, value_name = "PATH")]

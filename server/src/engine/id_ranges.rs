@@ -9,7 +9,10 @@ use std::{
 
 use conti_runtime::plan::IdMap;
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    subordinate_ids,
+};
 
 /// How many ids a container gets: all that 16 bits can name, as on every system with files.
 pub const SIZE: u32 = 1 << 16;
@@ -52,12 +55,19 @@ impl std::fmt::Display for Pool {
 impl FromStr for Pool {
     type Err = String;
 
-    /// Reads `FIRST:COUNT`.
+    /// Reads `FIRST:COUNT`, or the name of a user whose ids in subuid(5) and subgid(5) are meant.
     fn from_str(text: &str) -> std::result::Result<Pool, String> {
-        let numbers = text.split_once(':').and_then(|(first, count)| {
-            Some(Pool { first: first.parse().ok()?, count: count.parse().ok()? })
-        });
-        let pool = numbers.ok_or("write FIRST:COUNT, e.g. 1073741824:268435456")?;
+        let hint =
+            "write FIRST:COUNT, e.g. 1073741824:268435456, or the name of a user in /etc/subuid";
+        let (first, count) = match text.split_once(':') {
+            Some((first, count)) => (first.parse().ok(), count.parse().ok()),
+            None if text.is_empty() => (None, None),
+            None => {
+                let (first, count) = subordinate_ids::of(text)?;
+                (Some(first), Some(count))
+            }
+        };
+        let pool = first.zip(count).map(|(first, count)| Pool { first, count }).ok_or(hint)?;
         if pool.first < SIZE {
             return Err(format!("must not begin below {SIZE}: ids of the host's own users"));
         }

@@ -59,6 +59,7 @@ pub mod slots;
 pub mod sources;
 pub mod spec;
 pub mod store;
+mod subordinate_ids;
 pub mod surroundings;
 pub mod userns;
 pub mod users;
