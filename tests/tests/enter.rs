@@ -1,6 +1,6 @@
 //! Commands in the namespaces of any process of the host.
 
-use std::{fs, process::Command};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _, process::Command};
 
 use conti_proto::v1::{NamespaceType, ProcessTarget, SessionSpec, SessionTarget, session_target};
 use conti_tests::{
@@ -84,6 +84,19 @@ fn working_directory_environment_and_root_are_the_targets_when_asked() {
     assert_eq!(facts.text("cwd"), "/");
     assert!(facts.0["env"].get("PLAIN").is_none());
     drop(plain);
+
+    let mut child = Command::new("sleep")
+        .arg("100000")
+        .env("PLAIN", OsStr::from_bytes(b"no \xff text"))
+        .spawn()
+        .expect("sleep(1)");
+    let pid = child.id().to_string();
+    let shown =
+        ["enter", "--target", &pid, "-e", "--", "sh", "-c", "printf %s \"$PLAIN\" | od -An -tx1"];
+    let shown = agent.ctl(shown).run();
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+    assert_eq!(shown.exits(0).text().trim(), "6e 6f 20 ff 20 74 65 78 74");
 
     let root = agent.scratch("root");
     conti_tests::rootfs::build(&root);

@@ -343,6 +343,9 @@ pub struct Process {
     /// The environment, each `NAME=VALUE`. PATH is among them where the command has no slash. Where
     /// HOME is missing, init adds the user's home directory.
     pub env: Vec<String>,
+    /// What goes before it, of an environment that was taken over: entries that are not UTF-8.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub raw_env: Vec<Vec<u8>>,
     /// The working directory: absolute, seen from the process.
     pub cwd: String,
     /// Whether a missing `cwd` is created (a container's main process).

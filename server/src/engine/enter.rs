@@ -280,7 +280,7 @@ impl Engine {
         let root = target.root.then(|| open_dir(pid, "root")).transpose()?.map(|fd| fds.add(fd));
         let cwd = target.cwd.then(|| open_dir(pid, "cwd")).transpose()?.map(|fd| fds.add(fd));
         if target.env {
-            process.env = process::overlay_env(&environment(pid).map_err(at)?, &process.env);
+            process::lay_over(&mut process, &environment(pid).map_err(at)?);
         }
         if target.user || target.groups {
             let mapped = namespaces.contains(&NsType::User);
@@ -429,17 +429,13 @@ fn open_dir(pid: i32, link: &str) -> Result<OwnedFd> {
         .map_err(|errno| process::gone(pid, &errno.into()))
 }
 
-/// The environment of a process. What is not UTF-8 or has no name is left out.
-fn environment(pid: i32) -> std::io::Result<Vec<String>> {
+/// The environment of a process, each entry ended by NUL.
+fn environment(pid: i32) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     const LIMIT: u64 = 4 << 20;
     let mut bytes = Vec::new();
     own::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
-    let entries = bytes.split(|b| *b == 0).filter_map(|entry| std::str::from_utf8(entry).ok());
-    Ok(entries
-        .filter(|entry| entry.find('=').is_some_and(|at| at > 0))
-        .map(str::to_owned)
-        .collect())
+    Ok(bytes)
 }
 
 /// What is wanted of the effective ids of a process, and root's for the rest; `mapped`: as its own

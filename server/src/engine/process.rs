@@ -28,12 +28,35 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 pub fn complete(process: &mut Process, io: &SessionIo) {
     let missing =
         |name: &str, env: &[String]| !env.iter().any(|e| e.split('=').next() == Some(name));
-    if missing("PATH", &process.env) {
+    if missing("PATH", &process.env) && !process.raw_env.iter().any(|e| e.starts_with(b"PATH=")) {
         process.env.push(PATH.to_owned());
     }
     if io.terminal.is_some() && missing("TERM", &process.env) {
         process.env.push("TERM=xterm".to_owned());
     }
+}
+
+/// Lays the environment of a process over that of another, as /proc/PID/environ has it: bytes, each entry ended by
+/// NUL. What has no name is left out.
+pub fn lay_over(process: &mut Process, below: &[u8]) {
+    fn name(entry: &[u8]) -> Option<&[u8]> {
+        let at = entry.iter().position(|byte| *byte == b'=')?;
+        (at > 0).then_some(&entry[..at])
+    }
+    let named: Vec<_> = process.env.iter().map(|entry| name(entry.as_bytes())).collect();
+    let (mut text, mut raw) = (Vec::new(), Vec::new());
+    for entry in below.split(|byte| *byte == 0) {
+        let at = name(entry);
+        if at.is_none() || named.contains(&at) {
+            continue;
+        }
+        match str::from_utf8(entry) {
+            Ok(entry) => text.push(entry.to_owned()),
+            Err(_) => raw.push(entry.to_vec()),
+        }
+    }
+    text.append(&mut process.env);
+    (process.env, process.raw_env) = (text, raw);
 }
 
 /// Lays one environment over another.
@@ -88,11 +111,21 @@ pub fn gone(pid: i32, error: &io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::spec::ContainerSpec;
 
     #[test]
     fn an_environment_is_laid_over_another_by_name() {
         let below = ["A=1".to_owned(), "B=2".to_owned()];
         let above = ["B=3".to_owned(), "C=".to_owned()];
         assert_eq!(overlay_env(&below, &above), ["A=1", "B=3", "C="]);
+    }
+
+    #[test]
+    fn the_environment_of_another_process_may_be_any_bytes() {
+        let mut process = ContainerSpec::unknown().process;
+        process.env = vec!["B=3".to_owned(), "C=".to_owned()];
+        lay_over(&mut process, b"A=1\0B=\xff\0\xff=x\0D=\xfe\0nothing\0=none\0B=2\0");
+        assert_eq!(process.env, ["A=1", "B=3", "C="]);
+        assert_eq!(process.raw_env, [b"\xff=x", b"D=\xfe"]);
     }
 }

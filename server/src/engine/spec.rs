@@ -57,6 +57,7 @@ impl ContainerSpec {
             process: Process {
                 argv: Vec::new(),
                 env: Vec::new(),
+                raw_env: Vec::new(),
                 cwd: "/".into(),
                 create_cwd: false,
                 identity: Identity::Ids { uid: 0, gid: 0, groups: Vec::new() },

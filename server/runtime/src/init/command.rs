@@ -31,17 +31,19 @@ impl Command {
             errno: libc::EINVAL,
         };
         let Some(program) = process.argv.first() else { return Err(invalid("argv is empty")) };
-        let strings = |list: &[String], what: &str| {
-            let list: Result<Vec<_>, _> = list.iter().map(|s| CString::new(s.as_str())).collect();
-            list.map_err(|_| invalid(what))
-        };
-        let argv = strings(&process.argv, "a NUL byte in argv")?;
-        let env = strings(&process.env, "a NUL byte in the environment")?;
+        fn strings<T: Clone + Into<Vec<u8>>>(list: &[T]) -> Option<Vec<CString>> {
+            list.iter().map(|one| CString::new(one.clone()).ok()).collect()
+        }
+        let argv = strings(&process.argv).ok_or_else(|| invalid("a NUL byte in argv"))?;
+        let env = strings(&process.raw_env).zip(strings(&process.env));
+        let (mut env, entries) = env.ok_or_else(|| invalid("a NUL byte in the environment"))?;
+        env.extend(entries);
         if process.env.iter().any(|entry| entry.find('=').is_none_or(|at| at == 0)) {
             return Err(invalid("an environment entry without a name"));
         }
         let path = process.env.iter().find_map(|entry| entry.strip_prefix("PATH="));
-        let candidates = strings(&candidates(program, path.unwrap_or(DEFAULT_PATH)), "a NUL byte")?;
+        let candidates = strings(&candidates(program, path.unwrap_or(DEFAULT_PATH)))
+            .ok_or_else(|| invalid("a NUL byte in PATH"))?;
         let has_home = process.env.iter().any(|entry| entry.starts_with("HOME="));
         Ok(Command { argv: CStrings::new(argv), env: CStrings::new(env), candidates, has_home })
     }

@@ -143,6 +143,7 @@ fn sample_plan() -> crate::plan::Plan {
         process: Process {
             argv: vec!["true".to_owned()],
             env: vec!["PATH=/bin".to_owned()],
+            raw_env: Vec::new(),
             cwd: "/".to_owned(),
             create_cwd: true,
             identity: Identity::Lookup {

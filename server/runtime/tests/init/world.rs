@@ -431,6 +431,7 @@ pub fn process() -> Process {
     Process {
         argv: vec!["/bin/sh".to_owned()],
         env: vec!["PATH=/usr/local/bin:/usr/bin:/usr/sbin".to_owned()],
+        raw_env: Vec::new(),
         cwd: "/".to_owned(),
         create_cwd: true,
         identity: Identity::Lookup {

@@ -82,6 +82,7 @@ pub fn plan(argv: &[&str], stdio: Stdio) -> Plan {
         process: Process {
             argv: argv.iter().map(|&a| a.into()).collect(),
             env: vec!["PATH=/usr/bin:/bin".into()],
+            raw_env: Vec::new(),
             cwd: "/".into(),
             create_cwd: false,
             identity: Identity::Ids { uid: 0, gid: 0, groups: Vec::new() },

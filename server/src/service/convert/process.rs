@@ -38,6 +38,7 @@ pub fn process(
     }
     Process {
         env: env(v, at.name("env"), message.env),
+        raw_env: Vec::new(),
         identity: identity(v, at.name("user"), message.user.unwrap_or_default()),
         rlimits: rlimit::rlimits(v, at.name("rlimits"), &message.rlimits),
         confinement: capability::confinement(v, at.name("confinement"), message.confinement),
