@@ -9,7 +9,7 @@ use std::{
 
 use crate::world::World;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 6;
 
 #[test]
 fn the_program_that_puts_a_process_into_a_container_cannot_be_written_from_inside() {
