@@ -29,13 +29,13 @@ impl Findings {
     }
 
     fn none(self) {
-        assert_eq!(unused(self.tried.iter()), [""; 0], "what was never tried");
         let lines: Vec<String> = self
             .wrong
             .iter()
             .map(|(what, places)| format!("{what}\n      in {}", places.join(", ")))
             .collect();
         assert!(lines.is_empty(), "what is not as it should be:\n  {}", lines.join("\n  "));
+        assert_eq!(unused(self.tried.iter()), [""; 0], "what was never tried");
     }
 }
 

@@ -54,15 +54,19 @@ pub const KINDS: [Kind; 13] = [
     Kind::Sparse,
 ];
 
-/// What is replaced: each of these directories by itself; files, which nothing hinders the next of, together.
-pub const GROUPS: [&[&str]; 8] = [
+/// What is replaced: each of these directories by itself; what is
+/// looked at only, or covered by another mount, together.
+pub const GROUPS: [&[&str]; 11] = [
     &["proc"],
     &["sys"],
     &["dev"],
     &["etc"],
     &["tmp"],
     &["run"],
-    &["etc/passwd", "etc/group", "etc/hosts", "etc/hostname", "etc/resolv.conf"],
+    &["etc/passwd", "etc/group"],
+    &["etc/hosts"],
+    &["etc/hostname"],
+    &["etc/resolv.conf"],
     &["dev/null", "dev/pts", "dev/console", "dev/ptmx", "dev/shm", "dev/fd"],
 ];
 

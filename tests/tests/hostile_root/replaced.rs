@@ -13,7 +13,8 @@ use conti_tests::{Agent, rootfs};
 
 use crate::kinds::{GROUPS, KINDS, Kind};
 
-const SECRET: &str = "of-the-host-and-nobody-else";
+/// What all files of the host's directory hold: a user, for whoever takes them for /etc/passwd.
+const SECRET: &str = "4217654";
 
 /// How the root is used, and whose ids it has: all four meet each group and each kind.
 const WAYS: [&[&str]; 4] = [
@@ -23,14 +24,29 @@ const WAYS: [&[&str]; 4] = [
     &["--userns", "host", "--overlay"],
 ];
 
+/// What holds in every container, wherever its links lead.
+const CONFINED: &str = "never() { if \"$@\"; then echo wrong: \"$@\"; exit 3; fi; }
+    set -e
+    test -r /proc/self/status
+    test -d /sys/kernel
+    for f in /proc/kcore /proc/keys /proc/timer_list; do never test -s $f; done
+    for f in /proc/sys/kernel/core_pattern /proc/sysrq-trigger; do never test -w $f; done
+    never touch /sys/new 2> /dev/null
+    never test -e /dev/kmsg
+    test $(stat -c %t:%T /dev/null) = 1:3
+    test -c /dev/ptmx
+    echo confined";
+
 /// A directory of the host with all that tells of a change.
 struct Canary(PathBuf);
 
 impl Canary {
     fn make(dir: PathBuf) -> Canary {
         fs::create_dir_all(dir.join("below")).expect("a directory");
-        for name in ["file", "passwd", "hosts", "hostname", "null", "below/file"] {
-            fs::write(dir.join(name), SECRET).expect("a file");
+        let named = format!("below/{SECRET}");
+        for name in ["file", "passwd", "hosts", "hostname", "null", &named, SECRET] {
+            let user = format!("alice:x:{SECRET}:{SECRET}:{SECRET}:/:/bin/sh\n");
+            fs::write(dir.join(name), user).expect("a file");
         }
         Canary(dir)
     }
@@ -152,7 +168,9 @@ impl Case<'_> {
         let below: Vec<String> = places.iter().map(|p| format!("/target{p}")).collect();
         let script = script.replace(&places.join(" "), &below.join(" "));
         self.call(&["debug", &self.name, "--", "sh", "-c", &script]);
-        self.call(&["exec", "-u", "alice", &self.name, "--", "/bin/true"]);
+        self.call(&["exec", "-u", "alice", &self.name, "--", "/bin/id"]);
+        let confined = ["exec", &self.name, "--", "/bin/sh", "-c", CONFINED];
+        assert!(self.call(&confined), "{}: it runs, and is confined as others are", self.name);
         for place in &places {
             // The beginning is enough, and there may be very much of it.
             self.call(&["cat", "--limit", "4096", &self.name, place]);
@@ -205,7 +223,17 @@ fn work(agent: &Agent, canary: &Canary, model: &Path, worker: usize) -> usize {
             ran += usize::from(Case { agent, name: name.clone(), root: &root, way, names }.live());
             assert_eq!(canary.state(), before, "the host's directory after {name}");
             drop(replaced);
+            clear(&root, &canary.0);
         }
     }
     ran
+}
+
+/// Takes away what containers have made in their root where links led to nothing: the next one starts afresh.
+fn clear(root: &Path, canary: &Path) {
+    let first = canary.components().nth(1).expect("an absolute path");
+    for made in [root.join("no"), root.join(first)] {
+        let _ = fs::remove_dir_all(made);
+    }
+    fs::create_dir_all(root.join("tmp")).expect("a directory");
 }

@@ -6,8 +6,11 @@ use conti_tests::{Agent, host, rootfs};
 
 const LARGE: usize = 64 << 20;
 
-/// What stands in /etc/passwd, who is asked for, and the id that it must be: without one, the call is refused.
-fn table() -> Vec<(&'static str, Option<Vec<u8>>, &'static str, Option<&'static str>)> {
+/// A name, what stands in /etc/passwd, who is asked for, and the id that it must be: without one, the call is
+/// refused.
+type Row = (&'static str, Option<Vec<u8>>, &'static str, Option<&'static str>);
+
+fn table() -> Vec<Row> {
     let alice = |rest: &str| Some(format!("root:x:0:0::/:/bin/sh\nalice:x:{rest}\n").into_bytes());
     let mut large_line = vec![b'a'; LARGE];
     let all_one_line = Some(large_line.clone());
