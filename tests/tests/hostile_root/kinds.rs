@@ -56,7 +56,7 @@ pub const KINDS: [Kind; 13] = [
 
 /// What is replaced: each of these directories by itself; what is
 /// looked at only, or covered by another mount, together.
-pub const GROUPS: [&[&str]; 11] = [
+pub const GROUPS: [&[&str]; 9] = [
     &["proc"],
     &["sys"],
     &["dev"],
@@ -64,10 +64,8 @@ pub const GROUPS: [&[&str]; 11] = [
     &["tmp"],
     &["run"],
     &["etc/passwd", "etc/group"],
-    &["etc/hosts"],
-    &["etc/hostname"],
-    &["etc/resolv.conf"],
-    &["dev/null", "dev/pts", "dev/console", "dev/ptmx", "dev/shm", "dev/fd"],
+    &["etc/hosts", "etc/hostname", "etc/resolv.conf"],
+    &["dev/null", "dev/pts", "dev/console", "dev/ptmx"],
 ];
 
 /// Whether a directory belongs there.
