@@ -23,13 +23,19 @@ use super::{
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
 
-/// Hidden in every container that is not privileged, as the major runtimes do it.
-const MASKED: [&str; 11] = [
+/// Hidden in every container that is not privileged, as the major runtimes do it. Beyond these what root
+/// of the host, which has the same id as root in a container with the host's ids, may read of each page of
+/// memory and of the keys of all users.
+const MASKED: [&str; 15] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
     "/proc/kcore",
+    "/proc/key-users",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
     "/proc/sched_debug",
     "/proc/scsi",

@@ -1,6 +1,10 @@
 //! Root filesystems whose container means harm: what it leaves in its layer for the agent to open, to
 //! overwrite or to walk.
 
+mod kinds;
+mod replaced;
+mod users;
+
 use std::{
     fs,
     os::fd::OwnedFd,
