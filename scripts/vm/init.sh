@@ -20,6 +20,7 @@ cp /bin/busybox /rootfs/bin
 for name in sh sleep cat tail true echo ls mknod touch; do ln -s busybox "/rootfs/bin/$name"; done
 
 failed=0
+data=/run/data
 
 # claim TEXT EXPECTED COMMAND...: the command's output, and its exit code behind it.
 claim() {
@@ -36,7 +37,7 @@ claim() {
 
 # start_agent ARGUMENT...: beside those that it always has.
 start_agent() {
-    contid --listen unix:///run/contid.sock --state-dir /run/state --data-dir /run/data --audit-log /run/audit/audit.jsonl "$@" >>/tmp/log 2>&1 &
+    contid --listen unix:///run/contid.sock --state-dir /run/state --data-dir "$data" --audit-log /run/audit/audit.jsonl "$@" >>/tmp/log 2>&1 &
     agent=$!
     for _ in $(seq 100); do
         contictl --host unix:///run/contid.sock info >/dev/null 2>&1 && break
@@ -91,6 +92,48 @@ claim "the other too" '=0' contictl rm -f a
 claim "and nothing sleeps any more" '=1' pidof sleep
 stop_agent
 
+echo "== user namespaces, with programs and layers on a disk: a tmpfs takes no id map here"
+insmod /lib/loop.ko
+dd if=/dev/zero of=/disk.img bs=1M count=96 2>/dev/null
+losetup /dev/loop0 /disk.img
+mke2fs /dev/loop0 >/dev/null 2>&1
+mkdir /disk
+mount -t ext4 /dev/loop0 /disk
+mkdir /disk/data /disk/shared
+cp -a /bin /rootfs /disk/
+mount --bind /disk/bin /bin
+data=/disk/data
+start_agent
+contictl info | grep -E '^user_namespaces'
+for root in "" "--rootfs dir:/disk/rootfs" "--rootfs dir:/disk/rootfs --overlay"; do
+    claim "a container has ids of its own (${root:-the default root})" '0 65536
+=0' contictl run --rm $root -- sh -c 'set -- $(cat /proc/self/uid_map); test "$2" -ge 1000000 && echo "$1 $3"'
+done
+contictl run -d --name u -v /disk/shared:/shared --tmpfs /memory -- sleep 1000 >/dev/null
+claim "files in its layer are its own" '0 0
+=0' contictl exec u -- sh -c 'touch /bin/mine && mkdir /etc/mine && stat -c "%u %g" /bin/mine'
+claim "what it binds keeps its owners on both sides" '0 0
+=0' sh -c 'contictl exec u -- touch /shared/new && stat -c "%u %g" /disk/shared/new'
+claim "it has a tmpfs, devices, and proc" '=0' \
+    contictl exec u -- sh -c 'touch /memory/x /dev/shm/x && echo x >/dev/null && test -e /proc/1/maps'
+pid=$(contictl inspect u | grep -oE '"pid": *[0-9]+' | head -n 1 | grep -oE '[0-9]+')
+claim "its root is nobody outside" '=0' sh -c "test \$(awk '/^Uid/ {print \$2}' /proc/$pid/status) -ge 1000000"
+mkdir /disk/more
+claim "what is mounted into it keeps its owners too" '0
+=0' sh -c 'contictl mount u /disk/more:/more --mkdir >/dev/null && contictl exec u -- stat -c %u /more'
+kill -9 "$agent"
+wait "$agent" 2>/dev/null
+start_agent
+claim "it outlives its agent" '0 0
+=0' contictl exec u -- stat -c "%u %g" /bin/mine
+claim "and is started again" '0 0
+=0' sh -c 'contictl stop -t 0 u >/dev/null 2>&1; contictl start u >/dev/null && contictl exec u -- stat -c "%u %g" /bin/mine'
+claim "debug brings tools along" '0
+=0' contictl debug u -- id -u
+contictl rm -f u >/dev/null
+stop_agent
+data=/run/data
+
 echo "== vsock(7), over the kernel's loopback: this machine is number 1 to itself"
 for module in vsock vmw_vsock_virtio_transport_common vsock_loopback; do insmod "/lib/$module.ko"; done
 # Certificates name it, and what it is called without this is no name.
@@ -131,7 +174,7 @@ for _ in $(seq 100); do
 done
 kill -9 "$agent"
 wait "$agent" 2>/dev/null
-start_agent --listen vsock://any:7443 --metrics-listen tcp://127.0.0.1:9100
+start_agent --listen vsock://any:7443 --userns host --metrics-listen tcp://127.0.0.1:9100
 contictl exec c -- touch /tmp/go
 wait "$stream"
 ended=$?

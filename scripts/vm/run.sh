@@ -53,7 +53,7 @@ kernel_package() {
 root=$dir/root
 mkdir -p "$root"/{bin,lib,proc,sys,dev,tmp,run,etc,root}
 cp "$tools"/bin/busybox "$bin"/{contid,contictl,conti-runtime} "$root/bin/"
-for module in overlay vsock vmw_vsock_virtio_transport_common vsock_loopback; do
+for module in overlay loop vsock vmw_vsock_virtio_transport_common vsock_loopback; do
     find "$dir/kernel/lib/modules" -name "$module.ko" -exec cp {} "$root/lib/" \;
 done
 cp scripts/vm/init.sh "$root/init"

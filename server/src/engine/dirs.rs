@@ -47,7 +47,7 @@ impl Kind {
     fn early(self) -> &'static [&'static str] {
         match self {
             Kind::State => &["sessions", "mounts", "lost+found"],
-            Kind::Data => &["pki", "containers", "recordings", "lost+found"],
+            Kind::Data => &["pki", "containers", "recordings", "host-view", "lost+found"],
         }
     }
 }

@@ -116,7 +116,7 @@ fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
         feature(
             "overlay_layer_fds",
             overlay_layer_fds(),
-            "an overlay in a user namespace cannot be had (Linux 6.13)",
+            "overlayfs is told its layers by path (Linux 6.13)",
         ),
         feature(
             "user_namespaces",

@@ -184,14 +184,27 @@ impl Engine {
                 Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
             })?;
         let launcher = Arc::new(launcher);
-        let view = HostView::make(&config.state_dir.join("host-view"))
-            .map_err(io_error("cannot make the host view"))?;
         let open = |path: &str| {
             own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
         let id_ranges = IdRanges::new(config.userns_pool);
-        let dirs = [containers_dir.as_path(), &view.template, Path::new("/usr")];
-        let userns = Userns::probe(config.userns, launcher.image(), &id_ranges, &dirs);
+        let try_in = |dir: &Path| {
+            let view = HostView::make(&dir.join("host-view"))
+                .map_err(io_error("cannot make the host view"))?;
+            let programs = view.programs.iter().map(|name| Path::new("/").join(name));
+            let layers = [containers_dir.clone(), view.template.clone()];
+            let dirs: Vec<PathBuf> = programs.chain(layers).collect();
+            let userns = Userns::probe(config.userns, launcher.image(), &id_ranges, &dirs);
+            Ok::<_, Error>((view, userns))
+        };
+        let (mut view, mut userns) = try_in(&config.state_dir)?;
+        if userns.problem.is_some() {
+            // The state directory is on a tmpfs mostly, which takes no id map before Linux 6.3.
+            let (elsewhere, otherwise) = try_in(&config.data_dir)?;
+            if otherwise.problem.is_none() {
+                (view, userns) = (elsewhere, otherwise);
+            }
+        }
         let facts = Facts::gather(&config, &cgroups, &userns, id::new());
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),

@@ -2,21 +2,20 @@
 
 use std::{
     os::fd::{AsFd as _, BorrowedFd},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use conti_runtime::{sys::mount, user_namespace::UserNamespace};
 use rustix::{
     fs::{Mode, OFlags, open},
     io::Errno,
-    mount::{MountAttrFlags, OpenTreeFlags, open_tree},
+    mount::{OpenTreeFlags, open_tree},
 };
 
 use super::{
     Engine,
     error::{Error, Result},
     id_ranges::{IdRange, IdRanges, Pool},
-    sources::filesystem,
     spec::{ContainerSpec, Namespace, Namespaces},
 };
 
@@ -43,18 +42,15 @@ pub struct Userns {
 }
 
 impl Userns {
-    /// Tries what a container in a user namespace needs: the namespace, and the id map of it on the
-    /// filesystems of its layers, of the host's programs and of tmpfs.
+    /// Tries what a container in a user namespace needs: the namespace, and the id map of it on the filesystems
+    /// of its layers and of the host's programs.
     pub fn probe(
         wanted: Default,
         image: BorrowedFd<'_>,
         ranges: &std::sync::Arc<IdRanges>,
-        dirs: &[&Path],
+        dirs: &[PathBuf],
     ) -> Userns {
         let tried = || -> std::result::Result<(), String> {
-            if !super::facts::overlay_layer_fds() {
-                return Err("overlayfs takes no layers by fd (Linux 6.13)".to_owned());
-            }
             let range = ranges.take().map_err(|error| error.to_string())?;
             let namespace = UserNamespace::new(image, range.map())
                 .map_err(|error| format!("no user namespace can be made: {error}"))?;
@@ -63,10 +59,7 @@ impl Userns {
                     format!("the filesystem of {} takes no id map: {errno}", dir.display())
                 })?;
             }
-            let tmpfs = filesystem::tmpfs(1 << 12, 0o700, (0, 0), MountAttrFlags::empty());
-            let tmpfs = tmpfs.map_err(|error| error.to_string())?;
-            mount::set_id_map(tmpfs.as_fd(), namespace.fd.as_fd())
-                .map_err(|errno| format!("tmpfs takes no id map (Linux 6.3): {errno}"))
+            Ok(())
         };
         let problem = tried().err();
         let default = if problem.is_some() { Default::Host } else { wanted };

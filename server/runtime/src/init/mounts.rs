@@ -3,15 +3,15 @@
 //! A mount is made or taken as an fd, gets its attributes while nobody can see it, and is then moved
 //! onto its target's fd.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
     fs::{CWD, fstat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
-        OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsmount,
-        fsopen, mount_change, move_mount, open_tree, unmount,
+        OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_fd, fsconfig_set_flag,
+        fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
     },
     process::{chdir, fchdir, pivot_root},
 };
@@ -242,9 +242,21 @@ pub(super) fn make_fresh(
 
 fn make_overlay(overlay: &Overlay, fds: &PlanFds, user_ns: bool) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_fd(&context, "lowerdir+", fds.borrow(overlay.lower)?)?;
-    fsconfig_set_fd(&context, "upperdir", fds.borrow(overlay.upper)?)?;
-    fsconfig_set_fd(&context, "workdir", fds.borrow(overlay.work)?)?;
+    let lower = fds.borrow(overlay.lower)?;
+    let (upper, work) = (fds.borrow(overlay.upper)?, fds.borrow(overlay.work)?);
+    match fsconfig_set_fd(&context, "lowerdir+", lower) {
+        Ok(()) => {
+            fsconfig_set_fd(&context, "upperdir", upper)?;
+            fsconfig_set_fd(&context, "workdir", work)?;
+        }
+        // Before Linux 6.13 a layer is named by a path. That of an fd leads to it: it is attached by now.
+        Err(Errno::INVAL) => {
+            for (key, layer) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
+                fsconfig_set_string(&context, key, format!("/proc/self/fd/{}", layer.as_raw_fd()))?;
+            }
+        }
+        Err(errno) => return Err(errno),
+    }
     if user_ns {
         // A user namespace may not write the trusted.* attributes that overlayfs uses otherwise.
         fsconfig_set_flag(&context, "userxattr")?;
