@@ -131,6 +131,7 @@ impl Engine {
             id: session_id.clone(),
             container: Some(container.reference()),
             labels: container.spec.labels.clone(),
+            maker: container.spec.maker.clone(),
             main: true,
             confinement: Some((process.confinement, process.oom_score_adj)),
             surroundings: self.surroundings(container),

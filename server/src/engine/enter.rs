@@ -118,6 +118,7 @@ impl Engine {
             id: session_id,
             container: container.as_ref().map(|container| container.reference()),
             labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
+            maker: spec.maker.clone(),
             main: false,
             confinement,
             surroundings: container.as_ref().and_then(|container| self.surroundings(container)),

@@ -43,6 +43,9 @@ pub struct ContainerSpec {
     /// The directories of the host that sources must stay in, where who made it may not have all.
     #[serde(default)]
     pub bounds: Option<Bounds>,
+    /// Whoever made it, by the name of its identity: it may end it. `None`: it is not known.
+    #[serde(default)]
+    pub maker: Option<String>,
 }
 
 impl ContainerSpec {
@@ -83,6 +86,7 @@ impl ContainerSpec {
             sysctls: BTreeMap::new(),
             auto_remove: false,
             bounds: None,
+            maker: None,
         }
     }
 }
@@ -282,6 +286,8 @@ pub struct SessionSpec {
     pub process: Process,
     /// How it is talked to.
     pub io: SessionIo,
+    /// Whoever starts it, by the name of its identity.
+    pub maker: Option<String>,
 }
 
 /// Where a session takes place.
