@@ -126,6 +126,21 @@ pub struct Namespaces {
     pub uid_maps: Vec<IdMap>,
     /// As `uid_maps`, for groups.
     pub gid_maps: Vec<IdMap>,
+    /// Whose choice these maps are.
+    #[serde(default)]
+    pub ids: Ids,
+}
+
+/// Whose choice the ids of a container are. Stored: the pool that they are from may be another one by now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// Not known, as in a record of an older agent; or there are none.
+    #[default]
+    Unknown,
+    /// The agent's, from its pool.
+    Given,
+    /// That of whoever made the container.
+    Chosen,
 }
 
 /// Whose namespace is used.
@@ -154,6 +169,7 @@ impl Default for Namespaces {
             time: Namespace::Host,
             uid_maps: Vec::new(),
             gid_maps: Vec::new(),
+            ids: Ids::Unknown,
         }
     }
 }
