@@ -19,6 +19,7 @@ use super::{
     Engine, assemble,
     begin::shorten_deadline,
     bounds::{self, blocking},
+    carry,
     container::Container,
     error::{Error, Result},
     id, io_error,
@@ -86,7 +87,7 @@ impl Engine {
                 drop(session.drive(None, Waiting::default()));
             }
         };
-        tokio::spawn(start.in_current_span());
+        carry::to_its_end(start);
         answered.await.unwrap_or(Err(Error::Stopping))
     }
 
