@@ -605,3 +605,35 @@ fn the_ids_of_a_container_are_those_of_the_agent_by_its_record_whatever_the_pool
     });
     world.agent.finish();
 }
+
+#[test]
+fn an_operator_has_no_more_ranges_of_ids_than_are_left_for_others() {
+    // Four ranges.
+    let pool = |_: &Path| ["--userns-pool", "1700000000:262144"].map(Into::into).to_vec();
+    let mut world = World::start_with("", pool);
+    let full = |refused: Status| {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains("--userns-pool"), "{refused:?}");
+    };
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("a")).await.expect("one of four");
+        api.run(sleeper("b")).await.expect("two of four");
+        full(api.run(sleeper("c")).await.expect_err("more than the two that are left"));
+    });
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        full(api.run(sleeper("c")).await.expect_err("whose they are is known still"));
+        let mut other = world.as_role("otto", "operator").api().await.expect("it may look");
+        other.run(sleeper("d")).await.expect("one of the two that are left");
+        full(other.run(sleeper("e")).await.expect_err("as many as are left"));
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        admin.run(sleeper("f")).await.expect("the last one");
+        api.delete("a").await.expect("its own");
+        other.delete("d").await.expect("its own");
+        api.run(sleeper("c")).await.expect("one of the two that are left");
+    });
+    world.agent.finish();
+}

@@ -12,7 +12,7 @@ use conti_runtime::plan::IdMap;
 
 use super::{
     error::{Error, Result},
-    spec::{Ids, Namespaces},
+    spec::{ContainerSpec, Ids},
 };
 
 /// How many ids a container gets: all that 16 bits can name, as on every system with files.
@@ -106,6 +106,8 @@ struct Held {
     ids: Vec<RangeInclusive<u32>>,
     /// Whether the agent gave them. They may be of a pool that it had before.
     given: bool,
+    /// Whoever made the container.
+    maker: Option<String>,
 }
 
 /// Ids that are taken until this, and all others of them, are dropped.
@@ -132,11 +134,25 @@ impl IdRanges {
         IdRange { ranges: self.clone(), number }
     }
 
-    /// Takes a free range, for users and groups alike.
-    pub fn take(self: &Arc<Self>) -> Result<(IdRange, IdMap)> {
+    /// Takes a free range, for users and groups alike. `sharing`: its maker may not have more ranges than are left
+    /// for others, so that nobody takes all of them.
+    pub fn take(self: &Arc<Self>, maker: Option<&str>, sharing: bool) -> Result<(IdRange, IdMap)> {
         let mut used = self.lock();
         let count = self.pool.ranges();
-        let taken = self.taken(&used);
+        let taken = self.taken(&used, |_| true);
+        let left = count as usize - taken.len();
+        let own = self.taken(&used, |held| held.maker.as_deref() == maker).len();
+        if sharing && left > 0 && own >= left {
+            let name = maker.unwrap_or_default();
+            return Err(Error::Exhausted {
+                what: format!(
+                    "containers of {name} have {own} ranges of ids for user namespaces, and {left} are left for all \
+                     others; remove containers, or have the agent given a larger --userns-pool than {}",
+                    self.pool
+                ),
+                errno: libc::EAGAIN,
+            });
+        }
         let mut in_turn = (0..count).map(|step| (used.next + step) % count);
         let index = in_turn.find(|index| !taken.contains(index));
         let index = index.ok_or_else(|| Error::Exhausted {
@@ -149,28 +165,32 @@ impl IdRanges {
         })?;
         used.next = (index + 1) % count;
         let map = IdMap { inside: 0, outside: self.pool.first + index * SIZE, count: SIZE };
-        let held = Held { ids: ids_of(&[map]).collect(), given: true };
+        let maker = maker.map(str::to_owned);
+        let held = Held { ids: ids_of(&[map]).collect(), given: true, maker };
         Ok((self.hold(&mut used, held), map))
     }
 
-    /// The ranges of the pool of which somebody has some ids.
-    fn taken(&self, used: &Used) -> BTreeSet<u32> {
-        let ids = used.held.values().flat_map(|held| &held.ids);
+    /// The ranges of the pool of which some containers have some ids.
+    fn taken(&self, used: &Used, of: impl Fn(&Held) -> bool) -> BTreeSet<u32> {
+        let ids = used.held.values().filter(|held| of(held)).flat_map(|held| &held.ids);
         ids.flat_map(|ids| self.pool.overlapped(ids)).collect()
     }
 
     /// Takes the ids that a container has already: one that joins its user namespace, or that an earlier agent let
     /// have them, from whatever pool. `None` where it has none of its own.
-    pub fn claim(self: &Arc<Self>, namespaces: &Namespaces) -> Option<IdRange> {
+    pub fn claim(self: &Arc<Self>, spec: &ContainerSpec) -> Option<IdRange> {
+        let namespaces = &spec.namespaces;
         let maps = || namespaces.uid_maps.iter().chain(&namespaces.gid_maps);
         maps().next()?;
-        let held = Held { ids: ids_of(maps()).collect(), given: namespaces.ids != Ids::Chosen };
+        let (ids, given) = (ids_of(maps()).collect(), namespaces.ids != Ids::Chosen);
+        let held = Held { ids, given, maker: spec.maker.clone() };
         Some(self.hold(&mut self.lock(), held))
     }
 
     /// Takes the ids that the maker of a container chose: none of the pool, and none that another container was
     /// given. With those its processes would be those of that container.
-    pub fn choose(self: &Arc<Self>, namespaces: &Namespaces) -> Result<IdRange> {
+    pub fn choose(self: &Arc<Self>, spec: &ContainerSpec) -> Result<IdRange> {
+        let namespaces = &spec.namespaces;
         let mut used = self.lock();
         for (name, maps) in
             [("uid_mappings", &namespaces.uid_maps), ("gid_mappings", &namespaces.gid_maps)]
@@ -195,7 +215,8 @@ impl IdRanges {
             }
         }
         let maps = namespaces.uid_maps.iter().chain(&namespaces.gid_maps);
-        let held = Held { ids: ids_of(maps).collect(), given: false };
+        let (ids, maker) = (ids_of(maps).collect(), spec.maker.clone());
+        let held = Held { ids, given: false, maker };
         Ok(self.hold(&mut used, held))
     }
 
@@ -226,38 +247,40 @@ impl Drop for IdRange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::spec::Namespaces;
 
     fn map(outside: u32, count: u32) -> IdMap {
         IdMap { inside: 0, outside, count }
     }
 
-    /// The namespaces of a container with these ids.
-    fn with(maps: &[IdMap], ids: Ids) -> Namespaces {
+    /// A container with these ids.
+    fn with(maps: &[IdMap], ids: Ids) -> ContainerSpec {
         let (uid_maps, gid_maps) = (maps.to_vec(), maps.to_vec());
-        Namespaces { uid_maps, gid_maps, ids, ..Namespaces::default() }
+        let namespaces = Namespaces { uid_maps, gid_maps, ids, ..Namespaces::default() };
+        ContainerSpec { namespaces, ..ContainerSpec::unknown() }
     }
 
     #[test]
     fn ranges_do_not_overlap_rest_and_come_back() {
         let ranges = IdRanges::new("200000:200000".parse().expect("a pool"));
-        let (one, first) = ranges.take().expect("the first");
-        let (two, second) = ranges.take().expect("the second");
+        let (one, first) = ranges.take(None, false).expect("the first");
+        let (two, second) = ranges.take(None, false).expect("the second");
         assert_eq!((first.outside, second.outside), (200_000, 265_536));
         drop(one);
         // The third before the first one again.
-        let (three, third) = ranges.take().expect("the third");
+        let (three, third) = ranges.take(None, false).expect("the third");
         assert_eq!(third.outside, 331_072);
         let again = ranges.claim(&with(&[first], Ids::Given)).expect("it has ids");
         // One that joins it has it as well, for as long as it is there.
         let shared = ranges.claim(&with(&[first], Ids::Given)).expect("it has ids");
         drop(again);
-        let full = ranges.take().expect_err("none is left");
+        let full = ranges.take(None, false).expect_err("none is left");
         assert!(full.to_string().contains("--userns-pool"), "{full}");
         drop(shared);
-        let (_one, again) = ranges.take().expect("it came back");
+        let (_one, again) = ranges.take(None, false).expect("it came back");
         assert_eq!(again, first);
         drop(two);
-        assert_eq!(ranges.take().expect("it came back").1, second);
+        assert_eq!(ranges.take(None, false).expect("it came back").1, second);
         drop(three);
     }
 
@@ -268,11 +291,11 @@ mod tests {
         let earlier = with(&[map(200_000 + SIZE / 2, SIZE)], Ids::Given);
         let chosen = with(&[map(200_000 + 4 * SIZE - 1, 1)], Ids::Chosen);
         let held = [ranges.claim(&earlier).expect("ids"), ranges.claim(&chosen).expect("ids")];
-        let (_only, given) = ranges.take().expect("the third");
+        let (_only, given) = ranges.take(None, false).expect("the third");
         assert_eq!(given.outside, 200_000 + 2 * SIZE);
-        ranges.take().expect_err("none is left");
+        ranges.take(None, false).expect_err("none is left");
         drop(held);
-        assert_eq!(ranges.take().expect("the last").1.outside, 200_000 + 3 * SIZE);
+        assert_eq!(ranges.take(None, false).expect("the last").1.outside, 200_000 + 3 * SIZE);
     }
 
     #[test]
@@ -292,7 +315,7 @@ mod tests {
             let mut chosen = with(&[map(outside, count)], Ids::Chosen);
             let refused = ranges.choose(&chosen).expect_err("it overlaps");
             assert!(refused.to_string().contains("uid_mappings"), "{outside}: {refused}");
-            chosen.uid_maps = vec![map(100_000, SIZE)];
+            chosen.namespaces.uid_maps = vec![map(100_000, SIZE)];
             let refused = ranges.choose(&chosen).expect_err("its groups overlap");
             assert!(refused.to_string().contains("gid_mappings"), "{outside}: {refused}");
         }
@@ -301,6 +324,31 @@ mod tests {
         let _both = [ranges.choose(&beside).expect("free"), ranges.choose(&beside).expect("same")];
         drop(earlier);
         drop(ranges.choose(&with(&[map(1_000_000, SIZE)], Ids::Chosen)).expect("it is free"));
+    }
+
+    #[test]
+    fn nobody_who_shares_has_more_than_is_left_for_others() {
+        // Eight ranges.
+        let ranges = IdRanges::new("200000:524288".parse().expect("a pool"));
+        let all = |maker: &str| -> Vec<_> {
+            std::iter::from_fn(|| ranges.take(Some(maker), true).ok()).collect()
+        };
+        let (first, second, third) = (all("a"), all("b"), all("c"));
+        assert_eq!((first.len(), second.len(), third.len()), (4, 2, 1));
+        let refused = ranges.take(Some("a"), true).expect_err("it has its share");
+        assert!(refused.to_string().contains("containers of a have 4 ranges"), "{refused}");
+        // What is left is for those who do not share, and for whoever has none yet.
+        let fourth = all("d");
+        assert_eq!(fourth.len(), 1);
+        drop(second);
+        ranges.take(Some("a"), true).expect_err("it has more than the two that are left");
+        let admin = ranges.take(Some("a"), false).expect("an admin does not share");
+        drop((admin, first));
+        // One that joins a user namespace has its range too, also when it is the last to have it.
+        let joins = ContainerSpec { maker: Some("e".into()), ..with(&[third[0].1], Ids::Given) };
+        let held: Vec<_> = (0..9).map(|_| ranges.claim(&joins).expect("ids")).collect();
+        assert_eq!(all("e").len(), 3, "and the one that it joins: four of eight");
+        drop(held);
     }
 
     #[test]
@@ -317,7 +365,7 @@ mod tests {
         assert!(!Pool::default().has(&[]));
         assert!(Pool::default().has(&[map(1 << 30, SIZE)]));
         let ranges = IdRanges::new(Pool::default());
-        assert!(ranges.claim(&Namespaces::default()).is_none());
+        assert!(ranges.claim(&ContainerSpec::unknown()).is_none());
     }
 
     #[test]

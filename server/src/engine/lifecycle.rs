@@ -422,6 +422,8 @@ impl Engine {
             }
         }
         self.registry.remove_container(container);
+        // Nothing of it runs any more: whoever is told of its removal may count on its ids.
+        container.now().id_range = None;
         Ok(())
     }
 

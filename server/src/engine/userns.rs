@@ -55,7 +55,7 @@ impl Userns {
             if !super::facts::overlay_layer_fds() {
                 return Err("overlayfs takes no layers by fd (Linux 6.13)".to_owned());
             }
-            let (_range, map) = ranges.take().map_err(|error| error.to_string())?;
+            let (_range, map) = ranges.take(None, false).map_err(|error| error.to_string())?;
             let namespace = UserNamespace::new(image, map)
                 .map_err(|error| format!("no user namespace can be made: {error}"))?;
             for dir in dirs {
@@ -129,7 +129,7 @@ impl Engine {
             namespaces.gid_maps.clone_from(&other.spec.namespaces.gid_maps);
             namespaces.ids = other.spec.namespaces.ids;
             // It may outlive the other one, and so may the ids.
-            return Ok(self.id_ranges.claim(namespaces));
+            return Ok(self.id_ranges.claim(spec));
         }
         if namespaces.user != Namespace::Private {
             return Ok(None);
@@ -137,19 +137,22 @@ impl Engine {
         // What shows them (proc, mqueue, cgroup2) belongs to the user namespace that owns them.
         let of_host =
             [("pid", &namespaces.pid), ("ipc", &namespaces.ipc), ("cgroup", &namespaces.cgroup)];
-        match of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host) {
+        let of_host = of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host);
+        match of_host.map(|(name, _)| name) {
             None if !namespaces.uid_maps.is_empty() => {
                 namespaces.ids = Ids::Chosen;
-                self.id_ranges.choose(namespaces).map(Some)
+                self.id_ranges.choose(spec).map(Some)
             }
             None => {
-                let (range, map) = self.id_ranges.take()?;
-                namespaces.uid_maps = vec![map];
-                namespaces.gid_maps = vec![map];
-                namespaces.ids = Ids::Given;
+                // Whoever is no admin is bound to directories, and shares.
+                let sharing = spec.bounds.is_some();
+                let (range, map) = self.id_ranges.take(spec.maker.as_deref(), sharing)?;
+                spec.namespaces.uid_maps = vec![map];
+                spec.namespaces.gid_maps = vec![map];
+                spec.namespaces.ids = Ids::Given;
                 Ok(Some(range))
             }
-            Some((name, _)) => Err(Error::Invalid {
+            Some(name) => Err(Error::Invalid {
                 field: format!("spec.namespaces.{name}"),
                 problem: "is the host's, which a container with a user namespace of its own cannot have; \
                           give it the host's user namespace as well (--userns host)"
