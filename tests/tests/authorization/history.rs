@@ -201,7 +201,14 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
         let name = format!("c{}", world.containers.len());
         return create(apis, world, what, name, chance.once_in(3)).await;
     }
-    let index = chance.of(&there);
+    let mut index = chance.of(&there);
+    // What happens to one that was joined matters to two.
+    if let Kind::Joins(other) = world.containers[index].kind
+        && there.contains(&other)
+        && chance.once_in(2)
+    {
+        index = other;
+    }
     match chance.below(9) {
         0..4 => mount(apis, world, chance, (who, index)).await,
         4 => unmount(&mut apis[3], world, index).await,
