@@ -19,7 +19,7 @@ use model::{CALLERS, Kind, Verdict};
 use prost_reflect::DescriptorPool;
 
 const ROUNDS: usize = 2;
-const STEPS: usize = 24;
+const STEPS: usize = 18;
 
 /// The methods of the contract, but for the one that only guests may call.
 fn methods() -> Vec<String> {
