@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     os::unix::fs::symlink,
+    path::Path,
 };
 
 use conti_proto::v1::{self, ContainerSpec, session_target, target};
@@ -557,6 +558,82 @@ fn containers_that_join_one_another_in_a_long_chain_are_each_looked_at_once_and_
         for n in (0..16).rev() {
             api.delete(&format!("k{n}")).await.expect("what it has made it may remove");
         }
+    });
+    world.agent.finish();
+}
+
+/// Whose choice the ids of a container are is stored with it, and not told by the pool of the moment.
+#[test]
+fn the_ids_of_a_container_are_those_of_the_agent_by_its_record_whatever_the_pool_is() {
+    let pool = |dir: &Path| dir.join("pool");
+    let with_pool = |dir: &Path| {
+        fs::write(pool(dir), "1700000000:131072").expect("a file");
+        let script = format!("exec \"$@\" --userns-pool \"$(cat {})\"", pool(dir).display());
+        ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
+    };
+    let mut world = World::start_behind(with_pool, "");
+    let map = v1::IdMapping { inside: 0, outside: 1_800_000_000, count: 65_536 };
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("given")).await.expect("it may");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let private = v1::NamespaceMode::Private.into();
+        let namespaces = v1::Namespaces {
+            user: Some(v1::Namespace { mode: private, ..Default::default() }),
+            uid_mappings: vec![map],
+            gid_mappings: vec![map],
+            ..Default::default()
+        };
+        let spec = ContainerSpec { namespaces: Some(namespaces), ..sleeper("chosen") };
+        admin.run(spec).await.expect("an admin may");
+    });
+    world.agent.kill();
+    // The ids that the agent gave are none of its pool any more, and those that the admin chose are.
+    fs::write(pool(&world.agent.path("")), "1800000000:131072").expect("a file");
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut run = async |name: &str| {
+            let wire =
+                wire::Wire::open(&mut api, wire::start(session(name, process(["true"])))).await;
+            wire.map(drop)
+        };
+        run("given").await.expect("it is its own still");
+        let refused = run("chosen").await.expect_err("an admin chose its ids");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        assert_eq!(metadata(&refused)["field"], "namespaces.uid_mappings");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn an_operator_has_no_more_ranges_of_ids_than_are_left_for_others() {
+    // Four ranges.
+    let pool = |_: &Path| ["--userns-pool", "1700000000:262144"].map(Into::into).to_vec();
+    let mut world = World::start_with("", pool);
+    let full = |refused: Status| {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains("--userns-pool"), "{refused:?}");
+    };
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("a")).await.expect("one of four");
+        api.run(sleeper("b")).await.expect("two of four");
+        full(api.run(sleeper("c")).await.expect_err("more than the two that are left"));
+    });
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        full(api.run(sleeper("c")).await.expect_err("whose they are is known still"));
+        let mut other = world.as_role("otto", "operator").api().await.expect("it may look");
+        other.run(sleeper("d")).await.expect("one of the two that are left");
+        full(other.run(sleeper("e")).await.expect_err("as many as are left"));
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        admin.run(sleeper("f")).await.expect("the last one");
+        api.delete("a").await.expect("its own");
+        other.delete("d").await.expect("its own");
+        api.run(sleeper("c")).await.expect("one of the two that are left");
     });
     world.agent.finish();
 }

@@ -248,7 +248,22 @@ fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_
         let which = Some(v1::delete_mount_request::Which::Id(id));
         let gone = v1::DeleteMountRequest { which, lazy: false, dry_run: false };
         admin.mounts.delete_mount(gone).await.expect("an admin may");
-        for name in ["d", "a", "b", "c", "e", "f"] {
+        // So is what is mounted into a container that its own has joined.
+        admin.run(sleeper("g")).await.expect("an admin may");
+        let joined =
+            v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "g".into() };
+        let pid = v1::Namespaces { pid: Some(joined), ..Default::default() };
+        let spec = ContainerSpec { namespaces: Some(pid), ..sleeper("h") };
+        admin.run(spec).await.expect("an admin may");
+        hidden.insert(record(&mut admin, "h").await);
+        let target = v1::target::Target::Container("g".into());
+        let mount = v1::CreateMountRequest {
+            target: Some(v1::Target { target: Some(target) }),
+            mount: Some(api::bind(&data, "/mnt")),
+            ..Default::default()
+        };
+        admin.mounts.create_mount(mount).await.expect("an admin may");
+        for name in ["h", "g", "d", "a", "b", "c", "e", "f"] {
             admin.delete(name).await.expect("an admin may");
         }
         drop(usual);

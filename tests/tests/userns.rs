@@ -77,6 +77,49 @@ mod needs_user_namespaces {
     }
 
     #[test]
+    fn ids_of_a_container_that_is_there_are_not_given_from_a_pool_that_was_moved() {
+        let pool = |dir: &Path| dir.join("pool");
+        // The agent is started by a script that reads the pool: another one at each start.
+        let mut agent = Agent::start_behind(|dir| {
+            fs::write(pool(dir), "1700000000:131072").expect("a file");
+            let script = format!("exec \"$@\" --userns-pool \"$(cat {})\"", pool(dir).display());
+            ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
+        });
+        let sleeps =
+            |name: &str| ["run", "-d", "--name", name, "--", "sleep", "1000"].map(str::to_owned);
+        agent.ok(sleeps("a"));
+        // The first one was tried at the start, and rests.
+        assert_eq!(range(&agent, "a"), (1_700_065_536, 65_536));
+        agent.kill();
+        // Two ranges, of which the first has half of the ids of that container.
+        fs::write(pool(&agent.path("")), "1700098304:131072").expect("a file");
+        agent.restart();
+        agent.ok(sleeps("b"));
+        assert_eq!(range(&agent, "b").0, 1_700_098_304 + 65_536);
+        let full = agent.ctl(sleeps("c")).run().exits(125).errors();
+        assert!(full.contains("--userns-pool"), "{full}");
+        agent.ok(["rm", "-f", "a"]);
+        agent.ok(sleeps("c"));
+        assert_eq!(range(&agent, "c").0, 1_700_098_304);
+        agent.finish();
+    }
+
+    #[test]
+    fn ids_that_the_agent_gives_cannot_be_chosen() {
+        let agent =
+            Agent::start_with(|_| ["--userns-pool", "1700000000:131072"].map(Into::into).to_vec());
+        for first in [1_700_000_000u32, 1_700_131_071, 1_699_999_999] {
+            let map = format!("0:{first}:65536");
+            let run = ["run", "--rm", "--uid-map", &map, "--gid-map", &map, "--", "true"];
+            let refused = agent.ctl(run).run().exits(125).errors();
+            assert!(refused.contains("--userns-pool"), "{refused}");
+        }
+        let map = "0:1700131072:65536";
+        agent.ok(["run", "--rm", "--uid-map", map, "--gid-map", map, "--", "true"]);
+        agent.finish();
+    }
+
+    #[test]
     fn a_joined_network_is_shown_and_not_the_hosts() {
         let agent = Agent::start();
         agent.ok(["run", "-d", "--name", "a", "--", "sleep", "1000"]);

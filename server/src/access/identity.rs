@@ -55,7 +55,8 @@ pub struct Certificate {
 }
 
 impl Identity {
-    /// Its name: `uid:N`, or what the certificate says.
+    /// Its name: `uid:N`, or what the certificate says. Identities of two kinds never have the same name: no
+    /// certificate with the name of a user or of guests is let in. Whose a container is depends on that.
     pub fn name(&self) -> String {
         match self {
             Identity::Local { uid, .. } => format!("uid:{uid}"),
@@ -186,7 +187,9 @@ mod tests {
     fn a_certificate_that_does_not_say_who_it_is_is_refused() {
         assert!(read(None, &["admin"], &[]).is_err());
         assert!(read(Some(""), &["admin"], &[]).is_err());
-        assert!(read(Some("uid:0"), &["admin"], &[]).is_err());
+        for reserved in ["uid:0", "uid:1000", "guest"] {
+            assert!(read(Some(reserved), &["admin"], &[]).is_err(), "{reserved}");
+        }
         for hidden in ['\n', '\u{9b}', '\u{202e}', '\u{200b}', '\u{2066}', '\u{feff}', '\u{2028}'] {
             assert!(read(Some(&format!("a{hidden}b")), &[], &[]).is_err(), "{hidden:?}");
         }

@@ -73,7 +73,7 @@ pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Resu
             let why = why.unwrap_or_default();
             beyond("namespaces.user", format!("is that of the host{why}"))?;
         }
-        if !namespaces.uid_maps.is_empty() && !userns.gives(namespaces) {
+        if !namespaces.uid_maps.is_empty() && !userns.gave(namespaces) {
             beyond("namespaces.uid_mappings", "chooses ids of the host")?;
         }
     }

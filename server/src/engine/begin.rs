@@ -131,6 +131,7 @@ impl Engine {
             id: session_id.clone(),
             container: Some(container.reference()),
             labels: container.spec.labels.clone(),
+            maker: container.spec.maker.clone(),
             main: true,
             confinement: Some((process.confinement, process.oom_score_adj)),
             surroundings: self.surroundings(container),
@@ -270,6 +271,8 @@ impl Engine {
                 State::Assembling,
                 self.counts.clone(),
             ));
+            self.registry.open_session(session.clone());
+            self.catch_up(&session).map_err(io_error("cannot write the record of a session"))?;
             known(&session)?;
             let run = RunFds {
                 journal: memory.as_fd(),
@@ -287,6 +290,7 @@ impl Engine {
             Ok(Opened { session, monitor, to_agent })
         })();
         if result.is_err() {
+            self.registry.close_session(&id);
             store::remove(&dir);
             if wanted.is_some() {
                 self.recordings.remove(&id);

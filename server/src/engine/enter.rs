@@ -19,6 +19,7 @@ use super::{
     Engine, assemble,
     begin::shorten_deadline,
     bounds::{self, blocking},
+    carry,
     container::Container,
     error::{Error, Result},
     id, io_error,
@@ -86,7 +87,7 @@ impl Engine {
                 drop(session.drive(None, Waiting::default()));
             }
         };
-        tokio::spawn(start.in_current_span());
+        carry::to_its_end(start);
         answered.await.unwrap_or(Err(Error::Stopping))
     }
 
@@ -118,6 +119,7 @@ impl Engine {
             id: session_id,
             container: container.as_ref().map(|container| container.reference()),
             labels: container.as_ref().map(|c| c.spec.labels.clone()).unwrap_or_default(),
+            maker: spec.maker.clone(),
             main: false,
             confinement,
             surroundings: container.as_ref().and_then(|container| self.surroundings(container)),

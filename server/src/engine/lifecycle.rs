@@ -8,12 +8,12 @@ use std::{
 use conti_runtime::{own, protocol::KillCause};
 use futures::future::join_all;
 use tokio::time::timeout;
-use tracing::{Instrument as _, info, warn};
+use tracing::{info, warn};
 
 use super::{
     Engine,
     begin::{Begin, Opened},
-    bounds,
+    bounds, carry,
     cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
@@ -78,7 +78,7 @@ impl Engine {
                 drop(session.drive(None, Waiting::default()));
             }
         };
-        tokio::spawn(create.in_current_span());
+        carry::to_its_end(create);
         answered.await.unwrap_or(Err(Error::Stopping))
     }
 
@@ -232,7 +232,7 @@ impl Engine {
             made.get_or_try_init(start).await.cloned()?;
             Ok(container.info())
         };
-        tokio::spawn(start.in_current_span()).await.unwrap_or(Err(Error::Stopping))
+        carry::to_its_end(start).await.unwrap_or(Err(Error::Stopping))
     }
 
     async fn start_now(self: &Arc<Self>, container: &Arc<Container>, since: Instant) -> Result<()> {
@@ -390,7 +390,7 @@ impl Engine {
             info!(container = %container.id, "deleted");
             Ok(())
         };
-        tokio::spawn(delete.in_current_span()).await.unwrap_or(Err(Error::Stopping))
+        carry::to_its_end(delete).await.unwrap_or(Err(Error::Stopping))
     }
 
     /// Removes what a container has on disk and in memory. Its main process has ended. Where something is in
@@ -422,6 +422,8 @@ impl Engine {
             }
         }
         self.registry.remove_container(container);
+        // Nothing of it runs any more: whoever is told of its removal may count on its ids.
+        container.now().id_range = None;
         Ok(())
     }
 

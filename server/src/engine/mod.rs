@@ -15,6 +15,7 @@
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`], [`left`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
+//! - [`carry`]: work that goes on when its caller has gone;
 //! - [`bounds`]: how long is waited for others, and what is said where they do not answer;
 //! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`dirs`]: the directories that all of it lies in;
@@ -24,6 +25,7 @@ pub mod assemble;
 pub mod begin;
 pub mod bounds;
 pub mod capability;
+pub mod carry;
 pub mod cgroup;
 pub mod container;
 pub mod counts;

@@ -120,8 +120,7 @@ impl Engine {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
                 let container = Container::from_record(record, &self.containers_dir);
-                container.now().id_range =
-                    self.id_ranges.claim(&container.spec.namespaces.uid_maps);
+                container.now().id_range = self.id_ranges.claim(&container.spec);
                 if boot_id != self.facts.boot_id && !ended {
                     container.now().end =
                         Some(supervise::lost("the host was started again", Totals::default()));

@@ -34,6 +34,8 @@ struct Inner {
     containers: BTreeMap<String, Arc<Container>>,
     names: HashMap<String, String>,
     sessions: HashMap<String, Arc<Session>>,
+    /// Sessions whose command is about to run: nobody finds them yet.
+    opening: HashMap<String, Arc<Session>>,
     /// Ended sessions that no container keeps, the oldest first.
     ended: VecDeque<String>,
     requests: HashMap<String, Made>,
@@ -117,9 +119,31 @@ impl Registry {
         all
     }
 
+    /// Notes a session that is being opened, so that it is told of what changes around it.
+    pub fn open_session(&self, session: Arc<Session>) {
+        self.lock().opening.insert(session.id.clone(), session);
+    }
+
+    /// Forgets a session that did not come to be.
+    pub fn close_session(&self, id: &str) {
+        self.lock().opening.remove(id);
+    }
+
     /// Adds a session.
     pub fn add_session(&self, session: Arc<Session>) {
-        self.lock().sessions.insert(session.id.clone(), session);
+        let mut inner = self.lock();
+        inner.opening.remove(&session.id);
+        inner.sessions.insert(session.id.clone(), session);
+    }
+
+    /// All sessions in a container, with those that are being opened.
+    pub fn sessions_and_opening(&self, container: &str) -> Vec<Arc<Session>> {
+        let inner = self.lock();
+        let all = inner.sessions.values().chain(inner.opening.values());
+        let fits = |session: &&Arc<Session>| {
+            session.record.container.as_ref().is_some_and(|of| of.id == container)
+        };
+        all.filter(fits).cloned().collect()
     }
 
     /// Finds a session.

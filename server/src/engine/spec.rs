@@ -43,6 +43,9 @@ pub struct ContainerSpec {
     /// The directories of the host that sources must stay in, where who made it may not have all.
     #[serde(default)]
     pub bounds: Option<Bounds>,
+    /// Whoever made it, by the name of its identity: it may end it. `None`: it is not known.
+    #[serde(default)]
+    pub maker: Option<String>,
 }
 
 impl ContainerSpec {
@@ -84,6 +87,7 @@ impl ContainerSpec {
             sysctls: BTreeMap::new(),
             auto_remove: false,
             bounds: None,
+            maker: None,
         }
     }
 }
@@ -123,6 +127,21 @@ pub struct Namespaces {
     pub uid_maps: Vec<IdMap>,
     /// As `uid_maps`, for groups.
     pub gid_maps: Vec<IdMap>,
+    /// Whose choice these maps are.
+    #[serde(default)]
+    pub ids: Ids,
+}
+
+/// Whose choice the ids of a container are. Stored: the pool that they are from may be another one by now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// Not known, as in a record of an older agent; or there are none.
+    #[default]
+    Unknown,
+    /// The agent's, from its pool.
+    Given,
+    /// That of whoever made the container.
+    Chosen,
 }
 
 /// Whose namespace is used.
@@ -151,6 +170,7 @@ impl Default for Namespaces {
             time: Namespace::Host,
             uid_maps: Vec::new(),
             gid_maps: Vec::new(),
+            ids: Ids::Unknown,
         }
     }
 }
@@ -283,6 +303,8 @@ pub struct SessionSpec {
     pub process: Process,
     /// How it is talked to.
     pub io: SessionIo,
+    /// Whoever starts it, by the name of its identity.
+    pub maker: Option<String>,
 }
 
 /// Where a session takes place.

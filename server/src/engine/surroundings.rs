@@ -2,7 +2,7 @@
 //! started it, and so may read what it wrote. They are kept with the session and with its recording, which
 //! outlive the container.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use tracing::warn;
 
@@ -77,16 +77,55 @@ impl Engine {
         Some(all)
     }
 
-    /// Notes that something is mounted into a container that lives: what runs there may read it from now on, and
-    /// show it to those who read its output.
+    /// Notes that something is mounted into a container that lives: what runs there, or in a container that has
+    /// joined it, may read it from now on, and show it to those who read its output.
     pub(super) fn note_mount(&self, container: &str, mount: &Mount) {
-        for session in self.registry.sessions(Some(container)) {
-            if let Err(error) = session.add_mount(mount) {
-                warn!(session = session.id, %error, "cannot note a mount in a session's record");
+        let all = self.registry.containers();
+        let reaching = all.iter().filter(|one| self.reaches(one, container));
+        for id in reaching.map(|one| one.id.as_str()) {
+            for session in self.registry.sessions_and_opening(id) {
+                if let Err(error) = session.add_mount(mount) {
+                    warn!(session = session.id, %error, "cannot note a mount in a session's record");
+                }
+            }
+            if let Err(error) = self.recordings().add_mount(id, mount) {
+                warn!(container = id, %error, "cannot note a mount in the container's recordings");
             }
         }
-        if let Err(error) = self.recordings().add_mount(container, mount) {
-            warn!(container, %error, "cannot note a mount in the container's recordings");
+    }
+
+    /// Whether a container is another one, or has joined it, by whatever containers are in between.
+    fn reaches(&self, container: &Container, other: &str) -> bool {
+        let mut seen = HashSet::from([container.id.clone()]);
+        let mut left: Vec<String> = container.spec.joins().cloned().collect();
+        while let Some(key) = left.pop() {
+            // What is not known may lead there.
+            let Ok(joined) = self.registry.container(&key) else { return true };
+            if seen.len() > JOINED_MAX {
+                return true;
+            }
+            if seen.insert(joined.id.clone()) {
+                left.extend(joined.spec.joins().cloned());
+            }
+        }
+        seen.contains(other)
+    }
+
+    /// Looks again at what a session can reach that is about to run: something may have been mounted since.
+    pub(super) fn catch_up(&self, session: &Session) -> std::io::Result<()> {
+        let Some(container) = &session.record.container else { return Ok(()) };
+        // Held meanwhile: what is mounted from now on is noted behind it.
+        let mut reached = session.reached();
+        let container = self.registry.container(&container.id).ok();
+        let now = container.and_then(|container| self.surroundings(&container));
+        if *reached == now {
+            return Ok(());
+        }
+        reached.clone_from(&now);
+        session.write_record(&now)?;
+        match session.record.io.policy.record {
+            Some(_) => self.recordings().set_surroundings(&session.id, now),
+            None => Ok(()),
         }
     }
 }
@@ -100,8 +139,12 @@ impl Session {
     fn add_mount(&self, mount: &Mount) -> std::io::Result<()> {
         let mut reached = self.reached();
         add_mount(&mut reached, mount);
-        super::session::store::Record { surroundings: reached.clone(), ..self.record.clone() }
-            .write(&self.dir)
+        self.write_record(&reached)
+    }
+
+    fn write_record(&self, surroundings: &Surroundings) -> std::io::Result<()> {
+        let surroundings = surroundings.clone();
+        super::session::store::Record { surroundings, ..self.record.clone() }.write(&self.dir)
     }
 }
 

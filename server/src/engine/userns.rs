@@ -16,7 +16,7 @@ use super::{
     Engine,
     error::{Error, Result},
     id_ranges::{IdRange, IdRanges, Pool},
-    spec::{ContainerSpec, Namespace, Namespaces},
+    spec::{ContainerSpec, Ids, Namespace, Namespaces},
 };
 
 /// What containers get whose maker says nothing.
@@ -51,11 +51,11 @@ impl Userns {
         dirs: &[PathBuf],
     ) -> Userns {
         let tried = || -> std::result::Result<(), String> {
-            let range = ranges.take().map_err(|error| error.to_string())?;
-            let namespace = UserNamespace::new(image, range.map())
+            let (_range, map) = ranges.take(None, false).map_err(|error| error.to_string())?;
+            let namespace = UserNamespace::new(image, map)
                 .map_err(|error| format!("no user namespace can be made: {error}"))?;
             for dir in dirs {
-                map(dir, namespace.fd.as_fd()).map_err(|errno| {
+                lay_map(dir, namespace.fd.as_fd()).map_err(|errno| {
                     format!("the filesystem of {} takes no id map: {errno}", dir.display())
                 })?;
             }
@@ -68,15 +68,21 @@ impl Userns {
 }
 
 impl Userns {
-    /// Whether the ids of a container are such as the agent gives.
-    pub fn gives(&self, namespaces: &Namespaces) -> bool {
-        namespaces.uid_maps == namespaces.gid_maps
-            && self.pool.index(&namespaces.uid_maps).is_some()
+    /// Whether the agent gave a container its ids. A record of an older agent does not say: there they are, if they
+    /// might be by the pool of now.
+    pub fn gave(&self, namespaces: &Namespaces) -> bool {
+        match namespaces.ids {
+            Ids::Given => true,
+            Ids::Chosen => false,
+            Ids::Unknown => {
+                namespaces.uid_maps == namespaces.gid_maps && self.pool.has(&namespaces.uid_maps)
+            }
+        }
     }
 }
 
 /// Lays an id map on a copy of a directory's mount.
-fn map(dir: &Path, namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+fn lay_map(dir: &Path, namespace: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
     let at = open(dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -114,8 +120,9 @@ impl Engine {
             let other = self.registry.container(key)?;
             namespaces.uid_maps.clone_from(&other.spec.namespaces.uid_maps);
             namespaces.gid_maps.clone_from(&other.spec.namespaces.gid_maps);
+            namespaces.ids = other.spec.namespaces.ids;
             // It may outlive the other one, and so may the ids.
-            return Ok(self.id_ranges.claim(&namespaces.uid_maps));
+            return Ok(self.id_ranges.claim(spec));
         }
         if namespaces.user != Namespace::Private {
             return Ok(None);
@@ -123,17 +130,22 @@ impl Engine {
         // What shows them (proc, mqueue, cgroup2) belongs to the user namespace that owns them.
         let of_host =
             [("pid", &namespaces.pid), ("ipc", &namespaces.ipc), ("cgroup", &namespaces.cgroup)];
-        match of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host) {
+        let of_host = of_host.into_iter().find(|(_, namespace)| **namespace == Namespace::Host);
+        match of_host.map(|(name, _)| name) {
             None if !namespaces.uid_maps.is_empty() => {
-                Ok(self.id_ranges.claim(&namespaces.uid_maps))
+                namespaces.ids = Ids::Chosen;
+                self.id_ranges.choose(spec).map(Some)
             }
             None => {
-                let range = self.id_ranges.take()?;
-                namespaces.uid_maps = vec![range.map()];
-                namespaces.gid_maps = vec![range.map()];
+                // Whoever is no admin is bound to directories, and shares.
+                let sharing = spec.bounds.is_some();
+                let (range, map) = self.id_ranges.take(spec.maker.as_deref(), sharing)?;
+                spec.namespaces.uid_maps = vec![map];
+                spec.namespaces.gid_maps = vec![map];
+                spec.namespaces.ids = Ids::Given;
                 Ok(Some(range))
             }
-            Some((name, _)) => Err(Error::Invalid {
+            Some(name) => Err(Error::Invalid {
                 field: format!("spec.namespaces.{name}"),
                 problem: "is the host's, which a container with a user namespace of its own cannot have; \
                           give it the host's user namespace as well (--userns host)"

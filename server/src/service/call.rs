@@ -120,15 +120,20 @@ impl Call {
         }
     }
 
-    /// Finds a container to act in it or on it, or to look into it. One that its caller may not have made is a way
-    /// to more than it may have, and not its own to end.
+    /// Finds a container to act in it or to look into it. One that its caller may not have made is a way to more than
+    /// it may have. To end it: [`Call::end`].
     pub fn enter(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
         let container = self.see(engine, key)?;
         self.check_inside(engine, &container)?;
         Ok(container)
     }
 
-    fn check_inside(&self, engine: &Engine, container: &Container) -> Result<(), Status> {
+    /// Whether the caller may act in a container that it sees, and look into it.
+    pub(super) fn check_inside(
+        &self,
+        engine: &Engine,
+        container: &Container,
+    ) -> Result<(), Status> {
         if self.is_admin() {
             return Ok(());
         }
@@ -272,6 +277,7 @@ impl Call {
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
+        spec.maker = Some(self.caller.name());
         // Before anything is chosen by them: what the caller does not see is not there.
         for key in joined(&mut spec).filter(|_| !self.is_admin()) {
             self.see(engine, key)?;
@@ -329,6 +335,7 @@ impl Call {
     ) -> Result<SessionSpec, Status> {
         self.at_least(Role::Operator, at, "it starts a session")?;
         self.recorded(&mut spec.io);
+        spec.maker = Some(self.caller.name());
         if self.is_admin() {
             return Ok(spec);
         }

@@ -106,7 +106,7 @@ impl ContainerService for Containers {
             let grace = grace.map(|grace| text::duration(v, Field::root("grace"), grace));
             (signal, grace.unwrap_or(GRACE))
         })?;
-        let id = call.enter(&self.engine, &container)?.id.clone();
+        let id = call.end(&self.engine, &container)?.id.clone();
         let stopped = self.stopping.or(self.engine.stop(&id, signal, grace)).await?;
         let container = Some(info::container(stopped.map_err(status::of)?));
         Ok(Response::new(StopContainerResponse { container }))
@@ -122,7 +122,7 @@ impl ContainerService for Containers {
             text::container_key(v, Field::root("container"), &container);
             text::signal(v, Field::root("signal"), &signal, Some(signal::SIGKILL))
         })?;
-        let id = call.enter(&self.engine, &container)?.id.clone();
+        let id = call.end(&self.engine, &container)?.id.clone();
         self.engine.kill(&id, signal).await.map_err(status::of)?;
         Ok(Response::new(KillContainerResponse {}))
     }
@@ -136,7 +136,7 @@ impl ContainerService for Containers {
         valid(|v| text::container_key(v, Field::root("container"), &container))?;
         let deleted = match self.engine.find(&call.caller.scope, &container) {
             Ok(found) => {
-                call.enter(&self.engine, &found.id)?;
+                call.end(&self.engine, &found.id)?;
                 self.engine.delete(&found.id, force).await
             }
             Err(error) => Err(error),

@@ -2,7 +2,8 @@
 //!
 //! Each method authorises its caller, validates its request, delegates to the engine, and maps the error.
 //!
-//! - [`access`]: who may use a method at all; [`call`]: what of a request a caller may have;
+//! - [`access`]: who may use a method at all; [`call`]: what of a request a caller may have; [`ending`]: and what it
+//!   may end;
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
 //! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`], [`pki`]:
@@ -22,6 +23,7 @@ pub mod call;
 pub mod containers;
 pub mod convert;
 pub mod edge;
+pub mod ending;
 pub mod files;
 pub mod followed;
 pub mod intake;

@@ -44,6 +44,12 @@ impl Sessions {
         call.session(&self.engine, id)
     }
 
+    /// Finds a session to end it.
+    fn end(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
+        valid(|v| text::session_key(v, Field::root("session_id"), id))?;
+        call.end_session(&self.engine, id)
+    }
+
     /// Finds a session to act on it.
     fn drive(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
         valid(|v| text::session_key(v, Field::root("session_id"), id))?;
@@ -126,7 +132,7 @@ impl SessionService for Sessions {
         request: Request<CloseSessionInputRequest>,
     ) -> Result<Response<CloseSessionInputResponse>, Status> {
         let call = Call::of(&request)?;
-        let session = self.drive(&call, &request.into_inner().session_id)?;
+        let session = self.end(&call, &request.into_inner().session_id)?;
         session.close_input().map_err(status::of)?;
         Ok(Response::new(CloseSessionInputResponse {}))
     }
@@ -158,7 +164,7 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let SignalSessionRequest { session_id, signal } = request.into_inner();
         let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
-        self.drive(&call, &session_id)?.signal(signal).map_err(status::of)?;
+        self.end(&call, &session_id)?.signal(signal).map_err(status::of)?;
         Ok(Response::new(SignalSessionResponse {}))
     }
 

@@ -24,7 +24,10 @@ use tower::{Layer, Service};
 use super::{intake::Intake, outlet::Outlet, status};
 use crate::{
     access::{Caller, Role},
-    engine::session::Waiting,
+    engine::{
+        carry::{self, Held},
+        session::Waiting,
+    },
 };
 
 /// How many calls one identity has under way at most: each costs some 10 KiB. Those of administrators of this
@@ -214,10 +217,12 @@ where
             let mut request =
                 request.map(|body| Body::new(Intake::new(body, name, share.large.clone())));
             request.extensions_mut().insert(backlog.clone());
-            let response = inner.call(request).await?;
+            // With all that goes on when the caller hangs up.
+            let held: Held = Arc::new((place, turn));
+            let response = carry::holding(held.clone(), inner.call(request)).await?;
             Ok(response.map(|body| match body.is_end_stream() {
                 true => body,
-                false => Body::new(Outlet::new(body, backlog.answers, (place, turn))),
+                false => Body::new(Outlet::new(body, backlog.answers, held)),
             }))
         })
     }
@@ -269,6 +274,39 @@ mod tests {
         assert!(shares.of("b").turn(path, "b").await.unwrap().is_some());
         held.pop();
         assert!(share.turn(path, "a").await.unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn what_goes_on_when_its_caller_has_hung_up_counts_until_it_ends() {
+        let layer = ShareLayer::new();
+        let share = layer.0.of(&caller(1001).name());
+        let end = Arc::new(Semaphore::new(0));
+        let begun = Arc::new(Semaphore::new(0));
+        let (end_seen, begins) = (end.clone(), begun.clone());
+        let inner = tower::service_fn(move |_: Request<Body>| {
+            let (end, begun) = (end_seen.clone(), begins.clone());
+            async move {
+                let work = carry::to_its_end(async move {
+                    begun.add_permits(1);
+                    let _ = end.acquire().await;
+                });
+                let _ = work.await;
+                Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+            }
+        });
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/conti.v1.MountService/CreateMount".parse().unwrap();
+        request.extensions_mut().insert(caller(1001));
+        let call = tokio::spawn(layer.layer(inner).call(request));
+        let _begun = begun.acquire().await.unwrap();
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        let left = || (share.calls.available_permits(), share.questions.available_permits());
+        assert_eq!(left(), (CALLS_EACH - 1, QUESTIONS_EACH - 1), "it goes on");
+        end.add_permits(1);
+        let all = share.calls.acquire_many(CALLS_EACH as u32).await.unwrap();
+        drop(all);
+        let _all = share.questions.acquire_many(QUESTIONS_EACH as u32).await.unwrap();
     }
 
     #[test]

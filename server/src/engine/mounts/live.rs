@@ -13,14 +13,13 @@ use conti_runtime::{
     plan::NsType,
     protocol::ProcessId,
 };
-use tracing::Instrument as _;
 
 use super::{
     lock::Lock,
     made::{Facts, Made, Stage, mounts_of},
 };
 use crate::engine::{
-    Engine,
+    Engine, carry,
     error::{Error, Result},
     fault, id, io_error,
     spec::{Mount, Target},
@@ -139,11 +138,13 @@ impl Engine {
             lock.release();
             return Ok(made);
         }
-        // Before it is there: what it shows must not have been read without that being known.
+        // Before it is there: what it shows must not have been read without that being known. A session that is
+        // being opened now either is told of it, or finds it among those that were made.
+        self.made_mounts.begin(made.clone())?;
+        fault::point("create_mount.begun").await;
         if let Some(container) = &made.container_id {
             self.note_mount(container, &made.mount);
         }
-        self.made_mounts.begin(made.clone())?;
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock).await
     }
@@ -297,7 +298,7 @@ fn is_answer(error: &Error) -> bool {
 async fn to_its_end<T: Send + 'static>(
     change: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    tokio::spawn(change.in_current_span()).await.unwrap_or(Err(Error::Stopping))
+    carry::to_its_end(change).await.unwrap_or(Err(Error::Stopping))
 }
 
 /// The inode number of the mount namespace that a process is in.

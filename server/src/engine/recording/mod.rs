@@ -139,7 +139,7 @@ pub struct Found {
 #[derive(Debug, Clone)]
 pub struct Recordings {
     dir: PathBuf,
-    /// Held while one is begun and the oldest make room for it.
+    /// Held while one is begun and the oldest make room for it, and while what is known of one changes.
     beginning: Arc<Mutex<()>>,
 }
 
@@ -211,12 +211,20 @@ impl Recordings {
 
     /// Notes that something is mounted into a container, in all recordings of what runs there.
     pub fn add_mount(&self, container: &str, mount: &Mount) -> io::Result<()> {
+        let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |found: &Found| found.about.container.as_ref().is_some_and(|c| c.id == container);
         for Found { mut about, .. } in self.list().into_iter().filter(of) {
             surroundings::add_mount(&mut about.surroundings, mount);
             store::write(&self.dir, &about_name(&about.session), &about, Durability::Boot)?;
         }
         Ok(())
+    }
+
+    /// Notes what a session can reach that is recorded.
+    pub fn set_surroundings(&self, session: &str, surroundings: Surroundings) -> io::Result<()> {
+        let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let about = About { surroundings, ..self.find(session)?.about };
+        store::write(&self.dir, &about_name(session), &about, Durability::Boot)
     }
 
     /// Opens one for reading.

@@ -41,6 +41,10 @@ pub struct Record {
     /// The labels of its container, which it may outlive.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whoever started it, or made the container that it is the main process of, by the name of its identity: it may
+    /// end it. `None`: it is not known.
+    #[serde(default)]
+    pub maker: Option<String>,
     /// Whether it is the main process of that container.
     pub main: bool,
     /// How its command is confined in fact, whatever was asked for, and what the kernel adds to its badness. `None`:

@@ -54,6 +54,7 @@ pub fn container(
         init: message.init,
         sysctls: message.sysctls,
         bounds: None,
+        maker: None,
         auto_remove: message.auto_remove,
     }
 }

@@ -4,7 +4,7 @@ use conti_proto::v1::{self, NamespaceMode};
 use conti_runtime::plan::IdMap;
 
 use super::{Field, Violations, text};
-use crate::engine::spec::{Namespace, Namespaces};
+use crate::engine::spec::{Ids, Namespace, Namespaces};
 
 /// The most ranges that the kernel takes (user_namespaces(7)).
 const RANGES_MAX: usize = 340;
@@ -41,6 +41,7 @@ pub fn namespaces(
         user,
         uid_maps,
         gid_maps,
+        ids: Ids::Unknown,
     }
 }
 

@@ -35,7 +35,8 @@ pub fn session(v: &mut Violations, at: Field<'_>, message: Option<v1::SessionSpe
     let place = message.target.and_then(|target| target.target);
     let target = target(v, at.name("target"), place, &wanted, at.name("process"));
     let io = process::io(v, at.name("process"), &wanted, at.name("policy"), message.policy);
-    SessionSpec { target, process: process::process(v, at.name("process"), wanted, false), io }
+    let process = process::process(v, at.name("process"), wanted, false);
+    SessionSpec { target, process, io, maker: None }
 }
 
 /// Checks what happens to the streams of a session.
