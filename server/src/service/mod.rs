@@ -24,6 +24,8 @@ pub mod convert;
 pub mod edge;
 pub mod files;
 pub mod followed;
+#[cfg(test)]
+mod fuzz;
 pub mod intake;
 pub mod mounts;
 pub mod namespaces;
