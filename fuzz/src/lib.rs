@@ -8,18 +8,24 @@
 //! - under `cargo test` and nextest: the whole corpus, then a fixed number of mutations of it, always the same ones;
 //! - under `make fuzz`: libFuzzer, guided by coverage, for as long as one likes.
 //!
-//! [`memory`] counts what a target allocates; [`mutate`] changes inputs.
+//! - `memory` counts what a target allocates;
+//! - `replay` tries what is kept and what `mutate` makes of it.
 
 #![deny(unsafe_code)]
 
 mod memory;
+#[cfg(not(fuzzing_libfuzzer))]
 mod mutate;
+#[cfg(not(fuzzing_libfuzzer))]
+mod replay;
 
 use std::{
     fs, io,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
 };
+
+/// An input that is kept, and its file.
+type Kept = (PathBuf, Vec<u8>);
 
 /// Set by `scripts/fuzz.sh --seeds`: the targets write their real samples and do nothing else.
 const SEEDS: &str = "CONTI_FUZZ_SEEDS";
@@ -31,6 +37,7 @@ const KEPT_MAX: usize = 32 << 10;
 /// A function that is fuzzed.
 pub struct Target {
     name: &'static str,
+    #[cfg_attr(fuzzing_libfuzzer, allow(dead_code))]
     runs: u64,
     memory: u64,
     fixed: u64,
@@ -79,34 +86,14 @@ impl Target {
     }
 
     #[cfg(fuzzing_libfuzzer)]
-    fn run_engine(&self, _: &[(PathBuf, Vec<u8>)], one: impl Fn(&[u8])) {
-        let one = AssertUnwindSafe(one);
+    fn run_engine(&self, _: &[Kept], one: impl Fn(&[u8])) {
+        let one = std::panic::AssertUnwindSafe(one);
         bolero::check!(name = self.name).for_each(|input: &[u8]| one(input));
     }
 
     #[cfg(not(fuzzing_libfuzzer))]
-    fn run_engine(&self, kept: &[(PathBuf, Vec<u8>)], one: impl Fn(&[u8])) {
-        for (path, input) in kept {
-            self.reported(&path.display().to_string(), input, &one);
-        }
-        let inputs: Vec<&[u8]> = kept.iter().map(|(_, input)| input.as_slice()).collect();
-        for index in 0..self.runs {
-            let input = mutate::mutated(&inputs, index);
-            self.reported(&format!("mutation {index}"), &input, &one);
-        }
-    }
-
-    /// Runs one input. One that fails is kept in a file, so that it can be looked at and become part of the corpus.
-    #[cfg(not(fuzzing_libfuzzer))]
-    fn reported(&self, what: &str, input: &[u8], one: &impl Fn(&[u8])) {
-        let Err(panic) = catch_unwind(AssertUnwindSafe(|| one(input))) else { return };
-        let name = format!("conti-fuzz-{}-{}", self.name, std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let saved = fs::write(&path, input).map(|()| path.display().to_string());
-        let saved = saved.unwrap_or_else(|error| format!("nowhere: {error}"));
-        eprintln!("{} failed on {what}, {} bytes, saved at {saved}", self.name, input.len());
-        eprintln!("{}", input[..input.len().min(400)].escape_ascii());
-        resume_unwind(panic);
+    fn run_engine(&self, kept: &[Kept], one: impl Fn(&[u8])) {
+        replay::run(self.name, self.runs, kept, one);
     }
 
     fn measured(&self, input: &[u8], run: &impl Fn(&[u8])) {
@@ -122,7 +109,7 @@ fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")
 }
 
-fn read(dir: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
+fn read(dir: &Path) -> io::Result<Vec<Kept>> {
     let mut paths =
         fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();

@@ -133,7 +133,6 @@ fn fuzz_trees() {
             ListMountsResponse { mounts: mounts.collect() }.encode_to_vec(),
             ListProcessesResponse {
                 processes: vec![process(1, 0), process(2, 1), process(3, 4), process(4, 3)],
-                ..Default::default()
             }
             .encode_to_vec(),
             ListNamespacesResponse { namespaces: vec![namespace(1, 2), namespace(2, 1)] }
