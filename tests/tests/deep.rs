@@ -1,10 +1,18 @@
 //! What is nested without end costs nobody the stack: neither messages, nor records, nor mounts.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
 
 use conti_proto::METHODS;
 use conti_tests::{Agent, plain::Plain};
 use prost::bytes::{Buf, BufMut};
+use rustix::{
+    fs::{Mode, OFlags, mkdirat, open, openat},
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -194,5 +202,38 @@ fn mounts_on_one_another_are_all_shown() {
         "it says how deep they lie"
     );
     drop(plain);
+    agent.finish();
+}
+
+/// A tmpfs: with it goes whatever lies on it, however deep.
+struct Tmpfs(PathBuf);
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_directory_of_a_hundred_thousand_levels_is_measured_as_far_as_fds_reach() {
+    let agent = Agent::start();
+    let place = agent.scratch("deep");
+    fs::create_dir(&place).expect("a directory");
+    mount("conti-test", &place, "tmpfs", MountFlags::empty(), None).expect("a tmpfs");
+    let place = Tmpfs(place);
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut last: OwnedFd = open(&place.0, flags, Mode::empty()).expect("it is there");
+    for _ in 0..LEVELS {
+        mkdirat(&last, "d", Mode::RWXU).expect("a directory");
+        last = openat(&last, "d", flags, Mode::empty()).expect("it is there");
+    }
+    drop(last);
+    let path = place.0.display().to_string();
+    let held = agent.ctl(["-o", "json", "du", "-n", "3", "host", &path]).run().success().json();
+    let all = held.as_array().expect("a list");
+    let whole = all.iter().find(|one| one["top"] == false).expect("the directory itself");
+    assert_eq!(whole["unreadable"], 1, "it is told that there is more: {whole}");
+    assert!(whole["directories"].as_u64().is_some_and(|count| count >= 500), "{whole}");
+    drop(place);
     agent.finish();
 }
