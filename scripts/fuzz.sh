@@ -41,7 +41,7 @@ for argument in level=4 inline-8bit-counters pc-table trace-compares; do
 done
 # Only with --target are build scripts left as they are. Checks of overflow and assertions stay in.
 # shellcheck disable=SC2086 # a list of arguments
-RUSTFLAGS="--cfg fuzzing_libfuzzer $coverage -Cdebug-assertions -Coverflow-checks" \
+RUSTFLAGS="--cfg fuzzing --cfg fuzzing_libfuzzer $coverage -Cdebug-assertions -Coverflow-checks" \
     CARGO_PROFILE_DEV_DEBUG=line-tables-only CARGO_PROFILE_DEV_OPT_LEVEL=1 \
     cargo test --locked --quiet --no-run --target "$host" --target-dir "$out" $packages --features contid/otel \
     --lib --bins --message-format json >"$out/built.json"
