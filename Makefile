@@ -3,13 +3,14 @@
 # make shell   build, start a private agent, leave you in a shell in a fresh container
 # make test    install what the tests need, then run every check and every test
 # make test-vm the claims that need cgroup version 2 alone, or vsock, in an emulated machine
+# make fuzz    fuzz with libFuzzer: TARGET=mountinfo for one alone, SECONDS=3600 for how long each (600)
 # make bench   time Conti against its peers and write docs/benchmarks.md
 # make build   only the release binaries, in target/bin
 # make fmt     format the sources; make lint, the checks that need no root; make clean
 #
-# All but build, fmt, lint and clean need root.
+# All but build, fmt, fuzz, lint and clean need root.
 
-.PHONY: demo demo-remote shell test test-vm bench build fmt lint clean
+.PHONY: demo demo-remote shell test test-vm fuzz bench build fmt lint clean
 
 demo: build
 	@scripts/demo.sh
@@ -25,6 +26,9 @@ test:
 
 test-vm:
 	@scripts/vm/run.sh
+
+fuzz:
+	@scripts/fuzz.sh "$(TARGET)" $(SECONDS)
 
 bench: build
 	@scripts/bench/run.sh

@@ -102,17 +102,7 @@ pub enum CodeError {
 
 impl fmt::Display for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = vec![VERSION];
-        bytes.extend_from_slice(&self.authority.0);
-        bytes.extend_from_slice(&self.id);
-        bytes.extend_from_slice(&self.secret);
-        for address in self.addresses.iter().take(ADDRESSES_MAX) {
-            let text = address.to_string();
-            // A name has at most 253 characters; with a port that may be a few too many for a byte.
-            let length = u8::try_from(text.len()).map_err(|_| fmt::Error)?;
-            bytes.push(length);
-            bytes.extend_from_slice(text.as_bytes());
-        }
+        let mut bytes = self.payload().ok_or(fmt::Error)?;
         let check = sha256(&bytes);
         bytes.extend_from_slice(&check[..CHECK_LEN]);
         write!(f, "{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
@@ -128,6 +118,28 @@ impl FromStr for Invitation {
             return Err(CodeError::Damaged);
         }
         let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| CodeError::Damaged)?;
+        Invitation::parse(&bytes)
+    }
+}
+
+impl Invitation {
+    /// What a code carries, without its check. `None`: an address is too long for its length byte.
+    pub(crate) fn payload(&self) -> Option<Vec<u8>> {
+        let mut bytes = vec![VERSION];
+        bytes.extend_from_slice(&self.authority.0);
+        bytes.extend_from_slice(&self.id);
+        bytes.extend_from_slice(&self.secret);
+        for address in self.addresses.iter().take(ADDRESSES_MAX) {
+            let text = address.to_string();
+            // A name has at most 253 characters; with a port that may be a few too many for a byte.
+            bytes.push(u8::try_from(text.len()).ok()?);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        Some(bytes)
+    }
+
+    /// Reads what a code carries, with its check.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, CodeError> {
         let (rest, check) = bytes.split_last_chunk::<CHECK_LEN>().ok_or(CodeError::Damaged)?;
         if sha256(rest)[..CHECK_LEN] != *check {
             return Err(CodeError::Damaged);

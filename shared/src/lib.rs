@@ -11,6 +11,8 @@
 
 pub mod anchors;
 pub mod endpoint;
+#[cfg(test)]
+mod fuzz;
 pub mod invitation;
 pub mod memory;
 pub mod name;

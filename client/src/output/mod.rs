@@ -4,12 +4,14 @@
 //! - [`pki`]: who may call;
 //! - [`mod@json`]: messages as stable JSON;
 //! - [`text`]: how single values look in tables;
+//! - [`tree`]: what hangs below what;
 //! - this file: where it goes.
 
 pub mod json;
 pub mod pki;
 pub mod processes;
 pub mod text;
+pub mod tree;
 
 use std::{
     env,

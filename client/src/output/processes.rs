@@ -1,12 +1,10 @@
 //! Processes, as tables and as JSON.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use conti_proto::v1::{ProcessInfo, ProcessState};
 use prost_types::Duration;
 use serde_json::{Value, json};
 
-use super::text;
+use super::{text, tree};
 
 /// The columns of a table.
 pub const HEADER: [&str; 11] = [
@@ -21,28 +19,8 @@ pub fn list(found: &[ProcessInfo]) -> Vec<[String; 11]> {
 
 /// A line for each, below its parent.
 pub fn tree(found: &[ProcessInfo]) -> Vec<[String; 11]> {
-    let known: BTreeSet<u32> = found.iter().map(|process| process.pid).collect();
-    let mut below: BTreeMap<Option<u32>, Vec<&ProcessInfo>> = BTreeMap::new();
-    for process in found {
-        let parent = Some(process.parent_pid);
-        let parent = parent.filter(|pid| known.contains(pid) && *pid != process.pid);
-        below.entry(parent).or_default().push(process);
-    }
-    let mut rows = Vec::new();
-    // Without recursion: processes can be nested as deep as pids go.
-    let mut open: Vec<(&ProcessInfo, String, String)> = Vec::new();
-    let roots = below.remove(&None).unwrap_or_default();
-    open.extend(roots.into_iter().rev().map(|root| (root, String::new(), String::new())));
-    while let Some((process, first, rest)) = open.pop() {
-        rows.push(row(process, &first));
-        let children = below.remove(&Some(process.pid)).unwrap_or_default();
-        for (index, child) in children.iter().enumerate().rev() {
-            let last = index + 1 == children.len();
-            let (corner, bar) = if last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-            open.push((*child, format!("{rest}{corner}"), format!("{rest}{bar}")));
-        }
-    }
-    rows
+    let rows = tree::rows(found, |process| process.pid, |process| Some(process.parent_pid), " ");
+    rows.into_iter().map(|(branch, process)| row(process, &branch)).collect()
 }
 
 fn row(process: &ProcessInfo, branch: &str) -> [String; 11] {
@@ -136,6 +114,6 @@ mod tests {
             tree(&[process(1, 0), process(2, 1), process(3, 2), process(4, 1), process(9, 7)]);
         let commands: Vec<String> = rows.into_iter().map(|row| row[10].clone()).collect();
         assert_eq!(commands, ["[]", "├─ []", "│  └─ []", "└─ []", "[]"]);
-        assert_eq!(tree(&[process(5, 6), process(6, 5), process(7, 7)]).len(), 1);
+        assert_eq!(tree(&[process(5, 6), process(6, 5), process(7, 7)]).len(), 3);
     }
 }

@@ -9,6 +9,8 @@ pub mod debug;
 pub mod du;
 pub mod enter;
 pub mod exec;
+#[cfg(test)]
+mod fuzz;
 pub mod info;
 pub mod inspect;
 pub mod invite;

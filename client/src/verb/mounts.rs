@@ -1,7 +1,5 @@
 //! `contictl mounts`
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use clap::Args;
 use conti_proto::v1::{FilesystemUsage, ListMountsRequest, MadeMount, MountInfo};
 use serde_json::{Value, json as object_of};
@@ -9,7 +7,7 @@ use serde_json::{Value, json as object_of};
 use crate::{
     error::Result,
     flags::target::Target,
-    output::{self, Format, json, text},
+    output::{self, Format, json, text, tree},
     verb::Context,
 };
 
@@ -82,28 +80,9 @@ impl Mounts {
 }
 
 /// All mounts, each below the one that it lies on.
-fn tree(mounts: &[MountInfo]) -> Vec<[String; 10]> {
-    let known: BTreeSet<u64> = mounts.iter().map(|mount| mount.id).collect();
-    let mut below: BTreeMap<Option<u64>, Vec<&MountInfo>> = BTreeMap::new();
-    for mount in mounts {
-        let parent = Some(mount.parent_id).filter(|id| known.contains(id) && *id != mount.id);
-        below.entry(parent).or_default().push(mount);
-    }
-    let mut rows = Vec::new();
-    // Without recursion: mounts can be nested as deep as paths can.
-    let mut open: Vec<(&MountInfo, String, String)> = Vec::new();
-    let roots = below.remove(&None).unwrap_or_default();
-    open.extend(roots.into_iter().rev().map(|root| (root, String::new(), String::new())));
-    while let Some((mount, first, rest)) = open.pop() {
-        rows.push(row(first, mount));
-        let children = below.remove(&Some(mount.id)).unwrap_or_default();
-        for (index, child) in children.iter().enumerate().rev() {
-            let (corner, bar) =
-                if index + 1 == children.len() { ("└─", "  ") } else { ("├─", "│ ") };
-            open.push((*child, format!("{rest}{corner}"), format!("{rest}{bar}")));
-        }
-    }
-    rows
+pub(super) fn tree(mounts: &[MountInfo]) -> Vec<[String; 10]> {
+    let rows = tree::rows(mounts, |mount| mount.id, |mount| Some(mount.parent_id), "");
+    rows.into_iter().map(|(branch, mount)| row(branch, mount)).collect()
 }
 
 fn row(branch: String, mount: &MountInfo) -> [String; 10] {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     error::Result,
     flags::target::Target,
-    output::{self, Format, text},
+    output::{self, Format, text, tree},
     verb::Context,
 };
 
@@ -179,41 +179,22 @@ fn detail(found: &NamespaceInfo) -> [String; 5] {
     ]
 }
 
-/// All namespaces below those that have none above them.
-fn tree(found: &[NamespaceInfo]) -> String {
+/// All namespaces, each below the one that it is nested in, or that owns it.
+pub(super) fn tree(found: &[NamespaceInfo]) -> String {
     let known: BTreeSet<u64> = found.iter().map(|one| one.inode).collect();
     let above = |one: &NamespaceInfo| match one.r#type() {
         NamespaceType::Pid if known.contains(&one.parent_inode) => Some(one.parent_inode),
-        _ => Some(one.owner_inode).filter(|inode| known.contains(inode)),
+        _ => Some(one.owner_inode),
     };
-    let mut text = String::new();
-    let roots: Vec<&NamespaceInfo> = found.iter().filter(|one| above(one).is_none()).collect();
-    for root in roots {
-        branch(root, found, &above, "", "", &mut text);
-    }
-    text
+    let rows = tree::rows(found, |one| one.inode, above, " ");
+    rows.into_iter().map(|(branch, one)| format!("{branch}{}\n", text::plain(&line(one)))).collect()
 }
 
-fn branch(
-    one: &NamespaceInfo,
-    found: &[NamespaceInfo],
-    above: &impl Fn(&NamespaceInfo) -> Option<u64>,
-    first: &str,
-    rest: &str,
-    text: &mut String,
-) {
+fn line(one: &NamespaceInfo) -> String {
     let [inode, kind, count, pid, user, whose, command] = row(one);
     let processes = if count == "1" { "process" } else { "processes" };
     let who = if pid == "-" { command } else { format!("{pid} {user} {command}") };
-    let line = format!("{kind}:[{inode}]  {whose}  {count} {processes}  {who}");
-    text.push_str(&format!("{first}{}\n", text::plain(&line)));
-    let below: Vec<_> = found.iter().filter(|other| above(other) == Some(one.inode)).collect();
-    for (index, child) in below.iter().enumerate() {
-        let (corner, bar) =
-            if index + 1 == below.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        let (first, next) = (format!("{rest}{corner}"), format!("{rest}{bar}"));
-        branch(child, found, above, &first, &next, text);
-    }
+    format!("{kind}:[{inode}]  {whose}  {count} {processes}  {who}")
 }
 
 fn object(found: &NamespaceInfo) -> Value {

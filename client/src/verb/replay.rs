@@ -171,14 +171,14 @@ fn format_name(format: RecordingFormat) -> &'static str {
 
 /// Something to be shown.
 #[derive(Debug, PartialEq, Eq)]
-struct Piece {
+pub(super) struct Piece {
     /// Since the start.
     time: Duration,
     what: What,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum What {
+pub(super) enum What {
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
     /// Something that the recorder says.
@@ -206,23 +206,23 @@ impl Piece {
 
 /// Takes the first piece off some bytes: its length, and the piece where it is one. `None`: it is not
 /// complete yet.
-type Cut = fn(&[u8]) -> Result<Option<(usize, Option<Piece>)>>;
+pub(super) type Cut = fn(&[u8]) -> Result<Option<(usize, Option<Piece>)>>;
 
 /// The pieces of a recording, as its bytes come.
-struct Pieces {
-    buffer: Vec<u8>,
+pub(super) struct Pieces {
+    pub(super) buffer: Vec<u8>,
     at: usize,
     header: bool,
     cut: Cut,
 }
 
 impl Pieces {
-    fn new(cut: Cut) -> Pieces {
+    pub(super) fn new(cut: Cut) -> Pieces {
         Pieces { buffer: Vec::new(), at: 0, header: true, cut }
     }
 
     /// The next piece. `None`: more bytes are needed.
-    fn next(&mut self) -> Result<Option<Piece>> {
+    pub(super) fn next(&mut self) -> Result<Option<Piece>> {
         loop {
             let rest = &self.buffer[self.at..];
             let Some((length, piece)) = (self.cut)(rest)? else {
@@ -245,7 +245,7 @@ impl Pieces {
 }
 
 /// A line of asciicast.
-fn line(bytes: &[u8]) -> Result<Option<(usize, Option<Piece>)>> {
+pub(super) fn line(bytes: &[u8]) -> Result<Option<(usize, Option<Piece>)>> {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let value: Value =
         serde_json::from_slice(&bytes[..end]).map_err(|_| broken("has a line that is no JSON"))?;
@@ -266,7 +266,7 @@ fn line(bytes: &[u8]) -> Result<Option<(usize, Option<Piece>)>> {
 }
 
 /// A frame, or the header before them.
-fn frame(bytes: &[u8]) -> Result<Option<(usize, Option<Piece>)>> {
+pub(super) fn frame(bytes: &[u8]) -> Result<Option<(usize, Option<Piece>)>> {
     let word = |at: usize| -> Option<u32> {
         Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
     };

@@ -21,6 +21,8 @@
 
 pub mod beneath;
 pub mod fault;
+#[cfg(test)]
+mod fuzz;
 pub mod init;
 pub mod inspect;
 pub mod journal;

@@ -7,6 +7,8 @@
 //! - [`rules`]: what a container must be like so that an operator may have it;
 //! - [`Caller`]: one who calls, with what the policy says of it at this moment.
 
+#[cfg(test)]
+mod fuzz;
 pub mod identity;
 pub mod policy;
 pub mod powers;

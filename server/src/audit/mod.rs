@@ -16,6 +16,8 @@
 
 pub mod entry;
 mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod key;
 pub mod log;
 mod pace;

@@ -37,6 +37,8 @@ pub mod error;
 pub mod facts;
 pub mod fault;
 pub mod files;
+#[cfg(test)]
+mod fuzz;
 pub mod id;
 pub mod id_ranges;
 pub mod info;

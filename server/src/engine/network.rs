@@ -121,20 +121,7 @@ pub enum Socket {
 impl Engine {
     /// Asks for links, addresses, routes and neighbours.
     pub async fn network(&self, target: &Target) -> Result<Network> {
-        let mut routes = [RouteMessage::default(), RouteMessage::default()];
-        routes[0].header.address_family = AddressFamily::Inet;
-        routes[1].header.address_family = AddressFamily::Inet6;
-        let [v4, v6] = routes;
-        let questions = [
-            RouteNetlinkMessage::GetLink(LinkMessage::default()),
-            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
-            RouteNetlinkMessage::GetRoute(v4),
-            RouteNetlinkMessage::GetRoute(v6),
-            RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default()),
-        ];
-        let requests = (0..).zip(questions);
-        let requests =
-            requests.map(|(number, one)| (NETLINK_ROUTE, request(number, one))).collect();
+        let requests = route_requests().map(|request| (NETLINK_ROUTE, request)).into();
         let of = self.process_of(target, "look into")?;
         let netlink = Netlink { of, requests, owners: false };
         Ok(Network(self.inspect(&Question::Netlink(netlink), &[]).await?))
@@ -145,9 +132,8 @@ impl Engine {
         let of = self.process_of(target, "look into")?;
         let (mut requests, mut asked) = (Vec::new(), Vec::new());
         for protocol in filter.protocols {
-            for question in questions(protocol, filter.listening_only) {
-                let number = asked.len() as u32;
-                requests.push((NETLINK_SOCK_DIAG, request(number, question)));
+            for request in socket_requests(protocol, filter.listening_only, asked.len() as u32) {
+                requests.push((NETLINK_SOCK_DIAG, request));
                 asked.push(protocol);
             }
         }
@@ -155,6 +141,31 @@ impl Engine {
         let inspection = self.inspect(&Question::Netlink(netlink), &[]).await?;
         Ok(Sockets { inspection, owners: HashMap::new(), owned: 0, asked })
     }
+}
+
+/// The requests for links, addresses, routes and neighbours.
+pub(crate) fn route_requests() -> [Vec<u8>; 5] {
+    let mut routes = [RouteMessage::default(), RouteMessage::default()];
+    routes[0].header.address_family = AddressFamily::Inet;
+    routes[1].header.address_family = AddressFamily::Inet6;
+    let [v4, v6] = routes;
+    [
+        request(0, RouteNetlinkMessage::GetLink(LinkMessage::default())),
+        request(1, RouteNetlinkMessage::GetAddress(AddressMessage::default())),
+        request(2, RouteNetlinkMessage::GetRoute(v4)),
+        request(3, RouteNetlinkMessage::GetRoute(v6)),
+        request(4, RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())),
+    ]
+}
+
+/// The requests for the sockets of a protocol, numbered from `first` on.
+pub(crate) fn socket_requests(
+    protocol: SocketProtocol,
+    listening_only: bool,
+    first: u32,
+) -> Vec<Vec<u8>> {
+    let all = (first..).zip(questions(protocol, listening_only));
+    all.map(|(number, question)| request(number, question)).collect()
 }
 
 /// The questions for the sockets of a protocol.
@@ -238,7 +249,7 @@ impl Network {
     }
 }
 
-fn part(bytes: &[u8]) -> Option<NetworkPart> {
+pub(crate) fn part(bytes: &[u8]) -> Option<NetworkPart> {
     let message = match understand(bytes) {
         Said::Answer(_, message) => message,
         Said::Nothing => return None,
@@ -296,24 +307,32 @@ impl Sockets {
     }
 
     fn socket(&self, bytes: &[u8]) -> Option<SocketsPart> {
-        let (number, message) = match understand(bytes) {
-            Said::Answer(number, message) => (number, message),
-            Said::Nothing => return None,
-            Said::Unknown => return Some(SocketsPart::Disturbed),
-        };
-        let protocol = self.asked.get(number as usize).copied();
-        let (socket, inode) = match (message, protocol) {
-            (SockDiagMessage::InetResponse(socket), Some(protocol)) => {
-                let inode = socket.header.inode;
-                (Socket::Inet(protocol, socket), inode)
-            }
-            (SockDiagMessage::UnixResponse(socket), _) => {
-                let inode = socket.header.inode;
-                (Socket::Unix(socket), inode)
-            }
-            _ => return None,
-        };
-        let owners = self.owners.get(&u64::from(inode)).cloned().unwrap_or_default();
-        Some(SocketsPart::Socket(socket, owners))
+        socket(bytes, &self.asked, |inode| self.owners.get(&inode).cloned().unwrap_or_default())
     }
+}
+
+/// The socket in an answer to one of the requests, which were for these protocols.
+pub(crate) fn socket(
+    bytes: &[u8],
+    asked: &[SocketProtocol],
+    owners: impl FnOnce(u64) -> Vec<Owner>,
+) -> Option<SocketsPart> {
+    let (number, message) = match understand(bytes) {
+        Said::Answer(number, message) => (number, message),
+        Said::Nothing => return None,
+        Said::Unknown => return Some(SocketsPart::Disturbed),
+    };
+    let protocol = asked.get(number as usize).copied();
+    let (socket, inode) = match (message, protocol) {
+        (SockDiagMessage::InetResponse(socket), Some(protocol)) => {
+            let inode = socket.header.inode;
+            (Socket::Inet(protocol, socket), inode)
+        }
+        (SockDiagMessage::UnixResponse(socket), _) => {
+            let inode = socket.header.inode;
+            (Socket::Unix(socket), inode)
+        }
+        _ => return None,
+    };
+    Some(SocketsPart::Socket(socket, owners(inode.into())))
 }

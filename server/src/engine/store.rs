@@ -84,7 +84,12 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
             "not a regular file of at most 16 MiB",
         ));
     }
-    Ok(serde_json::from_slice(&own::read(path)?)?)
+    parse(&own::read(path)?)
+}
+
+/// The record that a file holds.
+pub(super) fn parse<T: DeserializeOwned>(content: &[u8]) -> io::Result<T> {
+    Ok(serde_json::from_slice(content)?)
 }
 
 #[cfg(test)]

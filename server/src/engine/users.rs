@@ -14,7 +14,7 @@ impl Users {
         Users::parse(&String::from_utf8_lossy(&own::read("/etc/passwd").unwrap_or_default()))
     }
 
-    fn parse(passwd: &str) -> Users {
+    pub(super) fn parse(passwd: &str) -> Users {
         let mut users = HashMap::new();
         for line in passwd.lines() {
             let mut fields = line.split(':');

@@ -16,6 +16,8 @@
 //! - [`names`]: whom the agent's own certificate names.
 
 pub mod authority;
+#[cfg(test)]
+mod fuzz;
 pub mod invitations;
 pub mod issued;
 pub mod names;

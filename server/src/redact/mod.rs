@@ -12,6 +12,8 @@
 
 mod command;
 mod fingerprint;
+#[cfg(test)]
+mod fuzz;
 mod patterns;
 mod programs;
 mod script;

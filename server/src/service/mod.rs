@@ -26,6 +26,8 @@ pub mod edge;
 pub mod ending;
 pub mod files;
 pub mod followed;
+#[cfg(test)]
+mod fuzz;
 pub mod intake;
 pub mod mounts;
 pub mod namespaces;

@@ -30,12 +30,12 @@ impl Place {
         Place { time, id: id.to_owned() }
     }
 
-    fn token(&self) -> String {
+    pub(super) fn token(&self) -> String {
         let since = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
         format!("{:032x}{}", since.as_nanos(), self.id)
     }
 
-    fn parse(token: &str) -> Option<Place> {
+    pub(super) fn parse(token: &str) -> Option<Place> {
         let (time, id) = token.split_at_checked(TIME_DIGITS)?;
         check_id(id).ok()?;
         if !time.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {

@@ -40,7 +40,7 @@ impl Traceparent {
     }
 
     /// Reads `VERSION-TRACE-SPAN-FLAGS`, in lower-case hexadecimal digits.
-    fn parse(text: &[u8]) -> Option<Traceparent> {
+    pub(super) fn parse(text: &[u8]) -> Option<Traceparent> {
         let (known, rest) = (text.get(..LEN)?, text.get(LEN..)?);
         let [b'-', b'-', b'-'] = [known[2], known[35], known[52]] else { return None };
         let version = digits(&known[..2])?;

@@ -123,7 +123,7 @@ fn read_proc(path: &str) -> Result<String, Errno> {
     text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))
 }
 
-fn parse_map(text: &str) -> Vec<IdMap> {
+pub(super) fn parse_map(text: &str) -> Vec<IdMap> {
     let parse = |line: &str| {
         let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
@@ -138,7 +138,7 @@ fn write_map(dir: &OwnedFd, name: &str, maps: &[IdMap]) -> Result<(), Errno> {
     write(&file, map_text(maps).as_bytes()).map(drop)
 }
 
-fn map_text(maps: &[IdMap]) -> String {
+pub(super) fn map_text(maps: &[IdMap]) -> String {
     let mut text = String::new();
     for IdMap { inside, outside, count } in maps {
         // Writing to a String cannot fail.

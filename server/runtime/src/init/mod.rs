@@ -27,6 +27,8 @@ mod command;
 mod confine;
 mod container;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod hide;
 mod host;
 mod id_map;
@@ -108,7 +110,7 @@ pub enum Child {
 }
 
 #[cfg(test)]
-fn sample_plan() -> crate::plan::Plan {
+pub(crate) fn sample_plan() -> crate::plan::Plan {
     use crate::plan::*;
     Plan {
         session_id: "s".to_owned(),

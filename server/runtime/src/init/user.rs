@@ -84,7 +84,7 @@ pub(super) fn find(
     Ok(ids)
 }
 
-fn resolve(
+pub(super) fn resolve(
     user: &str,
     group: &str,
     additional: &[String],
@@ -181,7 +181,7 @@ fn id(text: &[u8]) -> Option<u32> {
     text.parse().ok().filter(|id| *id <= MAX_ID)
 }
 
-fn home_of(passwd: &[u8], uid: u32) -> Vec<u8> {
+pub(super) fn home_of(passwd: &[u8], uid: u32) -> Vec<u8> {
     users(passwd)
         .find(|user| user.uid == uid && user.home.starts_with(b"/") && !user.home.contains(&0))
         .map_or_else(|| b"/".to_vec(), |user| user.home.to_vec())

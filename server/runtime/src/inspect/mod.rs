@@ -21,6 +21,8 @@ mod answers;
 mod attach;
 mod detach;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod joined;
 mod mounts;
 mod namespaces;

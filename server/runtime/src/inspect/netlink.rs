@@ -120,24 +120,15 @@ fn receive(
         }
         let mut rest = &buffer[..length];
         while !rest.is_empty() {
-            let header = rest.get(..HEADER).ok_or_else(broken)?;
-            let total = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-            let kind = u16::from_ne_bytes([header[4], header[5]]);
-            let flags = u16::from_ne_bytes([header[6], header[7]]);
-            let message = rest.get(..total).filter(|m| m.len() >= HEADER).ok_or_else(broken)?;
-            rest = rest.get(total.next_multiple_of(4)..).unwrap_or_default();
-            disturbed |= flags & NLM_F_DUMP_INTR != 0;
-            match kind {
-                NLMSG_DONE | NLMSG_ERROR => {
-                    let code = message.get(HEADER..HEADER + 4).ok_or_else(broken)?;
-                    let code = i32::from_ne_bytes([code[0], code[1], code[2], code[3]]);
-                    // Negative error numbers, 4095 at most (include/linux/err.h), or 0.
-                    if (-4095..0).contains(&code) {
-                        match Errno::from_raw_os_error(-code) {
-                            // This kernel has none of that kind.
-                            Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT => {}
-                            errno => return Err(refused(errno)),
-                        }
+            let (message, behind) = take_message(rest).ok_or_else(broken)?;
+            rest = behind;
+            disturbed |= message.disturbed;
+            match message.end {
+                Some(end) => {
+                    match end {
+                        // Or this kernel has none of that kind.
+                        None | Some(Errno::NOENT | Errno::OPNOTSUPP | Errno::PROTONOSUPPORT) => {}
+                        Some(errno) => return Err(refused(errno)),
                     }
                     if disturbed && !anyway && size <= HELD_MAX {
                         return Ok(Dump::Disturbed);
@@ -148,9 +139,9 @@ fn receive(
                     }
                     return Ok(Dump::Complete);
                 }
-                _ => {
-                    size += message.len();
-                    held.push(Answer::Netlink(message.to_owned()));
+                None => {
+                    size += message.bytes.len();
+                    held.push(Answer::Netlink(message.bytes.to_owned()));
                     if size > HELD_MAX {
                         held.drain(..).try_for_each(|message| answers.add(&message))?;
                     }
@@ -158,6 +149,37 @@ fn receive(
             }
         }
     }
+}
+
+/// A message of a dump.
+#[derive(Debug)]
+pub(super) struct Message<'a> {
+    /// With its header.
+    pub bytes: &'a [u8],
+    /// Whether something changed while the dump was made.
+    pub disturbed: bool,
+    /// Set where the dump ends with it: why, where it failed.
+    pub end: Option<Option<Errno>>,
+}
+
+/// Takes the first message off what was received, and tells what lies behind it. `None`: there is none.
+pub(super) fn take_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
+    let header = bytes.get(..HEADER)?;
+    let total = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    let kind = u16::from_ne_bytes([header[4], header[5]]);
+    let flags = u16::from_ne_bytes([header[6], header[7]]);
+    let message = bytes.get(..total).filter(|message| message.len() >= HEADER)?;
+    let behind = bytes.get(total.next_multiple_of(4)..).unwrap_or_default();
+    let end = match kind {
+        NLMSG_DONE | NLMSG_ERROR => {
+            let code = i32::from_ne_bytes(message.get(HEADER..HEADER + 4)?.try_into().ok()?);
+            // Negative error numbers, 4095 at most (include/linux/err.h), or 0.
+            let failed = (-4095..0).contains(&code);
+            Some(failed.then(|| Errno::from_raw_os_error(-code)))
+        }
+        _ => None,
+    };
+    Some((Message { bytes: message, disturbed: flags & NLM_F_DUMP_INTR != 0, end }, behind))
 }
 
 /// Tells which processes of the host have sockets open. One that is gone meanwhile has none.
@@ -194,7 +216,7 @@ fn owners(answers: &mut Answers<'_>) -> Result<(), Failure> {
 }
 
 /// The inode number in a link like `socket:[1234]`.
-fn socket_inode(link: &[u8]) -> Option<u64> {
+pub(super) fn socket_inode(link: &[u8]) -> Option<u64> {
     let number = link.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
     std::str::from_utf8(number).ok()?.parse().ok()
 }

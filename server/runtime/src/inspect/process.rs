@@ -203,12 +203,16 @@ pub fn open(directory: impl AsFd, name: &str) -> io::Result<File> {
 /// A map of ids, user_namespaces(7): lines of the first id inside, the first one outside, and how many.
 pub fn id_map(directory: impl AsFd, name: &str) -> io::Result<Vec<[u32; 3]>> {
     // A page is the kernel's limit.
-    let text = read(directory, name, 1 << 16)?;
+    Ok(id_map_in(&read(directory, name, 1 << 16)?))
+}
+
+/// What stands in the text of such a map. Lines that are none are left out.
+pub(super) fn id_map_in(text: &[u8]) -> Vec<[u32; 3]> {
     let numbers = |line: &[u8]| {
         let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
         words.map(number).collect::<Option<Vec<u32>>>()?.try_into().ok()
     };
-    Ok(text.split(|byte| *byte == b'\n').filter_map(numbers).collect())
+    text.split(|byte| *byte == b'\n').filter_map(numbers).collect()
 }
 
 /// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.

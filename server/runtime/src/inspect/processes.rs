@@ -139,12 +139,16 @@ impl<'a> Chosen<'a> {
 
     /// The name of the agent's cgroup that a process is in, in any hierarchy.
     fn group_of(&self, directory: &OwnedFd) -> Option<String> {
-        let text = process::read(directory, "cgroup", FILE_MAX).ok()?;
-        // The agent's own names are ASCII; others may have any bytes.
-        let text = String::from_utf8_lossy(&text);
-        let below = text.lines().find_map(|line| Some(line.split_once(&self.agent)?.1));
-        below.and_then(|below| below.split('/').next()).map(str::to_owned)
+        group_in(&process::read(directory, "cgroup", FILE_MAX).ok()?, &self.agent)
     }
+}
+
+/// The name of the cgroup below that of the `agent` in a text of /proc/PID/cgroup (cgroups(7)).
+pub(super) fn group_in(text: &[u8], agent: &str) -> Option<String> {
+    // The agent's own names are ASCII; others may have any bytes.
+    let text = String::from_utf8_lossy(text);
+    let below = text.lines().find_map(|line| Some(line.split_once(agent)?.1));
+    below.and_then(|below| below.split('/').next()).map(str::to_owned)
 }
 
 /// The device and inode number of a program.
@@ -162,7 +166,13 @@ fn program(directory: &OwnedFd) -> Option<(Exe, u64)> {
 fn look_at(pid: i32, directory: &OwnedFd, depth: usize) -> Option<Process> {
     let stat = process::read(directory, "stat", FILE_MAX).ok()?;
     let status = Status::read(directory).ok()?;
-    let (name, fields) = process::name_and_fields(&stat)?;
+    let process = described(pid, &stat, &status, depth)?;
+    Some(Process { argv: arguments(directory), ..process })
+}
+
+/// What two files of /proc say of a process.
+pub(super) fn described(pid: i32, stat: &[u8], status: &Status, depth: usize) -> Option<Process> {
+    let (name, fields) = process::name_and_fields(stat)?;
     // By the numbers of proc_pid_stat(5), the first of these being 3.
     let field = |field: usize| fields.get(field - 3).copied();
     let number = |at: usize| status::number::<u64>(field(at)?);
@@ -187,7 +197,7 @@ fn look_at(pid: i32, directory: &OwnedFd, depth: usize) -> Option<Process> {
         total: kib("VmSize:").unwrap_or(0),
         swap: kib("VmSwap:").unwrap_or(0),
         name: name.to_owned(),
-        argv: arguments(directory),
+        argv: Vec::new(),
         group: String::new(),
     })
 }

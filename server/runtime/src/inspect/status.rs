@@ -11,7 +11,7 @@ const STATUS_MAX: usize = 1 << 20;
 
 /// What /proc says of a process. The kernel writes a newline in its name as `\n`, so that each field is a line.
 #[derive(Debug)]
-pub struct Status(Vec<u8>);
+pub struct Status(pub(super) Vec<u8>);
 
 impl Status {
     /// Reads that of the process that a directory below /proc is of.

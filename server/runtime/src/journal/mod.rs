@@ -26,6 +26,8 @@
 //! - `writer`: the monitor's side; `reader`: the agent's side;
 //! - `saved`: what is retained, as a file, for the time after the monitor.
 
+#[cfg(test)]
+mod fuzz;
 mod layout;
 mod reader;
 mod saved;

@@ -78,6 +78,10 @@ impl Saved {
     pub fn load(file: &mut File) -> io::Result<Saved> {
         let mut content = Vec::new();
         file.take(MAX_LEN).read_to_end(&mut content)?;
+        Saved::parse(content)
+    }
+
+    pub(super) fn parse(mut content: Vec<u8>) -> io::Result<Saved> {
         let (words, _) = content.as_chunks::<8>();
         let word = |index: usize| words.get(index).copied().map(u64::from_le_bytes);
         let header: Vec<u64> = (0..HEADER_WORDS).map_while(word).collect();

@@ -51,7 +51,7 @@ use crate::{
 const MAX_MESSAGE: usize = 256;
 
 #[derive(Debug, Serialize, Deserialize)]
-enum ToForker {
+pub(super) enum ToForker {
     /// Clone. Fds: the plan's memfd; the terminal, or stdin, stdout and stderr; the process's ends of the
     /// status pipe and the gate; the plan's fds.
     Spawn { terminal: bool, plan_fds: u32 },
@@ -60,7 +60,7 @@ enum ToForker {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum FromForker {
+pub(super) enum FromForker {
     Attached,
     NotAttached {
         errno: i32,

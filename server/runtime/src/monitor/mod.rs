@@ -18,6 +18,8 @@
 
 mod agent;
 mod forker;
+#[cfg(test)]
+mod fuzz;
 mod group;
 mod order;
 mod process;

@@ -274,11 +274,15 @@ fn interpreters(path: &Path) -> io::Result<Vec<String>> {
     super::open_regular(path, ResolveFlags::empty())?
         .take(SCRIPT_LINE as u64)
         .read_to_end(&mut line)?;
-    let Some(line) = line.strip_prefix(b"#!") else { return Ok(Vec::new()) };
+    Ok(interpreters_in(&line))
+}
+
+pub(in crate::engine) fn interpreters_in(script: &[u8]) -> Vec<String> {
+    let Some(line) = script.strip_prefix(b"#!") else { return Vec::new() };
     let end = line.iter().position(|byte| *byte == b'\n').unwrap_or(line.len());
     let line = String::from_utf8_lossy(&line[..end]).into_owned();
     let mut words = line.split_whitespace().map(str::to_owned);
-    let Some(first) = words.next() else { return Ok(Vec::new()) };
+    let Some(first) = words.next() else { return Vec::new() };
     let is_env = Path::new(&first).file_name().is_some_and(|name| name == "env");
     let takes_next = |word: &str| matches!(word, "-u" | "--unset" | "-C" | "--chdir");
     let mut started = None;
@@ -289,7 +293,7 @@ fn interpreters(path: &Path) -> io::Result<Vec<String>> {
             started = Some(word);
         }
     }
-    Ok(std::iter::once(first).chain(started.filter(|_| is_env)).collect())
+    std::iter::once(first).chain(started.filter(|_| is_env)).collect()
 }
 
 #[cfg(test)]

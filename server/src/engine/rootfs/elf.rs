@@ -16,6 +16,8 @@ use rustix::fs::ResolveFlags;
 const DYNAMIC_MAX: u64 = 1 << 20;
 /// How long a name may be, in bytes.
 const NAME_MAX: u64 = 4096;
+/// How many libraries a file may need by itself.
+const NEEDED_MAX: usize = 4096;
 
 /// What an ELF file says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,12 +38,16 @@ pub struct Elf {
 
 /// Reads a file. `None`: it is no ELF file.
 pub fn read(path: &Path) -> io::Result<Option<Elf>> {
-    let bad = |error: read::Error| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
     // Only what is asked for is read.
     let cache = ReadCache::new(super::open_regular(path, ResolveFlags::empty())?);
-    match FileKind::parse(&cache) {
-        Ok(FileKind::Elf64) => parse::<FileHeader64<Endianness>, _>(&cache).map(Some).map_err(bad),
-        Ok(FileKind::Elf32) => parse::<FileHeader32<Endianness>, _>(&cache).map(Some).map_err(bad),
+    of(&cache).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+}
+
+/// Reads what a file holds.
+pub(in crate::engine) fn of<'a>(data: impl ReadRef<'a>) -> read::Result<Option<Elf>> {
+    match FileKind::parse(data) {
+        Ok(FileKind::Elf64) => parse::<FileHeader64<Endianness>, _>(data).map(Some),
+        Ok(FileKind::Elf32) => parse::<FileHeader32<Endianness>, _>(data).map(Some),
         _ => Ok(None),
     }
 }
@@ -62,21 +68,28 @@ where
         rpath: Vec::new(),
         runpath: Vec::new(),
     };
-    let mut entries = Vec::new();
-    for segment in segments {
-        let size: u64 = segment.p_filesz(endian).into();
-        let read =
-            segment.p_type(endian) == elf::PT_DYNAMIC || segment.p_type(endian) == elf::PT_INTERP;
-        if !read || size > DYNAMIC_MAX {
-            continue;
-        }
-        if let Some(name) = segment.interpreter(endian, data)? {
-            found.interpreter = Some(String::from_utf8_lossy(name).into_owned());
-        }
-        for entry in segment.dynamic(endian, data)?.unwrap_or_default() {
-            entries.push((entry.tag(endian), entry.val(endian)));
-        }
+    // There is one of each: many that overlap would take far more memory than the file is large. Of several the
+    // kernel takes the first loader, and the loader the last dynamic section.
+    let of_kind = |kind| {
+        let fits = move |segment: &&H::ProgramHeader| {
+            segment.p_type(endian) == kind && segment.p_filesz(endian).into() <= DYNAMIC_MAX
+        };
+        segments.iter().filter(fits)
+    };
+    if let Some(segment) = of_kind(elf::PT_INTERP).next()
+        && let Some(name) = segment.interpreter(endian, data)?
+    {
+        found.interpreter = Some(String::from_utf8_lossy(name).into_owned());
     }
+    let entries = match of_kind(elf::PT_DYNAMIC).next_back() {
+        Some(segment) => segment.dynamic(endian, data)?.unwrap_or_default(),
+        None => &[],
+    };
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.tag(endian), entry.val(endian)))
+        .take_while(|(tag, _)| *tag != elf::DT_NULL)
+        .collect();
     // Where the names are: an address, which a segment maps to a place in the file.
     let names = entries.iter().find(|(tag, _)| *tag == elf::DT_STRTAB).and_then(|(_, address)| {
         segments.iter().find_map(|segment| {
@@ -89,13 +102,17 @@ where
     });
     let text = |at: u64| -> Option<String> {
         let start = names?.checked_add(at)?;
-        let bytes = data.read_bytes_at_until(start..start.checked_add(NAME_MAX)?, 0).ok()?;
+        // What lies beyond the end of the file is not asked for: the answer would be an error.
+        let end = start.checked_add(NAME_MAX)?.min(data.len().ok()?);
+        let bytes = data.read_bytes_at_until(start..end, 0).ok()?;
         Some(String::from_utf8_lossy(bytes).into_owned())
     };
     for (tag, value) in entries {
         let list = |text: String| text.split(':').map(str::to_owned).collect();
         match tag {
-            elf::DT_NEEDED => found.needed.extend(text(value)),
+            elf::DT_NEEDED if found.needed.len() < NEEDED_MAX => {
+                found.needed.extend(text(value));
+            }
             elf::DT_RPATH => found.rpath = text(value).map(list).unwrap_or_default(),
             elf::DT_RUNPATH => found.runpath = text(value).map(list).unwrap_or_default(),
             _ => {}

@@ -120,7 +120,7 @@ fn standard(elf: &Elf) -> Vec<PathBuf> {
 
 /// The cache of the loader of glibc since 2.2, sysdeps/generic/dl-cache.h: a header of 48 bytes with the
 /// number of entries at 20, entries of 24 bytes (flags, name, path, OS version, hardware), names.
-fn parse_cache(bytes: &[u8]) -> Option<HashMap<String, Vec<PathBuf>>> {
+pub(in crate::engine) fn parse_cache(bytes: &[u8]) -> Option<HashMap<String, Vec<PathBuf>>> {
     const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
     // An older form may lie before it.
     let start = bytes.windows(MAGIC.len()).position(|part| part == MAGIC)?;

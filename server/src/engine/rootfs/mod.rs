@@ -7,10 +7,10 @@
 // Programs of the host are looked for by path. What is found is opened by `open_regular` alone, without a link on
 // the way, and read only if it is a regular file.
 #[allow(clippy::disallowed_methods)]
-mod collect;
-mod elf;
+pub(in crate::engine) mod collect;
+pub(in crate::engine) mod elf;
 #[allow(clippy::disallowed_methods)]
-mod loader;
+pub(in crate::engine) mod loader;
 
 use std::{
     fs, io,

@@ -61,7 +61,7 @@ pub async fn read(mut body: Body, max: usize) -> (Bytes, Body, Came) {
     (content(whole), Body::new(rest), came)
 }
 
-fn content(mut bytes: Bytes) -> Bytes {
+pub(in crate::service) fn content(mut bytes: Bytes) -> Bytes {
     if bytes.len() < HEAD || bytes[0] != 0 {
         return Bytes::new();
     }

@@ -14,6 +14,12 @@ mod response;
 mod subject;
 mod ticket;
 
+#[cfg(test)]
+pub(super) use self::{
+    first::content,
+    subject::{known, of as subject_of},
+};
+
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -220,7 +226,7 @@ fn who(parts: &Parts) -> Result<(Who, Option<Role>), Status> {
 }
 
 /// Why the caller says that it calls.
-fn reason(headers: &HeaderMap) -> Result<Option<String>, Status> {
+pub(in crate::service) fn reason(headers: &HeaderMap) -> Result<Option<String>, Status> {
     let Some(value) = headers.get(REASON) else { return Ok(None) };
     let engine = base64::engine::GeneralPurpose::new(
         &base64::alphabet::STANDARD,
