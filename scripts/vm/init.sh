@@ -109,7 +109,7 @@ for root in "" "--rootfs dir:/disk/rootfs" "--rootfs dir:/disk/rootfs --overlay"
     claim "a container has ids of its own (${root:-the default root})" '0 65536
 =0' contictl run --rm $root -- sh -c 'set -- $(cat /proc/self/uid_map); test "$2" -ge 1000000 && echo "$1 $3"'
 done
-contictl run -d --name u -v /disk/shared:/shared --tmpfs /memory -- sleep 1000 >/dev/null
+contictl run -d --name u -v /disk/shared:/shared --mount type=tmpfs,dst=/memory -- sleep 1000 >/dev/null
 claim "files in its layer are its own" '0 0
 =0' contictl exec u -- sh -c 'touch /bin/mine && mkdir /etc/mine && stat -c "%u %g" /bin/mine'
 claim "what it binds keeps its owners on both sides" '0 0
