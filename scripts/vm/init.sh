@@ -100,8 +100,8 @@ mke2fs /dev/loop0 >/dev/null 2>&1
 mkdir /disk
 mount -t ext4 /dev/loop0 /disk
 mkdir /disk/data /disk/shared
-cp -a /bin /rootfs /disk/
-mount --bind /disk/bin /bin
+cp -a /bin /lib /rootfs /disk/
+for name in bin lib; do mount --bind "/disk/$name" "/$name"; done
 data=/disk/data
 start_agent
 contictl info | grep -E '^user_namespaces'

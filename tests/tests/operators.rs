@@ -14,6 +14,7 @@ use conti_tests::{
     world::World,
 };
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
 fn labelled(name: &str, team: &str) -> ContainerSpec {
@@ -302,6 +303,36 @@ fn an_operator_with_labels_makes_and_keeps_only_what_has_them() {
         let mine = blue.containers.create_container(request(labelled("y", "blue"))).await;
         let mine = mine.expect("its own").into_inner().container.expect("it");
         assert_ne!(made.id, mine.id);
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn what_of_another_team_has_joined_ones_own_is_not_named() {
+    let world = World::start(BLUE);
+    world.agent.block_on(async {
+        let mut blue = world.as_role("blue", "operator").api().await.expect("it may look");
+        blue.run(labelled("mine", "blue")).await.expect("of its own team");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let joined =
+            v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "mine".into() };
+        let joins = v1::Namespaces { pid: Some(joined), ..Default::default() };
+        let red = ContainerSpec { namespaces: Some(joins), ..labelled("theirs", "red") };
+        admin.run(red).await.expect("an admin joins anything");
+        let mine = || Some(v1::Target { target: Some(target::Target::Container("mine".into())) });
+        // Its processes are in sight, as they are inside. Whose they are is not.
+        for (api, told) in [(&mut admin, true), (&mut blue, false)] {
+            let request = v1::ListNamespacesRequest { target: mine(), ..Default::default() };
+            let namespaces = api.namespaces.list_namespaces(request).await.expect("it may");
+            let namespaces = namespaces.into_inner().collect::<Vec<_>>().await;
+            assert_eq!(format!("{namespaces:?}").contains("theirs"), told, "{namespaces:?}");
+            let request = v1::ListProcessesRequest { target: mine(), ..Default::default() };
+            let processes = api.processes.list_processes(request).await.expect("it may");
+            let processes = processes.into_inner().collect::<Vec<_>>().await;
+            let shown = format!("{processes:?}");
+            assert!(shown.matches("sleep").count() >= 2, "{shown}");
+            assert_eq!(shown.contains("theirs"), told, "{shown}");
+        }
     });
     world.agent.finish();
 }

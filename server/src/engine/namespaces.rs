@@ -11,8 +11,8 @@ use conti_runtime::{
 };
 
 use super::{
-    Engine, container::Container, error::Result, inspect::Inspection, session::store::ContainerRef,
-    spec::Target, users::Users,
+    Engine, container::Container, error::Result, inspect::Inspection, scope::Scope,
+    session::store::ContainerRef, spec::Target, users::Users,
 };
 
 /// Namespaces as they are found.
@@ -37,9 +37,11 @@ pub struct NamespaceInfo {
 }
 
 impl Engine {
-    /// Finds namespaces: of the host or of a target, of these types or of all.
+    /// Finds namespaces: of the host or of a target, of these types or of all, with those of their containers that
+    /// a scope sees.
     pub async fn namespaces(
         &self,
+        scope: &Scope,
         target: Option<&Target>,
         types: Vec<NsType>,
     ) -> Result<Namespaces> {
@@ -47,8 +49,9 @@ impl Engine {
         let inspection = self.inspect(&Question::Namespaces { of }, &[]).await?;
         let host: Vec<u64> = inodes(std::process::id() as i32).collect();
         let mut containers: HashMap<u64, Vec<ContainerRef>> = HashMap::new();
-        for container in self.registry.containers_by_age() {
-            for inode in of_container(&container).filter(|inode| !host.contains(inode)) {
+        let all = self.registry.containers_by_age();
+        for container in all.iter().filter(|one| scope.sees(&one.spec.labels)) {
+            for inode in of_container(container).filter(|inode| !host.contains(inode)) {
                 containers.entry(inode).or_default().push(container.reference());
             }
         }

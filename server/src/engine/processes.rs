@@ -16,6 +16,7 @@ use super::{
     Engine,
     error::Result,
     inspect::Inspection,
+    scope::Scope,
     session::store::ContainerRef,
     spec::{Namespace, Target},
     users::Users,
@@ -67,6 +68,7 @@ pub struct ProcessInfo {
 #[derive(Debug)]
 pub struct Watch {
     engine: Arc<Engine>,
+    scope: Scope,
     target: Target,
     interval: Duration,
     next: Instant,
@@ -75,30 +77,39 @@ pub struct Watch {
 }
 
 impl Engine {
-    /// Finds the processes of a target.
-    pub async fn processes(&self, target: &Target) -> Result<Processes> {
-        self.processes_since(target, None).await
+    /// Finds the processes of a target, with those of their containers that a scope sees.
+    pub async fn processes(&self, scope: &Scope, target: &Target) -> Result<Processes> {
+        self.processes_since(scope, target, None).await
     }
 
     /// Finds the processes of a target again and again.
     pub async fn watch_processes(
         self: &Arc<Self>,
+        scope: Scope,
         target: Target,
         interval: Duration,
     ) -> Result<Watch> {
         let next = Instant::now() + interval;
         // What cannot be found is told before anything else.
-        let current = Some(self.processes(&target).await?);
-        Ok(Watch { engine: self.clone(), target, interval, next, current, before: None })
+        let current = Some(self.processes(&scope, &target).await?);
+        Ok(Watch { engine: self.clone(), scope, target, interval, next, current, before: None })
     }
 
-    async fn processes_since(&self, target: &Target, before: Option<Before>) -> Result<Processes> {
+    async fn processes_since(
+        &self,
+        scope: &Scope,
+        target: &Target,
+        before: Option<Before>,
+    ) -> Result<Processes> {
         let whose = self.whose(target)?;
         let agent = self.cgroups.agent_dir().to_owned();
         let inspection = self.inspect(&Question::Processes { whose, agent }, &[]).await?;
         let all = self.registry.containers_by_age();
-        let containers =
-            all.iter().filter_map(|one| Some((one.cgroup_name()?, one.reference()))).collect();
+        let containers = all
+            .iter()
+            .filter(|one| scope.sees(&one.spec.labels))
+            .filter_map(|one| Some((one.cgroup_name()?, one.reference())))
+            .collect();
         let (users, now) = (Users::of_host(), Before::default());
         Ok(Processes { inspection, containers, users, boot: 0, real: 0, before, now })
     }
@@ -178,7 +189,7 @@ impl Watch {
                 sleep_until(self.next).await;
                 // Late is not made up for: a slow reader gets fewer.
                 self.next = Instant::now() + self.interval;
-                self.engine.processes_since(&self.target, self.before.take()).await?
+                self.engine.processes_since(&self.scope, &self.target, self.before.take()).await?
             }
         };
         match current.more().await? {

@@ -59,7 +59,11 @@ impl NamespaceService for Namespaces {
                 None
             }
         };
-        let found = self.engine.namespaces(of.as_ref(), types).await.map_err(status::of)?;
+        let found = self
+            .engine
+            .namespaces(&call.caller.scope, of.as_ref(), types)
+            .await
+            .map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
 }

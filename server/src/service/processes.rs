@@ -52,7 +52,7 @@ impl ProcessService for Processes {
         let request = request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
         let of = call.target(&self.engine, of)?;
-        let found = self.engine.processes(&of).await.map_err(status::of)?;
+        let found = self.engine.processes(&call.caller.scope, &of).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
 
@@ -74,7 +74,11 @@ impl ProcessService for Processes {
             (target(v, Field::root("target"), request.target), interval)
         })?;
         let of = call.target(&self.engine, of)?;
-        let found = self.engine.watch_processes(of, interval).await.map_err(status::of)?;
+        let found = self
+            .engine
+            .watch_processes(call.caller.scope, of, interval)
+            .await
+            .map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
 }

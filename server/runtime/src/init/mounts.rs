@@ -249,8 +249,9 @@ fn make_overlay(overlay: &Overlay, fds: &PlanFds, user_ns: bool) -> Result<Owned
             fsconfig_set_fd(&context, "upperdir", upper)?;
             fsconfig_set_fd(&context, "workdir", work)?;
         }
-        // Before Linux 6.13 a layer is named by a path. That of an fd leads to it: it is attached by now.
-        Err(Errno::INVAL) => {
+        // Before Linux 6.13 a layer is named by a path, and before 6.5 overlayfs knows no fds at all. The path of an
+        // fd leads to the layer: it is attached by now.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => {
             for (key, layer) in [("lowerdir", lower), ("upperdir", upper), ("workdir", work)] {
                 fsconfig_set_string(&context, key, format!("/proc/self/fd/{}", layer.as_raw_fd()))?;
             }
