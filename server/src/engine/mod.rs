@@ -38,6 +38,7 @@ pub mod files;
 pub mod id;
 pub mod id_ranges;
 pub mod info;
+pub mod inherit;
 pub mod inspect;
 pub mod launcher;
 mod left;
