@@ -52,6 +52,13 @@ impl Pinned {
     }
 }
 
+/// The capabilities that this process could have, and so the agent that it starts.
+pub fn capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("CapBnd");
+    u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
+}
+
 /// The pids of all processes.
 pub fn pids() -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("/proc can be read");

@@ -113,7 +113,7 @@ fn a_session_with_more_rights_than_the_operator_could_give_is_not_driven_by_it()
         admin.run(sleeper("own")).await.expect("an admin may");
         let mut strong = process(["cat"]);
         strong.stdin = true;
-        strong.confinement = Some(v1::Confinement { privileged: true, ..Default::default() });
+        strong.confinement = Some(v1::Confinement { privileged: Some(true), ..Default::default() });
         let mut weak = process(["cat"]);
         weak.stdin = true;
         let mut start = async |process| {

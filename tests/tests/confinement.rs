@@ -5,7 +5,7 @@ use conti_tests::{
     Agent,
     api::{session, sleeper},
     facts::{Facts, PROBE, probe_mount, probe_process, probe_volume},
-    wire,
+    host, wire,
 };
 
 /// The capabilities that the major runtimes grant by default.
@@ -50,7 +50,7 @@ fn create_exec_and_enter_confine_alike() {
         }
         assert_eq!(facts.status("NoNewPrivs"), "1");
         assert_eq!(facts.status("Seccomp"), "2", "a filter is loaded");
-        assert_eq!(facts.status("Groups"), "", "no group of the agent's");
+        assert_eq!(facts.status("Groups"), "0", "its own group, and none of the agent's");
         assert_eq!(facts.status("SigBlk"), "0000000000000000");
         // The probe's own runtime ignores SIGPIPE (bit 12), and nothing else is ignored.
         assert_eq!(facts.status("SigIgn"), "0000000000001000");
@@ -83,17 +83,31 @@ fn capabilities_are_added_and_dropped_by_name() {
     let expected = DEFAULT_CAPABILITIES & !(1 << 27) | 1 << 12;
     assert_eq!(facts.capabilities("CapEff"), expected);
     assert_eq!(facts.capabilities("CapBnd"), expected);
+    // As everywhere: first dropped, then added, and what is all of them before the single ones.
+    let drop_all = ["--cap-drop=ALL", "--cap-add=CHOWN,net_admin"];
+    let add_all = ["--cap-add=ALL", "--cap-drop=SYS_ADMIN"];
+    let all = host::capabilities();
+    for (flags, wanted) in [(drop_all, 1 | 1 << 12), (add_all, all & !(1 << 21))] {
+        for [first, second] in [flags, [flags[1], flags[0]]] {
+            let facts = Facts::of_run(&agent, &["--userns", "host", first, second]);
+            assert_eq!(facts.capabilities("CapEff"), wanted, "{first} {second}");
+        }
+    }
+    let both = ["run", "--rm", "--cap-add=ALL", "--cap-drop=ALL", "--", "true"];
+    let error = agent.ctl(both).run().exits(125).errors();
+    assert!(error.contains("confinement.cap_drop names ALL, and so does cap_add"), "{error}");
     agent.finish();
 }
 
 #[test]
 fn privileged_lifts_the_confinement_and_only_when_asked() {
     let agent = Agent::start();
-    let own = std::fs::read_to_string("/proc/self/status").expect("status");
-    let own = own.lines().find_map(|l| l.strip_prefix("CapBnd:")).expect("CapBnd").trim();
-    let own = u64::from_str_radix(own, 16).expect("hexadecimal");
     let facts = Facts::of_run(&agent, &["--privileged"]);
-    assert_eq!(facts.capabilities("CapEff"), own, "every capability that the agent has");
+    assert_eq!(
+        facts.capabilities("CapEff"),
+        host::capabilities(),
+        "every capability that the agent has"
+    );
     assert_eq!(facts.status("Seccomp"), "0");
     agent.finish();
 }
@@ -112,7 +126,7 @@ fn the_system_call_filter_can_be_lifted_without_the_rest() {
         let mut process = probe_process();
         process.confinement = Some(Confinement {
             seccomp: SeccompMode::Unconfined as i32,
-            allow_new_privileges: true,
+            allow_new_privileges: Some(true),
             ..Default::default()
         });
         let facts = Facts::of_stream(&mut api, wire::start(session("c", process))).await;

@@ -67,17 +67,35 @@ fn a_read_only_bind_takes_no_writes() {
 }
 
 #[test]
-fn read_only_holds_for_the_mountsbelow_when_asked() {
+fn read_only_holds_for_the_mounts_below_unless_said_otherwise() {
     let agent = Agent::start();
     let source = directory(&agent, "shared");
     let below = Tmpfs::on(&agent.scratch("shared/below"));
     let write = "touch /data/x; touch /data/below/x && echo wrote";
-    let flag = format!("type=bind,src={source},dst=/data,ro");
-    let out = agent.ctl(["run", "--rm", "--mount", &flag, "--", "sh", "-c", write]).run();
-    assert_eq!(out.text(), "wrote", "without it the mounts below keep their own");
-    let flag = format!("type=bind,src={source},dst=/data,ro,recursive-ro");
-    let out = agent.ctl(["run", "--rm", "--mount", &flag, "--", "sh", "-c", write]).run();
-    assert_eq!(out.text(), "", "with it none can be written");
+    let bind = format!("type=bind,src={source},dst=/data,ro");
+    let run = |flags: &[&str]| {
+        let ran = agent.ctl([&["run", "--rm"], flags, &["--", "sh", "-c", write]].concat()).run();
+        assert!(ran.errors().contains("/data/x': Read-only file system"), "{flags:?}");
+        ran.text()
+    };
+    let volume = format!("{source}:/data:ro");
+    assert_eq!(run(&["-v", &volume]), "");
+    assert_eq!(run(&["-v", &format!("{source}:/data:rro")]), "");
+    assert_eq!(run(&["--userns", "host", "-v", &volume]), "");
+    assert_eq!(run(&["--mount", &bind]), "");
+    assert_eq!(run(&["--mount", &format!("{bind},recursive-ro")]), "");
+    assert_eq!(run(&["--mount", &format!("{bind},recursive-ro=false")]), "wrote");
+    // The same of what is mounted into a container that lives.
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+    for (mount, wanted) in
+        [(&volume, ""), (&bind, ""), (&format!("{bind},recursive-ro=false"), "wrote")]
+    {
+        agent.ok(["mount", "--mkdir", "c", mount]);
+        let ran = agent.ctl(["exec", "c", "--", "sh", "-c", write]).run();
+        assert!(ran.errors().contains("/data/x': Read-only file system"), "{mount}");
+        assert_eq!(ran.text(), wanted, "{mount}");
+        agent.ok(["umount", "--lazy", "c", "/data"]);
+    }
     drop(below);
     agent.finish();
 }

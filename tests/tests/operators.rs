@@ -10,7 +10,7 @@ use std::{
 use conti_proto::v1::{self, ContainerSpec, session_target, target};
 use conti_tests::{
     api::{self, Api, bind, container, inside, metadata, process, reason, session, sleeper},
-    wire,
+    wire::{self, Wire},
     world::World,
 };
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
@@ -374,7 +374,7 @@ fn an_operator_cannot_become_root_of_the_host_by_what_it_asks_for() {
             options: vec![],
         });
         let cases = [
-            ("spec.process.confinement.privileged", confined(&|c| c.privileged = true)),
+            ("spec.process.confinement.privileged", confined(&|c| c.privileged = Some(true))),
             (
                 "spec.process.confinement.cap_add",
                 confined(&|c| c.cap_add = vec!["SYS_ADMIN".into()]),
@@ -425,7 +425,7 @@ fn an_operator_cannot_become_root_of_the_host_by_what_it_asks_for() {
 
         // Nor by a way round: what an admin has made is not entered.
         let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
-        let strong = confined(&|c| c.privileged = true);
+        let strong = confined(&|c| c.privileged = Some(true));
         let strong = admin
             .run(ContainerSpec { name: "strong".into(), ..strong })
             .await
@@ -665,6 +665,60 @@ fn an_operator_has_no_more_ranges_of_ids_than_are_left_for_others() {
         api.delete("a").await.expect("its own");
         other.delete("d").await.expect("its own");
         api.run(sleeper("c")).await.expect("one of the two that are left");
+    });
+    world.agent.finish();
+}
+
+/// What counts is how a command would be confined in its container, whichever part of that it names.
+#[test]
+fn an_operator_gives_a_command_in_a_container_what_it_could_give_the_container() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let confined = |change: &dyn Fn(&mut v1::Confinement)| {
+            let mut confinement = v1::Confinement::default();
+            change(&mut confinement);
+            Some(confinement)
+        };
+        let mut bare = sleeper("bare");
+        bare.process.as_mut().expect("a process").confinement =
+            confined(&|c| c.cap_drop = vec!["ALL".into()]);
+        api.run(bare).await.expect("it may");
+        let status = |confinement| {
+            let mut process =
+                process(["grep", "-E", "^(CapEff|Seccomp|NoNewPrivs):", "/proc/self/status"]);
+            process.confinement = confinement;
+            wire::start(session("bare", process))
+        };
+        type Change<'a> = &'a dyn Fn(&mut v1::Confinement);
+        let cases: [(&str, Change<'_>); 4] = [
+            ("privileged", &|c| c.privileged = Some(true)),
+            ("seccomp", &|c| c.set_seccomp(v1::SeccompMode::Unconfined)),
+            ("cap_add", &|c| c.cap_add = vec!["SYS_PTRACE".into()]),
+            ("cap_add", &|c| {
+                c.cap_add = vec!["ALL".into()];
+                c.cap_drop = vec!["SYS_ADMIN".into()];
+            }),
+        ];
+        for (field, change) in cases {
+            let refused = Wire::open(&mut api, status(confined(change))).await.err().expect(field);
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+            let wanted = format!("open.start.process.confinement.{field}");
+            assert_eq!(metadata(&refused)["field"], wanted, "{refused:?}");
+        }
+        let cases: [(&str, Change<'_>); 3] = [
+            ("0000000000000000 1 2", &|_| {}),
+            ("0000000000000000 0 2", &|c| c.allow_new_privileges = Some(true)),
+            ("0000000000000001 1 2", &|c| c.cap_add = vec!["CHOWN".into()]),
+        ];
+        for (wanted, change) in cases {
+            let ran = Wire::open(&mut api, status(confined(change))).await.expect("it may");
+            let out = ran.collect().await.stdout;
+            let out = String::from_utf8_lossy(&out);
+            let got: Vec<&str> =
+                out.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+            assert_eq!(got.join(" "), wanted);
+        }
     });
     world.agent.finish();
 }

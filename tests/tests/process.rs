@@ -1,5 +1,10 @@
 //! The command of a container or a session: its arguments, environment, user, limits and more.
 
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, chown},
+};
+
 use conti_proto::v1::Rlimit;
 use conti_tests::{
     Agent,
@@ -115,6 +120,52 @@ fn exec_runs_as_the_user_it_is_told() {
     assert_eq!(facts.text("cwd"), "/tmp");
     assert_eq!(facts.0["env"]["X"], "1");
     assert_eq!(facts.0["env"]["HOME"], "/home/alice");
+    agent.finish();
+}
+
+#[test]
+fn a_user_by_its_id_has_the_groups_of_its_name() {
+    let agent = Agent::start();
+    let root = with_users(&agent);
+    let groups = |user: &str| {
+        let run = ["run", "--rm", "--rootfs", &root, "--overlay", "-u", user, "--", PROBE];
+        Facts::of(agent.ctl(run).run()).0["groups"].clone()
+    };
+    assert_eq!(groups("1000"), json!([1000, 2000, 3000]));
+    assert_eq!(groups("alice"), json!([1000, 2000, 3000]));
+    assert_eq!(groups("1000:77"), json!([77, 2000, 3000]), "as docker has it");
+    assert_eq!(groups("1234"), json!([0]), "of whom nothing is known");
+    agent.finish();
+}
+
+/// What is kept from a group is kept from its members also when they change their group: it is one of their
+/// supplementary groups too (CVE-2022-36109).
+#[test]
+fn a_program_that_sets_its_group_takes_nobody_out_of_a_group() {
+    let agent = Agent::start();
+    let root = with_users(&agent);
+    let inside = |path: &str| agent.scratch("root").join(path);
+    rootfs::copy_named("cat", &agent.scratch("root"), "/usr/bin/cat-of-media");
+    fs::write(inside("for-others"), "kept from a group").expect("a file");
+    for (path, group, mode) in [("for-others", 2000, 0o604), ("usr/bin/cat-of-media", 3000, 0o2755)]
+    {
+        chown(inside(path), Some(0), Some(group)).expect("another group");
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(inside(path), mode).expect("another mode");
+    }
+    let cat = |user: &str, program: &str| {
+        let free =
+            ["run", "--rm", "--rootfs", &root, "--overlay", "--security", "no-new-privs=false"];
+        agent.ctl([&free[..], &["-u", user, "--", program, "/for-others"]].concat()).run()
+    };
+    assert_eq!(cat("1234:5678", "cat").text(), "kept from a group");
+    assert_eq!(cat("1234:5678", "cat-of-media").text(), "kept from a group");
+    for program in ["cat", "cat-of-media"] {
+        assert!(
+            cat("1234:2000", program).exits(1).errors().contains("Permission denied"),
+            "{program}"
+        );
+    }
     agent.finish();
 }
 

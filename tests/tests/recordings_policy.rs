@@ -208,7 +208,7 @@ fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_
     let data = world.agent.scratch("data");
     fs::create_dir(&data).expect("a directory");
     let privileged = |name: &str| {
-        let confinement = v1::Confinement { privileged: true, ..Default::default() };
+        let confinement = v1::Confinement { privileged: Some(true), ..Default::default() };
         let mut spec = sleeper(name);
         spec.process.as_mut().expect("a process").confinement = Some(confinement);
         spec

@@ -47,10 +47,13 @@ pub struct ContainerFlags {
     /// Make the root filesystem read-only
     #[arg(long)]
     read_only: bool,
-    /// Mount a file or directory of the agent's host
+    /// Mount a file or directory of the agent's host, with what is mounted below; ro holds for all of it
     #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = volume)]
     volume: Vec<Mount>,
-    /// Mount something: type=bind|tmpfs|device,src=,dst=,ro,recursive-ro,propagation=,size=,mode=,fs=,opt=
+    /// Mount something: type=bind|tmpfs|device|overlay,src=,dst=,ro,propagation=,size=,mode=,fs=,opt=,…
+    ///
+    /// A bind comes with what is mounted below its source, unless non-recursive is said. ro holds for all of it,
+    /// with recursive-ro=false for the topmost mount alone. An overlay has lower=, upper= and work=.
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = mount)]
     mount: Vec<Mount>,
     /// Choose a namespace: TYPE=private, TYPE=host or TYPE=container:NAME

@@ -22,7 +22,7 @@ pub fn volume(text: &str) -> Result<Mount, String> {
         match option {
             "rw" => fields.read_only = false,
             "ro" => fields.read_only = true,
-            "rro" => (fields.read_only, fields.recursive_read_only) = (true, true),
+            "rro" => (fields.read_only, fields.recursive_read_only) = (true, Some(true)),
             other => {
                 fields.propagation = propagation(other).map_err(|_| {
                     format!("{other:?} is none of ro, rw, rro, private, slave and shared")
@@ -60,7 +60,8 @@ struct Fields {
     source: String,
     target: String,
     read_only: bool,
-    recursive_read_only: bool,
+    /// Of a bind mount that comes with the mounts below: what is not said is what `read_only` says.
+    recursive_read_only: Option<bool>,
     non_recursive: bool,
     propagation: MountPropagation,
     size: Option<u64>,
@@ -85,8 +86,9 @@ impl Fields {
             "dst" | "target" | "destination" => text()?.clone_into(&mut self.target),
             "ro" | "readonly" | "read-only" => self.read_only = flag()?,
             "recursive-ro" => {
-                self.recursive_read_only = flag()?;
-                self.read_only |= self.recursive_read_only;
+                let set = flag()?;
+                self.recursive_read_only = Some(set);
+                self.read_only |= set;
             }
             "non-recursive" => self.non_recursive = flag()?,
             "propagation" => self.propagation = propagation(text()?)?,
@@ -121,7 +123,9 @@ impl Fields {
         let bind = BindMount {
             source: self.source.clone(),
             non_recursive: self.non_recursive,
-            recursive_read_only: self.recursive_read_only,
+            recursive_read_only: self
+                .recursive_read_only
+                .unwrap_or(self.read_only && !self.non_recursive),
             propagation: self.propagation.into(),
         };
         self.build(Source::Bind(bind))
@@ -187,7 +191,7 @@ impl Fields {
         self.refuse(
             kind,
             &[
-                ("recursive-ro", self.recursive_read_only),
+                ("recursive-ro", self.recursive_read_only.is_some()),
                 ("non-recursive", self.non_recursive),
                 ("propagation", self.propagation != MountPropagation::Unspecified),
             ],
@@ -235,6 +239,27 @@ mod tests {
         for text in ["/a", "/a:b", "a:/b", "/a:/b:x", "/a:/b:ro:x", "", ":"] {
             assert!(volume(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn read_only_is_so_below_too_unless_said_otherwise() {
+        let flags = |mount: Result<Mount, String>| {
+            let mount = mount.unwrap();
+            let Some(Source::Bind(bind)) = mount.source else { panic!() };
+            (mount.read_only, bind.recursive_read_only)
+        };
+        let with = |keys: &str| flags(mount(&format!("type=bind,src=/a,dst=/b{keys}")));
+        for options in ["ro", "rro", "rw,ro", "ro,slave"] {
+            assert_eq!(flags(volume(&format!("/a:/b:{options}"))), (true, true), "{options}");
+        }
+        assert_eq!(flags(volume("/a:/b")), (false, false));
+        assert_eq!(with(",ro"), (true, true));
+        assert_eq!(with(",recursive-ro"), (true, true));
+        assert_eq!(with(",ro,recursive-ro=false"), (true, false));
+        assert_eq!(with(",recursive-ro=false,ro"), (true, false));
+        assert_eq!(with(",ro,non-recursive"), (true, false));
+        assert_eq!(with(",ro=false"), (false, false));
+        assert_eq!(with(",recursive-ro=false"), (false, false));
     }
 
     #[test]

@@ -52,15 +52,23 @@ pub struct LimitFlags {
     /// The file mode creation mask, in octal digits
     #[arg(long, value_name = "MASK", value_parser = octal)]
     umask: Option<u32>,
-    /// Add a capability, or ALL
+    /// Add a capability, or ALL; what is to be dropped is dropped first
     #[arg(long, value_name = "CAP", value_delimiter = ',')]
     cap_add: Vec<String>,
-    /// Drop a capability, or ALL
+    /// Drop a capability, or ALL; then those of --cap-add are added
     #[arg(long, value_name = "CAP", value_delimiter = ',')]
     cap_drop: Vec<String>,
-    /// Lift all confinement
-    #[arg(long)]
-    privileged: bool,
+    /// Lift all confinement; with false, a command in a privileged container has the default one
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = boolean,
+        hide_possible_values = true
+    )]
+    privileged: Option<bool>,
     /// seccomp=default|unconfined, or no-new-privs=true|false
     #[arg(long, value_name = "KEY=VALUE", value_parser = security)]
     security: Vec<Security>,
@@ -171,8 +179,9 @@ pub fn add_terminal(process: &mut ProcessSpec) {
 impl LimitFlags {
     /// Lifts all confinement, where nothing was said of it.
     pub fn lift(&mut self) {
-        self.privileged |=
-            self.cap_add.is_empty() && self.cap_drop.is_empty() && self.security.is_empty();
+        if self.cap_add.is_empty() && self.cap_drop.is_empty() && self.security.is_empty() {
+            self.privileged.get_or_insert(true);
+        }
     }
 
     /// Writes them, and who the command runs as, into a command.
@@ -190,7 +199,7 @@ impl LimitFlags {
         for choice in self.security {
             match choice {
                 Security::Seccomp(mode) => confinement.set_seccomp(mode),
-                Security::NoNewPrivs(set) => confinement.allow_new_privileges = !set,
+                Security::NoNewPrivs(set) => confinement.allow_new_privileges = Some(!set),
             }
         }
         if confinement != Confinement::default() {
@@ -263,8 +272,19 @@ mod tests {
         let confinement = process.confinement.unwrap();
         assert_eq!(confinement.cap_add, ["NET_ADMIN", "CAP_SYS_PTRACE"]);
         assert_eq!(confinement.seccomp(), SeccompMode::Unconfined);
-        assert!(confinement.allow_new_privileges);
+        assert_eq!(confinement.allow_new_privileges, Some(true));
+        assert_eq!(confinement.privileged, None);
         assert_eq!(process.rlimits.len(), 1);
+    }
+
+    #[test]
+    fn what_is_said_is_told_from_what_is_not() {
+        let said = |args: &[&str]| process(args).confinement.unwrap_or_default();
+        assert_eq!(said(&["--security=seccomp=default"]).seccomp(), SeccompMode::Default);
+        assert_eq!(said(&["--security=no-new-privs"]).allow_new_privileges, Some(false));
+        assert_eq!(said(&["--privileged"]).privileged, Some(true));
+        assert_eq!(said(&["--privileged=false"]).privileged, Some(false));
+        assert!(Line::try_parse_from(["x", "--privileged=maybe"]).is_err());
     }
 
     #[test]

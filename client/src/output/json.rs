@@ -293,12 +293,12 @@ fn confinement(confinement: &Confinement) -> Value {
     json!({
         "cap_add": confinement.cap_add,
         "cap_drop": confinement.cap_drop,
-        "allow_new_privileges": confinement.allow_new_privileges,
+        "allow_new_privileges": confinement.allow_new_privileges(),
         "seccomp": match confinement.seccomp() {
             SeccompMode::Unspecified => "default".to_owned(),
             mode => enum_name(mode.as_str_name(), "SECCOMP_MODE_"),
         },
-        "privileged": confinement.privileged,
+        "privileged": confinement.privileged(),
     })
 }
 

@@ -33,7 +33,8 @@ pub struct MountVerb {
     dry_run: bool,
     /// CONTAINER, pid:PID or host
     target: Target,
-    /// What and where: SRC:DST[:ro,...] as with run -v, or type=...,dst=... as with run --mount
+    /// What and where: SRC:DST[:ro,...] as with run -v, or type=...,dst=... as with run --mount. ro holds for
+    /// what is mounted below SRC too
     #[arg(value_name = "MOUNT", value_parser = specification)]
     mount: Mount,
 }

@@ -10,7 +10,7 @@ use std::{
 use conti_runtime::{
     inspect::{process::id_map, status::Status},
     own,
-    plan::{Confinement, HostPlan, Identity, JoinPlan, NsType, Place, Process},
+    plan::{HostPlan, Identity, JoinPlan, NsType, Place, Process},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tracing::{Instrument as _, debug_span};
@@ -232,10 +232,8 @@ impl Engine {
             cwd: None,
             tools: None,
         };
-        let mut process = like_main(&spec.process, &container.spec.process);
-        if !self.cgroups.enforces_devices() {
-            process::withhold_mknod(&mut process);
-        }
+        let mut process = spec.process.inside(&container.spec.process);
+        self.withhold(&mut process);
         Ok(Prepared {
             place: Place::Join(plan),
             process,
@@ -247,12 +245,19 @@ impl Engine {
         })
     }
 
+    /// Takes from a command in a container what nothing else withholds there.
+    fn withhold(&self, process: &mut Process) {
+        if !self.cgroups.enforces_devices() {
+            process::withhold_mknod(process);
+        }
+    }
+
     async fn in_process(
         self: &Arc<Self>,
         target: &ProcessTarget,
         spec: &SessionSpec,
     ) -> Result<Prepared> {
-        let (engine, of, process) = (self.clone(), target.clone(), spec.process.clone());
+        let (engine, of, process) = (self.clone(), target.clone(), spec.process.clone().alone());
         // Its environment lies in its memory, and one that is stuck in the kernel may have that locked.
         let looked = blocking(bounds::PROCESS, "cannot look at the process", move || {
             engine.look_at(&of, process)
@@ -333,9 +338,10 @@ impl Engine {
                 self.in_process(&whole(own.pid, Some(own.start_ticks)), spec).await?
             }
         };
-        // Who debugs is not the application: neither its user, nor what its variables tell programs to load or
-        // to read.
-        prepared.process.identity = spec.process.identity.clone();
+        if let Some(container) = &prepared.container {
+            prepared.process = spec.process.beside(&container.spec.process);
+            self.withhold(&mut prepared.process);
+        }
         prepared.process.env =
             process::overlay_env(&TOOLS_ENV.map(str::to_owned), &spec.process.env);
         let (tools, mut fds) = (tools.clone(), std::mem::take(&mut prepared.fds));
@@ -369,7 +375,7 @@ impl Engine {
         };
         let devpts = duplicate(&self.host_devpts)?;
         let monitor = self.slots.monitor_with(Vec::new()).await?;
-        let (place, process) = (Place::Host(plan), spec.process.clone());
+        let (place, process) = (Place::Host(plan), spec.process.clone().alone());
         Ok(Prepared { place, process, fds, monitor, cgroup: None, devpts, container: None })
     }
 }
@@ -383,23 +389,6 @@ async fn container_ended(container: &Container) {
     if container.now().end.is_none() {
         ended.await;
     }
-}
-
-/// What a command in a container takes over from its main process where nothing else was said.
-fn like_main(wanted: &Process, main: &Process) -> Process {
-    let mut process = wanted.clone();
-    process.env = process::overlay_env(&main.env, &wanted.env);
-    if process.confinement == Confinement::default() {
-        process.confinement = main.confinement;
-    }
-    if let Identity::Lookup { user, group, additional_groups } = &process.identity
-        && user.is_empty()
-        && group.is_empty()
-        && additional_groups.is_empty()
-    {
-        process.identity = main.identity.clone();
-    }
-    process
 }
 
 /// Those of the wanted namespaces that are not the agent's own: joining one's own is not needed,

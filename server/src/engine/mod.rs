@@ -42,6 +42,7 @@ mod fuzz;
 pub mod id;
 pub mod id_ranges;
 pub mod info;
+pub mod inherit;
 pub mod inspect;
 pub mod launcher;
 mod left;

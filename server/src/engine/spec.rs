@@ -7,7 +7,7 @@ pub use conti_runtime::plan::Propagation;
 use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
 use serde::{Deserialize, Serialize};
 
-use super::{recording, scope::Bounds};
+use super::{inherit::Command, recording, scope::Bounds};
 
 /// A container that is to be made. Also the part of its record that never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -300,7 +300,7 @@ pub struct SessionSpec {
     /// Where.
     pub target: SessionTarget,
     /// What. For [`SessionTarget::Process`] with `user`, `groups` or `env`, the engine fills these in.
-    pub process: Process,
+    pub process: Command,
     /// How it is talked to.
     pub io: SessionIo,
     /// Whoever starts it, by the name of its identity.
@@ -318,6 +318,18 @@ pub enum SessionTarget {
     Unshare(UnshareTarget),
     /// What exists, with tools on top.
     Debug(Target, Tools),
+}
+
+impl SessionTarget {
+    /// The container that it takes place in.
+    pub fn container(&self) -> Option<&String> {
+        match self {
+            SessionTarget::Container(key) | SessionTarget::Debug(Target::Container(key), _) => {
+                Some(key)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Programs that a target may not have.

@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
                 let last = index + 1 == self.words.len() && operand;
                 (last && self.has_short(*flag)).then(|| REDACTED.to_owned())
             }
-            Place::Input(_) | Place::Plain(_) => None,
+            Place::Named | Place::Input(_) | Place::Plain(_) => None,
         })
     }
 
@@ -116,6 +116,7 @@ impl<'a> Reader<'a> {
         let own = self.places().find_map(|(place, _)| match place {
             Place::After(flags) if programs::has(flags, word) => Some(Next::Secret),
             Place::Part(flags, mark) if programs::has(flags, word) => Some(Next::Part(*mark)),
+            Place::Named if PATTERNS.named.is_match(word) => Some(Next::Secret),
             _ => None,
         });
         if let Some(own) = own {
@@ -167,7 +168,9 @@ fn part(value: &str, mark: char) -> Option<String> {
 /// A word that no flag and no program says anything of. `script`: it may begin with assignments, else it
 /// is one as a whole where it does.
 fn plain(word: &str, depth: usize, script: bool) -> Option<String> {
-    let shown = if !word.contains(char::is_whitespace) {
+    // A script need not have blanks.
+    let whole = word.contains(char::is_whitespace) || script && word.contains(['<', '|', ';']);
+    let shown = if !whole {
         text(word)
     } else if let Some(assigned) = PATTERNS.assignment.captures(word).filter(|_| !script) {
         Cow::Owned(format!("{}{REDACTED}", &assigned[1]))
@@ -194,19 +197,22 @@ fn script(script: &str, depth: usize) -> Cow<'_, str> {
         let reads = Reader::reads_secret(&words);
         let says = words.iter().any(|word| matches!(*word, "echo" | "printf"));
         let shown = self::shown(&words, depth + 1);
+        let kept =
+            of_kind(command, Kind::Redirection).any(|file| programs::is_secret_file(&file.text));
+        let hidden = fed || kept;
         for (index, (word, shown)) in of_kind(command, Kind::Argument).zip(shown).enumerate() {
-            let said = fed && says && index > 0 && !word.text.starts_with('-');
+            let said = hidden && says && index > 0 && !word.text.starts_with('-');
             let name = matches!(word.text.as_str(), "echo" | "printf");
             let shown = if said && !name { Some(REDACTED.to_owned()) } else { shown };
             replaced.extend(shown.map(|shown| (word, shown)));
         }
         for word in of_kind(command, Kind::Input) {
             let end = if word.text.ends_with('\n') { "\n" } else { "" };
-            let hidden = (reads || fed).then(|| format!("{REDACTED}{end}"));
+            let hidden = (reads || hidden).then(|| format!("{REDACTED}{end}"));
             replaced
                 .extend(hidden.or_else(|| plain(&word.text, depth + 1, true)).map(|s| (word, s)));
         }
-        fed |= reads;
+        fed |= reads || kept;
     }
     replaced.sort_by_key(|(word, _)| word.span.start);
     put(script, &replaced)

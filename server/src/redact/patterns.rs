@@ -13,7 +13,7 @@ const SLASHED_KEY: usize = 40;
 
 /// What the name of a flag, variable or field is made of where its value is a secret. Long words count
 /// anywhere in a name, short ones as a part of it.
-const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|auth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
+const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|mnemonic|totp|seed[_.-]?phrase|recovery[_.-]?(?:code|phrase)|session[_.-]?id|(?:slack|discord|teams)[_.-]?webhook|requirepass|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|auth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
 /// One word of a command line, with quotes where it has any; one that is not closed goes on to the end.
 const WORD: &str = r#"(?:"(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|\\.|[^\s"'\\])+"#;
 /// Text in quotes.
@@ -27,6 +27,8 @@ pub struct Patterns {
     pub flag: Regex,
     /// A flag for a user and a password, whose value is the next argument.
     pub user: Regex,
+    /// A secret's name, or a path that ends with one.
+    pub named: Regex,
     /// An argument that is as a whole a name and its value: the name.
     pub assignment: Regex,
     /// In the order in which they are applied, each with what takes its place.
@@ -39,6 +41,7 @@ pub struct Patterns {
 pub static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns {
     flag: new(&format!(r"^--?{SECRET_NAME}$")),
     user: new(r"^(?:-u|-U|--user|--proxy-user)$"),
+    named: new(&format!(r"^(?:[^-].*/)?{SECRET_NAME}$")),
     assignment: new(&format!(r"^(-{{0,2}}{SECRET_NAME}=)")),
     rules: rules(),
     run: new(r"[a-z0-9+/_=-]{32,}"),

@@ -27,6 +27,8 @@ pub enum Place {
     Operands(usize),
     /// The values of operands that are `NAME=value`.
     Values,
+    /// Behind an operand that is a secret's name, or a path that ends with one.
+    Named,
     /// The last operand, where one of the short flags is this.
     Last(char),
     /// What it reads, where one of these is among its arguments. None given: always.
@@ -39,7 +41,11 @@ const PROGRAMS: &[Program] = &[
     // Databases.
     of(&["mysql*", "mariadb*"], &[Glued("-p")]),
     of(&["mongo*"], &[After("-p"), Glued("-p")]),
-    of(&["redis-cli", "valkey-cli"], &[After("-a")]),
+    of(&["mysqladmin"], &[Named]),
+    of(&["redis-cli", "valkey-cli"], &[After("-a masterauth MASTERAUTH"), Named]),
+    of(&["acl setuser", "ACL SETUSER"], &[Glued("> <")]),
+    of(&["set-initial-password", "reset-admin-password"], &[Operands(0)]),
+    of(&["add_user", "change_password", "authenticate_user"], &[Operands(1)]),
     of(&["AUTH", "redis-cli auth"], &[Operands(0)]),
     of(&["sqlcmd", "bcp", "osql", "tsql"], &[After("-P"), Glued("-P")]),
     of(&["sqlplus", "rman", "expdp", "impdp"], &[Part("", '/')]),
@@ -49,12 +55,14 @@ const PROGRAMS: &[Program] = &[
     of(&["http", "https", "xh"], &[Part("-a --auth", ':')]),
     of(&["lftp", "ncftp"], &[Part("-u", ','), After("-p")]),
     of(&["mosquitto_*"], &[After("-P")]),
+    of(&["swaks"], &[After("-ap")]),
     // Other machines.
     of(&["sshpass"], &[After("-p"), Glued("-p")]),
     of(&["ssh-keygen"], &[After("-N -P")]),
     of(&["smb*", "rpcclient", "winexe", "wmic", "net"], &[Part("-U --user", '%')]),
     of(&["xfreerdp*", "wfreerdp*", "rdesktop"], &[After("-p"), Glued("/p: /password:")]),
     of(&["ipmitool"], &[After("-P")]),
+    of(&["radtest"], &[Operands(1)]),
     of(&["snmp*"], &[After("-A -X -c"), Glued("-A -X -c")]),
     of(&["ldap*"], &[After("-w"), Glued("-w")]),
     of(&["ldappasswd"], &[After("-a -s")]),
@@ -79,18 +87,28 @@ const PROGRAMS: &[Program] = &[
     of(&["oathtool", "rclone obscure"], &[Operands(0)]),
     // Wireless networks.
     of(&["wpa_passphrase"], &[Operands(1)]),
-    of(&["nmcli"], &[After("password")]),
+    of(&["nmcli"], &[Named]),
+    of(&["wg"], &[Named, Input("private-key preshared-key")]),
     of(&["iwconfig"], &[After("key")]),
+    // Settings and values, each by its name.
+    of(&["crudini", "augtool", "etcdctl", "uci", "gsettings", "dconf", "debconf*"], &[Named]),
+    of(&["git config", "snap set", "configure set", "config set"], &[Named]),
+    of(&["debconf-set-selections"], &[Input("")]),
     // Registries, clouds and stores of secrets.
     of(&["login"], &[After("-p"), Glued("-p"), Input("--password-stdin")]),
     of(&["vault login", "authtoken", "add-authtoken"], &[Operands(0)]),
+    of(&["vault unseal", "operator unseal", "operator rekey"], &[Operands(0)]),
+    of(&["operator generate-root", "bw unlock", "snyk auth", "cargo login"], &[Operands(0)]),
+    of(&["bw login"], &[Operands(1)]),
+    of(&["gitlab-runner"], &[After("-r")]),
+    of(&["doctl"], &[After("-t")]),
     of(&["vault write", "secrets set", "config:set"], &[Values]),
     of(&["kv put", "kv patch"], &[Operands(1), Values]),
     of(&["create secret"], &[After("--from-literal")]),
     of(&["secret create"], &[Input("")]),
     of(&["secret set"], &[After("-b --body --value"), Operands(1), Input("")]),
     of(&["configure set", "config set"], &[Operands(1)]),
-    of(&["alias set"], &[Operands(3)]),
+    of(&["alias set", "host add"], &[Operands(3)]),
     // Those of which `-p` is known to be something else.
     of(&["mkdir", "cp", "install", "rmdir", "cargo"], &[Plain("-p")]),
 ];
@@ -108,6 +126,26 @@ pub fn known(before: &str, word: &str) -> impl Iterator<Item = &'static Program>
         .iter()
         .filter(move |program| program.names.iter().any(|name| fits(name, &before, &word)))
 }
+
+/// Whether a file is known to hold secrets.
+pub fn is_secret_file(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    path == "/etc/shadow" || SECRET_FILES.contains(&name)
+}
+
+const SECRET_FILES: [&str; 11] = [
+    ".pgpass",
+    ".netrc",
+    ".my.cnf",
+    ".htpasswd",
+    ".git-credentials",
+    ".vault-token",
+    ".npmrc",
+    ".pypirc",
+    "id_rsa",
+    "id_ecdsa",
+    "id_ed25519",
+];
 
 /// Whether one of these flags is that word.
 pub fn has(flags: &str, word: &str) -> bool {

@@ -339,7 +339,12 @@ impl Call {
         if self.is_admin() {
             return Ok(spec);
         }
-        let process = rules::process("process", &spec.process, &self.caller.grants);
+        // What it would be in its container, whatever of it was said.
+        let process = match spec.target.container() {
+            Some(key) => spec.process.inside(&self.enter(engine, key)?.spec.process),
+            None => spec.process.clone().alone(),
+        };
+        let process = rules::process("process", &process, &self.caller.grants);
         process.map_err(|beyond| self.beyond(at, beyond))?;
         spec.target = match spec.target {
             SessionTarget::Container(key) => {

@@ -90,7 +90,7 @@ pub const SPOILERS: &[Spoiler] = &[
     }),
     ("privileged and less than that", "cap_drop", |s| {
         let cap_drop = vec!["CAP_KILL".into()];
-        confine(s, Confinement { privileged: true, cap_drop, ..Default::default() });
+        confine(s, Confinement { privileged: Some(true), cap_drop, ..Default::default() });
     }),
     ("name with a slash", "name", |s| s.name = "a/b".into()),
     ("name in capitals", "name", |s| s.name = "Web".into()),

@@ -151,9 +151,10 @@ pub(super) fn bound(granted: CapabilitySet) -> Result<(), Fail> {
 /// Becomes the user: groups first, while there is the right to.
 pub(super) fn become_user(ids: &Ids) -> Result<(), Fail> {
     let (uid, gid) = (ids.kernel_uid(), ids.kernel_gid());
-    match ids.groups.is_empty() {
-        true => drop_groups(),
-        false => set_thread_groups(&ids.kernel_groups()),
+    match set_thread_groups(&ids.kernel_groups()) {
+        // A user namespace may deny setgroups(2). Then nobody in it has more than the group itself.
+        Err(Errno::PERM) if ids.groups.is_empty() => drop_groups(),
+        other => other,
     }
     .at(Step::Credentials)?;
     set_thread_res_gid(gid, gid, gid).at(Step::Credentials)?;

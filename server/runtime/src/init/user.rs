@@ -24,14 +24,21 @@ const MAX_ID: u32 = u32::MAX - 1;
 pub(super) struct Ids {
     pub uid: u32,
     pub gid: u32,
+    /// The supplementary groups that were asked for, and those of the user.
     pub groups: Vec<u32>,
     /// The home directory of /etc/passwd, or `/`. Only looked up where it was asked for.
     pub home: Option<Vec<u8>>,
 }
 
 impl Ids {
+    /// All supplementary groups, with the primary one among them: else a program that sets its group would take
+    /// the process out of a group that is kept from something (CVE-2022-36109).
     pub(super) fn kernel_groups(&self) -> Vec<Gid> {
-        self.groups.iter().map(|id| Gid::from_raw(*id)).collect()
+        let mut groups = self.groups.clone();
+        if !groups.contains(&self.gid) {
+            groups.push(self.gid);
+        }
+        groups.into_iter().map(Gid::from_raw).collect()
     }
 
     pub(super) fn kernel_uid(&self) -> Uid {
@@ -62,15 +69,14 @@ pub(super) fn find(
         let home = want_home.then(|| home_of(&read_file(root, "etc/passwd"), *uid));
         return Ok(Ids { uid: *uid, gid: *gid, groups: groups.clone(), home });
     };
-    let by_name = !user.is_empty() && !is_number(user);
     // Both files are read only where something is to be found in them.
-    let passwd = if by_name || group.is_empty() || want_home {
+    let passwd = if !user.is_empty() || group.is_empty() || want_home {
         read_file(root, "etc/passwd")
     } else {
         Vec::new()
     };
     let named = |name: &String| !name.is_empty() && !is_number(name);
-    let groups_file = if by_name || named(group) || additional_groups.iter().any(named) {
+    let groups_file = if !user.is_empty() || named(group) || additional_groups.iter().any(named) {
         read_file(root, "etc/group")
     } else {
         Vec::new()
@@ -106,7 +112,7 @@ pub(super) fn resolve(
         name => group_id(name, groups_file).ok_or(Fail::unknown(Step::Group, 0))?,
     };
     let mut groups = Vec::new();
-    if let Some(entry) = entry.filter(|_| !user.is_empty() && !is_number(user)) {
+    if let Some(entry) = entry.filter(|_| !user.is_empty()) {
         groups.extend(lists_of(groups_file).filter(|g| g.has(entry.name)).map(|g| g.gid));
     }
     for (index, name) in additional.iter().enumerate() {
@@ -239,8 +245,8 @@ mod tests {
     fn users_and_groups_are_found_by_name_and_by_number() {
         assert_eq!(found("", "", &[]), Ok((0, 0, vec![])));
         assert_eq!(found("ann", "", &[]), Ok((1000, 1001, vec![10, 29])));
-        assert_eq!(found("1000", "", &[]), Ok((1000, 1001, vec![])));
-        assert_eq!(found("1000", "wheel", &["audio", "5"]), Ok((1000, 10, vec![5, 29])));
+        assert_eq!(found("1000", "", &[]), Ok((1000, 1001, vec![10, 29])));
+        assert_eq!(found("1000", "wheel", &["5"]), Ok((1000, 10, vec![5, 10, 29])));
         assert_eq!(found("4242", "", &[]), Ok((4242, 0, vec![])));
         assert_eq!(
             found("4294967294", "4294967294", &[]),

@@ -104,7 +104,8 @@ fn rootfs_message() -> impl Strategy<Value = v1::Rootfs> {
 }
 
 fn confinement() -> impl Strategy<Value = v1::Confinement> {
-    (texts(), texts(), any::<bool>(), number(), any::<bool>()).prop_map(
+    let flag = || option::of(any::<bool>());
+    (texts(), texts(), flag(), number(), flag()).prop_map(
         |(cap_add, cap_drop, allow_new_privileges, seccomp, privileged)| v1::Confinement {
             cap_add,
             cap_drop,
@@ -396,7 +397,7 @@ fn mend_process(
         confinement.seccomp = confinement.seccomp.rem_euclid(3);
         let odd = confinement.cap_add.len() % 2 == 1;
         confinement.cap_add = if odd { vec!["net_admin".to_owned()] } else { vec![] };
-        let drops = confinement.cap_drop.len() % 2 == 1 && !confinement.privileged;
+        let drops = confinement.cap_drop.len() % 2 == 1 && !confinement.privileged();
         confinement.cap_drop = if drops { vec!["ALL".to_owned()] } else { vec![] };
     }
     process.oom_score_adj = process.oom_score_adj.map(|adj| adj % 1001);

@@ -45,7 +45,7 @@ pub fn container(
             at.name("session_policy"),
             message.session_policy,
         ),
-        process: process::process(v, at.name("process"), main, true),
+        process: process::main(v, at.name("process"), main),
         name: message.name,
         namespaces,
         hostname: message.hostname,

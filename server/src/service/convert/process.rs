@@ -9,7 +9,10 @@ use conti_proto::v1;
 use conti_runtime::plan::{Identity, Process};
 
 use super::{Field, Violations, capability, rlimit, text, violation::quote};
-use crate::engine::spec::{SessionIo, TerminalSize};
+use crate::engine::{
+    inherit::Command,
+    spec::{SessionIo, TerminalSize},
+};
 
 /// The most that the names and values of an environment take, in bytes.
 const ENV_MAX: usize = 1024 * 1024;
@@ -18,34 +21,31 @@ const STRING_MAX: usize = 128 * 1024 - 1;
 /// The size of a terminal where none was given.
 const TERMINAL: TerminalSize = TerminalSize { columns: 80, rows: 24 };
 
-/// Checks a command with its confinement. `create_cwd`: whether it is a container's main process.
-pub fn process(
-    v: &mut Violations,
-    at: Field<'_>,
-    message: v1::ProcessSpec,
-    create_cwd: bool,
-) -> Process {
+/// Checks the command of a container with its confinement.
+pub fn main(v: &mut Violations, at: Field<'_>, message: v1::ProcessSpec) -> Process {
+    Process { create_cwd: true, ..command(v, at, message).alone() }
+}
+
+/// Checks a command as it is asked for.
+pub fn command(v: &mut Violations, at: Field<'_>, message: v1::ProcessSpec) -> Command {
     argv(v, at.name("argv"), &message.argv);
     if !message.cwd.is_empty() {
         text::absolute_path(v, at.name("cwd"), &message.cwd);
     }
-    let umask = message.umask.unwrap_or(0o022);
-    if umask > 0o777 {
+    if let Some(umask) = message.umask.filter(|umask| *umask > 0o777) {
         v.add(at.name("umask"), format_args!("is 0o{umask:o}, a mask is 0 to 0o777"));
     }
     if let Some(adj) = message.oom_score_adj.filter(|adj| !(-1000..=1000).contains(adj)) {
         v.add(at.name("oom_score_adj"), format_args!("is {adj}, not in -1000 to 1000"));
     }
-    Process {
+    Command {
         env: env(v, at.name("env"), message.env),
-        raw_env: Vec::new(),
         identity: identity(v, at.name("user"), message.user.unwrap_or_default()),
         rlimits: rlimit::rlimits(v, at.name("rlimits"), &message.rlimits),
-        confinement: capability::confinement(v, at.name("confinement"), message.confinement),
-        cwd: if message.cwd.is_empty() { "/".to_owned() } else { message.cwd },
-        create_cwd,
+        confinement: capability::change(v, at.name("confinement"), message.confinement),
+        cwd: Some(message.cwd).filter(|cwd| !cwd.is_empty()),
         oom_score_adj: message.oom_score_adj,
-        umask,
+        umask: message.umask,
         argv: message.argv,
     }
 }

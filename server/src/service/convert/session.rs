@@ -35,7 +35,7 @@ pub fn session(v: &mut Violations, at: Field<'_>, message: Option<v1::SessionSpe
     let place = message.target.and_then(|target| target.target);
     let target = target(v, at.name("target"), place, &wanted, at.name("process"));
     let io = process::io(v, at.name("process"), &wanted, at.name("policy"), message.policy);
-    let process = process::process(v, at.name("process"), wanted, false);
+    let process = process::command(v, at.name("process"), wanted);
     SessionSpec { target, process, io, maker: None }
 }
 
