@@ -174,7 +174,7 @@ impl Engine {
         let reached = async {
             if begin.paused { session.assembled().await } else { session.started().await }
         };
-        let reached = session.set_up(reached, || container.check_thawed());
+        let reached = session.set_up(reached, &self.cgroups, || container.check_thawed());
         match reached.instrument(debug_span!("ready")).await {
             Ok(State::Ended(_, Some(failure))) => Err(Error::Setup(failure)),
             Err(error) => {

@@ -144,7 +144,7 @@ impl Engine {
             self.refill_spare(container);
         }
         let held = || container.as_ref().map_or(Ok(()), |container| container.check_thawed());
-        let started = session.set_up(session.started(), held);
+        let started = session.set_up(session.started(), &self.cgroups, held);
         match started.instrument(debug_span!("ready")).await? {
             State::Ended(_, Some(failure)) => {
                 self.registry.remove_session(&session.id);
@@ -209,6 +209,12 @@ impl Engine {
             }
             None => None,
         };
+        // One that somebody has stopped would keep the command from running.
+        let (held, spare) = match spare {
+            Some(spare) if spare.is_held(&self.cgroups) => (Some(spare), None),
+            spare => (None, spare),
+        };
+        held.into_iter().for_each(Monitor::discard);
         let monitor = match spare {
             Some(monitor) => monitor,
             None => {

@@ -244,7 +244,8 @@ impl Engine {
                 container.save(&self.facts.boot_id)?;
                 session.let_run();
                 session.go()?;
-                match session.set_up(session.started(), || container.check_thawed()).await? {
+                let held = || container.check_thawed();
+                match session.set_up(session.started(), &self.cgroups, held).await? {
                     State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
                     _ => Ok(()),
                 }
