@@ -44,6 +44,10 @@ if ! grep -qE '^memory	.*	1$' /proc/cgroups; then
     skip memory_cgroup "the memory controller" "this kernel has it not"
 fi
 
+if ! grep -q ' - cgroup ' /proc/self/mountinfo; then
+    skip forkers "cgroups of version 1" "this host has those of version 2 alone"
+fi
+
 if [ "$(printf '6.15\n%s\n' "$(uname -r)" | sort -V | head -n 1)" != 6.15 ]; then
     skip detached_layers "overlays on mounts attached nowhere" "they came with Linux 6.15"
 fi

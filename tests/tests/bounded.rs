@@ -227,6 +227,81 @@ fn a_container_is_removed_whose_monitors_are_stopped() {
     agent.finish();
 }
 
+/// The forker that is kept ready in a container, whose main process this is, once it is there. Version 2 alone
+/// needs none.
+fn forker(main: u32) -> Pinned {
+    let own = host::cgroups(main);
+    let dirs = || own.iter().filter(|dir| dir.to_string_lossy().contains("/conti-"));
+    wait::until("a forker is kept ready", || {
+        dirs().find_map(|dir| {
+            let pids = fs::read_to_string(dir.join("cgroup.procs")).ok()?;
+            let pids = pids.lines().filter_map(|line| line.parse().ok());
+            let mut forkers = pids.filter(|pid| status(*pid, "Name:") == "conti-forker");
+            host::pinned(forkers.next()?)
+        })
+    })
+}
+
+mod needs_forkers {
+    use super::*;
+
+    #[test]
+    fn a_forker_that_is_stopped_or_frozen_is_replaced() {
+        let agent = Agent::start();
+        let main = agent.api(async |mut api| run(&mut api, "c").await);
+        agent.ok(["exec", "c", "--", "true"]);
+        let stopped = Stopped::stop(forker(main));
+        assert_eq!(agent.ok(["exec", "c", "--", "echo", "x"]), "x");
+        wait::until_true("the forker is gone", || !stopped.0.alive());
+
+        let frozen = forker(main);
+        let above = host::cgroups(frozen.pid).into_iter().find(|dir| {
+            dir.to_string_lossy().contains("/conti-") && dir.join("freezer.state").is_file()
+        });
+        let below = above.expect("a freezer").join("below");
+        fs::create_dir(&below).expect("a cgroup");
+        fs::write(below.join("cgroup.procs"), frozen.pid.to_string()).expect("moved");
+        let guard = Frozen::freeze(frozen.pid);
+        assert_eq!(guard.file, below.join("freezer.state"));
+        assert_eq!(agent.ok(["exec", "c", "--", "echo", "x"]), "x");
+        drop(guard);
+        wait::until_true("the forker is gone", || !frozen.alive());
+        agent.finish();
+    }
+
+    #[test]
+    fn slots_whose_forkers_are_stopped_are_replaced() {
+        let agent = Agent::start();
+        let all = || {
+            let all = host::descendants(agent.pid()).into_iter();
+            all.filter(|process| status(process.pid, "Name:") == "conti-forker").collect::<Vec<_>>()
+        };
+        wait::until_true("slots are ready", || all().len() >= 3);
+        let stopped: Vec<_> = all().into_iter().map(Stopped::stop).collect();
+        agent.ok(["run", "--rm", "--", "true"]);
+        wait::until_true("the forkers are gone", || !stopped.iter().any(|one| one.0.alive()));
+        agent.finish();
+    }
+
+    #[test]
+    fn a_forker_that_stops_at_its_work_is_named_and_the_next_call_has_another() {
+        let stop = "CONTI_TEST_DELAYS=forker.order=stop";
+        let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());
+        let mut named = Vec::new();
+        for _ in 0..2 {
+            let refused = agent.ctl(["run", "--rm", "--", "true"]).run().exits(125).errors();
+            assert!(refused.contains("stopped (T)") && refused.contains("forker"), "{refused}");
+            let pid = refused.split("process ").nth(1).and_then(|rest| rest.split(',').next());
+            let pid: u32 = pid.and_then(|pid| pid.parse().ok()).expect("a pid");
+            // Nothing of it comes up later.
+            wait::until_true("the forker is gone", || host::pinned(pid).is_none());
+            named.push(pid);
+        }
+        assert_ne!(named[0], named[1]);
+        agent.finish();
+    }
+}
+
 #[test]
 fn a_launcher_that_is_stopped_is_replaced() {
     let agent = Agent::start();

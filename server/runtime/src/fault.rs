@@ -3,8 +3,8 @@
 //! A race whose window is some microseconds wide is met once in hundreds of rounds. With
 //! `CONTI_TEST_DELAYS=20` in the environment of the agent, whoever passes such a point waits up to 20 ms
 //! there, so that any order of two calls comes up soon. `CONTI_TEST_DELAYS=detach.=20,mount.=5` names the
-//! points by how they begin. Nobody but who starts the agent sets it; no call reaches it. Without it a point
-//! costs a load and a branch.
+//! points by how they begin; `forker.order=stop` stops whoever passes that one (SIGSTOP). Nobody but who starts
+//! the agent sets it; no call reaches it. Without it a point costs a load and a branch.
 
 use std::{
     env,
@@ -16,14 +16,24 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Signal, getpid, kill_process};
+
 /// The environment variable.
 pub const VARIABLE: &str = "CONTI_TEST_DELAYS";
 
 /// The longest that one point waits, whatever is asked for.
 const LONGEST: u64 = 1000;
 
-/// How long to wait at points whose names begin so, in milliseconds at most.
-type Delays = Vec<(String, u64)>;
+/// What happens at points whose names begin so.
+type Delays = Vec<(String, What)>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A wait of so many milliseconds at most.
+    Wait(u64),
+    /// A stop.
+    Stop,
+}
 
 fn delays() -> &'static Delays {
     static DELAYS: OnceLock<Delays> = OnceLock::new();
@@ -33,7 +43,11 @@ fn delays() -> &'static Delays {
 fn parse(text: &str) -> Delays {
     let parts = text.split(',').filter_map(|part| {
         let (name, millis) = part.rsplit_once('=').unwrap_or(("", part));
-        Some((name.trim().to_owned(), millis.trim().parse::<u64>().ok()?.min(LONGEST)))
+        let what = match millis.trim() {
+            "stop" => What::Stop,
+            millis => What::Wait(millis.parse::<u64>().ok()?.min(LONGEST)),
+        };
+        Some((name.trim().to_owned(), what))
     });
     parts.collect()
 }
@@ -43,14 +57,24 @@ pub fn is_on() -> bool {
     !delays().is_empty()
 }
 
-/// How long to wait at a point now: another time in each call, from nothing to what was asked for.
-pub fn delay(point: &str) -> Option<Duration> {
-    let (_, most) = delays().iter().find(|(name, _)| point.starts_with(name.as_str()))?;
-    Some(Duration::from_micros(scatter() % (most * 1000 + 1)))
+fn at(point: &str) -> Option<What> {
+    let found = delays().iter().find(|(name, _)| point.starts_with(name.as_str()));
+    found.map(|(_, what)| *what)
 }
 
-/// Waits at a point, where that was asked for. It blocks the thread.
+/// How long to wait at a point now: another time in each call, from nothing to what was asked for.
+pub fn delay(point: &str) -> Option<Duration> {
+    match at(point)? {
+        What::Wait(most) => Some(Duration::from_micros(scatter() % (most * 1000 + 1))),
+        What::Stop => None,
+    }
+}
+
+/// Waits or stops at a point, where that was asked for. It blocks the thread.
 pub fn point(name: &str) {
+    if at(name) == Some(What::Stop) {
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
     if let Some(delay) = delay(name) {
         thread::sleep(delay);
     }
@@ -73,12 +97,13 @@ mod tests {
     #[test]
     fn points_are_named_by_how_they_begin() {
         let named = |pairs: &[(&str, u64)]| -> Delays {
-            pairs.iter().map(|(name, most)| ((*name).to_owned(), *most)).collect()
+            pairs.iter().map(|(name, most)| ((*name).to_owned(), What::Wait(*most))).collect()
         };
         assert_eq!(parse(""), named(&[]));
         assert_eq!(parse("20"), named(&[("", 20)]));
         assert_eq!(parse("detach.=20, mount.=5"), named(&[("detach.", 20), ("mount.", 5)]));
         assert_eq!(parse("x=99999"), named(&[("x", LONGEST)]));
         assert_eq!(parse("nonsense,x="), named(&[]));
+        assert_eq!(parse("a.=stop"), [("a.".to_owned(), What::Stop)]);
     }
 }

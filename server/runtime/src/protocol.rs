@@ -101,8 +101,8 @@ pub enum ToMonitor {
 pub enum FromMonitor {
     /// Ready for a plan; its forker, where there is one, is attached to its cgroups.
     Prepared {
-        /// The pid of the forker, 0 without one.
-        forker: i32,
+        /// The forker, where there is one.
+        forker: Option<ProcessId>,
         /// The monitor itself.
         monitor: ProcessId,
     },

@@ -129,10 +129,12 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
 
     let mut mounts = root.mounts;
     let (nodes, policy) = devices(spec)?;
-    let devpts = Arc::new(filesystem::devpts(tty_group(spec, owner))?);
+    let devpts = Arc::new(filesystem::devpts(owner, tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
-        bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
+        let bound = bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
+        // They are root's, who writes them.
+        idmapped.extend(bound.into_iter().filter(|_| mapped));
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     let guarded_from = within.map(|_| mounts.len() as u32);
@@ -288,15 +290,14 @@ pub fn owner_of(namespaces: &super::spec::Namespaces) -> Option<(u32, u32)> {
     Some((zero(&namespaces.uid_maps)?, zero(&namespaces.gid_maps)?))
 }
 
-/// The host's id of the group that owns terminals.
-fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> u32 {
+/// The host's id of the group that owns terminals. `None`: it has no id in the container.
+fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> Option<u32> {
     let maps = &spec.namespaces.gid_maps;
     let mapped =
         maps.iter().find(|m| m.inside <= dev::TTY_GROUP && dev::TTY_GROUP - m.inside < m.count);
     match mapped {
-        Some(map) => map.outside + (dev::TTY_GROUP - map.inside),
-        None if owner == (0, 0) => dev::TTY_GROUP,
-        None => owner.1,
+        Some(map) => Some(map.outside + (dev::TTY_GROUP - map.inside)),
+        None => (owner == (0, 0)).then_some(dev::TTY_GROUP),
     }
 }
 
@@ -395,13 +396,13 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
 }
 
 /// Binds the files over those of a root that is not written to. The container can write them, but not
-/// what is in their place: each start gets new ones.
+/// what is in their place: each start gets new ones. Returns their mounts.
 fn bind_etc(
     dir: &Path,
     etc: &[(&'static str, String)],
     fds: &mut FdList,
     mounts: &mut Vec<Mount>,
-) -> Result<()> {
+) -> Result<Vec<conti_runtime::plan::Fd>> {
     let write = || {
         let dir = Dir::open(dir)?.ensure_dir("etc", 0o755)?;
         etc.iter().try_for_each(|(name, text)| dir.replace(name, text.as_bytes(), 0o644))
@@ -411,10 +412,13 @@ fn bind_etc(
         errno: blocked.errno.raw_os_error(),
     })?;
     let dir = dir.join("etc");
+    let mut all = Vec::with_capacity(etc.len());
     for (name, _) in etc {
         let bound = bind::clone(&dir.join(name), bind::Options::OWN)?;
-        let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: false };
+        let fd = fds.add(bound.fd);
+        all.push(fd);
+        let what = MountWhat::Detached { fd, dir: false };
         mounts.push(Mount { what, target: format!("/etc/{name}"), attrs: MountAttrs::default() });
     }
-    Ok(())
+    Ok(all)
 }

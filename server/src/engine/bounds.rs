@@ -16,7 +16,10 @@ use conti_runtime::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::error::{Error, Result, Stuck};
+use super::{
+    cgroup::Cgroups,
+    error::{Error, Result, Stuck},
+};
 
 /// Until the launcher has forked: tenths of a millisecond, and a fork waits for memory on a host that has none.
 pub const FORK: Duration = Duration::from_secs(30);
@@ -104,6 +107,17 @@ pub async fn blocking<T: Send + 'static>(
 pub fn stuck(tried: String, role: String, pid: i32, hint: &'static str) -> Error {
     let state = State::read(pid).map_or("gone".to_owned(), |state| state.describe());
     Error::Stuck(Box::new(Stuck { tried, role, pid, state, hint }))
+}
+
+/// Why a process does not go on, in words: it is stopped, or its cgroup is frozen. `None`: it is neither.
+pub fn held(process: ProcessId, cgroups: &Cgroups) -> Option<String> {
+    let state = State::of(process)?;
+    if state.is_stopped() {
+        return Some(state.describe());
+    }
+    // The letter of a frozen one depends on the version of the cgroup.
+    let file = cgroups.frozen_process(process.pid).ok()??;
+    Some(format!("frozen, as {} says", file.display()))
 }
 
 /// The state of a process, as the kernel names it: field 3 of /proc/PID/stat (proc(5)).

@@ -118,6 +118,7 @@ impl Engine {
         if spec.hostname.is_empty() {
             spec.hostname = id[..12].to_owned();
         }
+        self.check_owners(&spec)?;
         let id_range = self.take_ids(&mut spec)?;
         let container = Container::new(id, spec, &self.containers_dir, request_id);
         container.now().id_range = id_range;
@@ -244,7 +245,8 @@ impl Engine {
                 container.save(&self.facts.boot_id)?;
                 session.let_run();
                 session.go()?;
-                match session.set_up(session.started(), || container.check_thawed()).await? {
+                let held = || container.check_thawed();
+                match session.set_up(session.started(), &self.cgroups, held).await? {
                     State::Ended(_, Some(failure)) => Err(Error::Setup(failure)),
                     _ => Ok(()),
                 }

@@ -16,10 +16,11 @@ use conti_runtime::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    bounds::{self, answered},
+    bounds::{self, answered, held},
+    cgroup::Cgroups,
     error::{Error, Result},
     io_error,
-    process::Pinned,
+    process::{self, Pinned},
     watched::watched,
 };
 
@@ -29,6 +30,8 @@ pub struct Monitor {
     socket: AsyncFd<OwnedFd>,
     /// The monitor itself, where it is known.
     process: Option<ProcessId>,
+    /// The forker that starts the process for it, where it has one and is not at work yet.
+    forker: Option<ProcessId>,
 }
 
 /// The fds that every plan travels with, in the order of `ToMonitor::Run`.
@@ -49,7 +52,7 @@ pub struct RunFds<'a> {
 impl Monitor {
     /// Takes over one end of a socket pair, or a connected socket.
     pub fn new(socket: OwnedFd, process: Option<ProcessId>) -> io::Result<Monitor> {
-        Ok(Monitor { socket: watched(socket)?, process })
+        Ok(Monitor { socket: watched(socket)?, process, forker: None })
     }
 
     /// The process itself, where it is known.
@@ -57,13 +60,30 @@ impl Monitor {
         self.process
     }
 
+    /// Its forker, which is also what the process becomes in the end, or has gone.
+    pub fn forker(&self) -> Option<ProcessId> {
+        self.forker
+    }
+
+    /// Whether it could not carry out a plan at this moment: it, or its forker, is stopped or frozen.
+    pub fn is_held(&self, cgroups: &Cgroups) -> bool {
+        [self.process, self.forker].into_iter().flatten().any(|one| held(one, cgroups).is_some())
+    }
+
+    /// Ends one that has no plan, whatever keeps it from going by itself.
+    pub fn discard(self) {
+        for one in [self.process, self.forker].into_iter().flatten() {
+            process::kill(one);
+        }
+    }
+
     /// Waits until a monitor that was just forked, as `pid`, is ready for a plan.
     pub async fn prepared(mut self, pid: i32) -> Result<Monitor> {
         // One that dies is seen by its socket, and not by what has its pid then.
         let process = Pinned::open(pid, None).map(|pinned| pinned.id()).ok();
         match answered(bounds::PREPARE, process, self.receive()).await {
-            Some(Ok(Some((FromMonitor::Prepared { monitor, .. }, _)))) => {
-                self.process = Some(monitor);
+            Some(Ok(Some((FromMonitor::Prepared { monitor, forker }, _)))) => {
+                (self.process, self.forker) = (Some(monitor), forker);
                 Ok(self)
             }
             Some(Ok(Some((FromMonitor::NotPrepared { errno: libc::ESRCH | libc::ENODEV }, _)))) => {

@@ -5,6 +5,7 @@
 //!  -------------------  ----------------------------------------------------------------------
 //!  prepare
 //!    close fds          the monitor's own must not be in reach for a moment longer than needed
+//!    title              the launcher's arguments name a path of the host
 //!    not dumpable       for the same reason
 //!    [namespaces]       of a process that is born last: stage.rs
 //!    wait for the map   with a new user namespace; then it becomes root there
@@ -44,7 +45,7 @@ use rustix::{
     io::{Errno, read, retry_on_intr},
     process::{chdir, fchdir, getcwd, ioctl_tiocsctty, setsid, umask},
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},
-    thread::{CapabilitySet, set_no_new_privs},
+    thread::{CapabilitySet, set_name, set_no_new_privs},
 };
 
 use super::{
@@ -65,6 +66,7 @@ use crate::{
         seccomp::{Insn, load},
         signal::unblock_all,
         sigwait::block_all,
+        title,
     },
 };
 
@@ -124,6 +126,9 @@ fn give_up(start: &Start<'_>, fail: Fail) -> ! {
 /// The first part of the recipe: afterwards this process is what the command is to be.
 pub(super) fn prepare(proof: &OnlyThread, start: &mut Start<'_>) -> Result<(), Fail> {
     close_fds(proof, start)?;
+    // For the eye only.
+    let _ = set_name(c"conti-init");
+    title::replace(proof, b"conti-init");
     confine::undumpable()?;
     let process = &start.plan.process;
     confine::oom_score_adj(process.oom_score_adj)?;

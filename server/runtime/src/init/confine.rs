@@ -151,14 +151,21 @@ pub(super) fn bound(granted: CapabilitySet) -> Result<(), Fail> {
 /// Becomes the user: groups first, while there is the right to.
 pub(super) fn become_user(ids: &Ids) -> Result<(), Fail> {
     let (uid, gid) = (ids.kernel_uid(), ids.kernel_gid());
-    match set_thread_groups(&ids.kernel_groups()) {
+    let groups = ids.kernel_groups();
+    match set_thread_groups(&groups) {
+        Ok(()) => {}
         // A user namespace may deny setgroups(2). Then nobody in it has more than the group itself.
-        Err(Errno::PERM) if ids.groups.is_empty() => drop_groups(),
-        other => other,
+        Err(Errno::PERM) if ids.groups.is_empty() => drop_groups().at(Step::Credentials)?,
+        Err(errno) => return Err(errno).at_item(Step::Groups, first_refused(&groups)),
     }
-    .at(Step::Credentials)?;
-    set_thread_res_gid(gid, gid, gid).at(Step::Credentials)?;
-    set_thread_res_uid(uid, uid, uid).at(Step::Credentials)
+    set_thread_res_gid(gid, gid, gid).at_item(Step::Groups, ids.gid as usize)?;
+    set_thread_res_uid(uid, uid, uid).at_item(Step::Credentials, ids.uid as usize)
+}
+
+/// Which of some groups the kernel refuses: it does not say so itself.
+fn first_refused(groups: &[Gid]) -> usize {
+    let refused = groups.iter().find(|group| set_thread_groups(&[**group]).is_err());
+    refused.or(groups.first()).map_or(0, |group| group.as_raw() as usize)
 }
 
 /// Keeps these capabilities and no others, none of them inheritable or ambient. A user who is not

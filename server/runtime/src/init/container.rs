@@ -5,6 +5,7 @@
 //!  ----------------  ------------------------------------------------------------------------
 //!  join namespaces   of others, while this process still has its rights over them
 //!  cgroup namespace  once it is in its cgroup, which becomes the root of the view
+//!  ipc namespace     once it is root in its user namespace, whose message queues these are
 //!  names, loopback   belong to the namespaces alone
 //!  propagation       before the first mount, or the mounts would show elsewhere
 //!  root              attached first: every target is looked up below it
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     kernel_fs::PLACES,
     plan::{ContainerPlan, Namespaces, NsSource, NsType, Step},
-    sys::ns::{loopback_up, unshare_cgroup},
+    sys::ns::{loopback_up, unshare_cgroup, unshare_ipc},
 };
 
 /// Assembles a container. Afterwards `/` is its root.
@@ -75,6 +76,9 @@ fn enter_namespaces(container: &ContainerPlan, start: &Start<'_>) -> Result<(), 
     }
     if namespaces.cgroup == NsSource::New {
         unshare_cgroup().at(Step::Clone)?;
+    }
+    if namespaces.ipc == NsSource::New {
+        unshare_ipc().at(Step::Clone)?;
     }
     if let Some(name) = &container.hostname {
         only_in_new(namespaces.uts)

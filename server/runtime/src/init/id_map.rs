@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Gid, Mode, OFlags, Uid, fchown, openat},
+    fs::{CWD, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat},
     io::{Errno, write},
 };
 
@@ -59,12 +59,14 @@ pub(super) fn map_mounts(
 
 /// Who stands for root in the user namespace that a process will be in: id 0, or the first id where that
 /// one is not mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Owner {
     /// User and group, seen from inside.
     pub inside: (u32, u32),
     /// The same, seen from here. `None` where it is the host's root, or has no id here.
     outside: Option<(u32, u32)>,
+    /// Its groups.
+    groups: Vec<IdMap>,
 }
 
 /// The owner of what a plan's process is given and makes.
@@ -78,10 +80,18 @@ pub(super) fn owner(plan: &Plan, fds: &PlanFds) -> Result<Owner, Fail> {
         }
         Place::Join(_) => None,
     };
-    let Some((uids, gids)) = maps else { return Ok(Owner { inside: (0, 0), outside: None }) };
+    let Some((uids, gids)) = maps else {
+        return Ok(Owner { inside: (0, 0), outside: None, groups: Vec::new() });
+    };
     let (uid, gid) = (first(&uids), first(&gids));
     let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
-    Ok(Owner { inside: (uid.0, gid.0), outside: known(uid.1).zip(known(gid.1)) })
+    let outside = known(uid.1).zip(known(gid.1));
+    Ok(Owner { inside: (uid.0, gid.0), outside, groups: gids })
+}
+
+/// Whether an id of here has one in there.
+fn is_mapped(maps: &[IdMap], id: u32) -> bool {
+    maps.iter().any(|map| id.checked_sub(map.outside).is_some_and(|above| above < map.count))
 }
 
 /// Id 0 of a map, or the first one: inside and outside. Without a map 0, which nothing can be made of.
@@ -93,17 +103,28 @@ fn first(maps: &[IdMap]) -> (u32, u32) {
 
 /// Gives the pipes or the terminal to the owner in the user namespace that the process will be in: in
 /// there, nobody else could hand them on to the user. Nothing is changed where that owner has no id here.
+///
+/// A terminal keeps its group, which may write to it: that of terminals. Where that one has no id in there, the
+/// owner's takes its place, without the right.
 pub(super) fn give_stdio(stdio: &ChildStdio, owner: &Owner) -> Result<(), Fail> {
     let Some((uid, gid)) = owner.outside else { return Ok(()) };
+    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
     let give = |fd: &OwnedFd| match is_pipe_or_terminal(fd.as_fd())? {
-        true => fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))),
+        true => fchown(fd, uid, gid),
         false => Ok(()),
+    };
+    let give_terminal = |fd: &OwnedFd| {
+        if is_mapped(&owner.groups, fstat(fd)?.st_gid) {
+            return fchown(fd, uid, None);
+        }
+        fchmod(fd, Mode::RUSR | Mode::WUSR)?;
+        fchown(fd, uid, gid)
     };
     match stdio {
         ChildStdio::Pipes { stdin, stdout, stderr } => {
             [stdin, stdout, stderr].into_iter().try_for_each(give)
         }
-        ChildStdio::Terminal { slave } => give(slave),
+        ChildStdio::Terminal { slave } => give_terminal(slave),
     }
     .at(Step::Stdio)
 }
@@ -163,5 +184,8 @@ mod tests {
         assert_eq!(first(&maps), (0, 1000));
         assert_eq!(first(&maps[..1]), (1, 100_001));
         assert_eq!(first(&[]), (0, u32::MAX));
+        let known = [999, 1000, 1001, 100_000, 100_001, 165_535, 165_536];
+        let known = known.map(|id| is_mapped(&maps, id));
+        assert_eq!(known, [false, true, false, false, true, true, false]);
     }
 }

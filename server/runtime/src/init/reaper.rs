@@ -1,10 +1,7 @@
 //! The process in front of the command, where one was asked for: as PID 1 it reaps what is left behind
 //! and passes signals on. It never returns and needs nothing but its child.
 
-use rustix::{
-    process::{Pid, WaitOptions, kill_process, set_child_subreaper, wait},
-    thread::set_name,
-};
+use rustix::process::{Pid, WaitOptions, kill_process, set_child_subreaper, wait};
 
 use crate::sys::{
     clone::{OnlyThread, exit_now},
@@ -18,7 +15,6 @@ use crate::sys::{
 pub(super) fn stay(proof: &OnlyThread, child: i32) -> ! {
     // Held fds would keep pipes, terminals and mounts busy after the command has let go of them.
     let _ = close_all_but(proof, &mut []);
-    let _ = set_name(c"conti-init");
     // Only matters where this is not PID 1, in a pid namespace that it was not the first in.
     let _ = set_child_subreaper(Pid::from_raw(1));
     loop {

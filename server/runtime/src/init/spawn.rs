@@ -310,9 +310,11 @@ fn clone_through_intermediate(
     }
 }
 
-/// The namespaces that a container makes.
+/// The namespaces that are made for a container before its process is root in its user namespace. The ipc
+/// namespace is not among them: the root of its mqueue filesystem belongs to the user who makes it.
 pub(super) fn new_namespaces(container: &ContainerPlan) -> Vec<NsType> {
-    let is_new = |ns: &NsType| container.namespaces.source(*ns) == NsSource::New;
+    let is_new =
+        |ns: &NsType| *ns != NsType::Ipc && container.namespaces.source(*ns) == NsSource::New;
     NsType::ALL.into_iter().filter(is_new).collect()
 }
 

@@ -31,6 +31,7 @@ use crate::{
         process::{Fork, close_from, fork, unshare_mounts},
         signal::{Disposition, set_disposition, unblock_all},
         socket::{Packet, Wait, recv_packet, send_packet},
+        title,
     },
 };
 
@@ -81,6 +82,7 @@ fn settle() -> io::Result<i32> {
     // A child of a spawn leads no process group, so that this cannot fail but for an odd start by hand.
     let _ = rustix::process::setsid();
     rustix::thread::set_name(c"conti-launcher")?;
+    title::find()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
 
     let mut present = String::new();

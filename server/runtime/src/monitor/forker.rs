@@ -32,12 +32,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     failure,
     order::{gather, read_plan},
+    process::start_ticks,
 };
 use crate::{
     fault,
     init::{Child, ChildStdio, PlanFds, ProcessEnds, Spawn, Stage},
     plan::{Fd, Plan, SetupFailure, Step},
-    protocol::MAX_PACKET,
+    protocol::{MAX_PACKET, ProcessId},
     sys::{
         clone::exit_now,
         process::{Fork, fork},
@@ -109,9 +110,9 @@ pub fn fork_off() -> io::Result<Side> {
 }
 
 impl Forker {
-    /// Its pid.
-    pub fn pid(&self) -> i32 {
-        self.pid
+    /// What names it for good: it is not reaped yet.
+    pub fn id(&self) -> ProcessId {
+        ProcessId { pid: self.pid, start_ticks: start_ticks(self.pid) }
     }
 
     /// Readable when it has answered, or died. `None` once it was let go.
@@ -271,10 +272,12 @@ pub fn serve(
     crate::sys::process::release_free_memory();
     if told.is_ok()
         && let Ok(Some(order)) = Order::receive(&socket)
-        && let Err(failure) = order.carry_out(socket.as_fd(), report, oom_score_adj)
     {
-        // A monitor that is gone cannot be told.
-        let _ = send(&socket, &FromForker::Failed(failure), &[]);
+        fault::point("forker.order");
+        if let Err(failure) = order.carry_out(socket.as_fd(), report, oom_score_adj) {
+            // A monitor that is gone cannot be told.
+            let _ = send(&socket, &FromForker::Failed(failure), &[]);
+        }
     }
     exit_now(0)
 }

@@ -54,24 +54,23 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
         return refuse(&control, &error);
     }
     let forker = if cgroups.is_empty() { None } else { Some(forker::fork_off()) };
-    let (forker, pid) = match forker {
-        None => (None, 0),
+    let forker = match forker {
+        None => None,
         Some(Ok(forker::Side::Forker(socket, report))) => {
             // Only the monitor holds its control socket: the agent sees the monitor's end by it.
             drop(control);
             forker::serve(socket, &report, cgroups, oom_score_adj)
         }
         Some(Ok(forker::Side::Monitor(forker))) => match forker.attached(&control) {
-            Ok(()) => {
-                let pid = forker.pid();
-                (Some(forker), pid)
-            }
+            Ok(()) => Some(forker),
             Err(error) => return refuse(&control, &error),
         },
         Some(Err(error)) => return refuse(&control, &error),
     };
     drop(cgroups);
-    if tell(&control, &FromMonitor::Prepared { forker: pid, monitor: own_id() }).is_err() {
+    let prepared =
+        FromMonitor::Prepared { forker: forker.as_ref().map(Forker::id), monitor: own_id() };
+    if tell(&control, &prepared).is_err() {
         return;
     }
     if forker.is_some() {

@@ -19,4 +19,5 @@ pub mod shm;
 pub mod signal;
 pub mod sigwait;
 pub mod socket;
+pub mod title;
 pub mod wait;

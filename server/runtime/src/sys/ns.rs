@@ -17,6 +17,13 @@ pub fn unshare_cgroup() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
 }
 
+/// Moves this process into a new ipc namespace, whose message queues belong to the present user.
+pub fn unshare_ipc() -> Result<(), Errno> {
+    // SAFETY: as in `unshare_cgroup`: NEWIPC changes no fd table and no memory. It forgets the adjustments of
+    // System V semaphores, of which this process has none.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWIPC) }
+}
+
 /// Moves this process into a copy of its mount namespace.
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: as in `unshare_cgroup`: NEWNS changes no fd table and no memory. It implies CLONE_FS, which

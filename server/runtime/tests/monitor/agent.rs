@@ -54,7 +54,7 @@ impl Agent {
         match receive(&ours).0 {
             FromMonitor::Prepared { forker, monitor } => {
                 assert!(monitor.pid == pid && monitor.start_ticks > 0, "{monitor:?}");
-                (ours, pid, forker)
+                (ours, pid, forker.map_or(0, |forker| forker.pid))
             }
             other => panic!("{other:?}"),
         }

@@ -34,8 +34,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     bounds::{self, answered},
+    cgroup::Cgroups,
     counts::Counts,
-    error::{Error, Result},
+    error::{Error, Result, Stuck},
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
     process,
@@ -60,6 +61,8 @@ pub struct Session {
     reached: Mutex<Surroundings>,
     /// Shared with the monitor until the end; a copy of what is left from then on.
     journal: RwLock<Journal>,
+    /// The process that starts the session's own for the monitor, where there is one.
+    forker: Option<ProcessId>,
     /// The monitor, as long as there is one.
     monitor: Mutex<Option<Arc<Monitor>>>,
     /// Wakes the monitor when there is room for output, or input.
@@ -175,6 +178,7 @@ impl Session {
             record,
             dir,
             journal: RwLock::new(journal),
+            forker: monitor.as_ref().and_then(|monitor| monitor.forker()),
             monitor: Mutex::new(monitor),
             to_monitor: Mutex::new(to_monitor),
             state: watch::Sender::new(state),
@@ -285,19 +289,39 @@ impl Session {
         bounds::stuck(tried.to_owned(), format!("the monitor of session {}", self.id), pid, hint)
     }
 
+    /// What keeps its forker from starting its process.
+    fn held_forker(&self, cgroups: &Cgroups) -> Option<Error> {
+        let forker = self.forker.filter(|_| matches!(self.state(), State::Assembling))?;
+        let state = bounds::held(forker, cgroups)?;
+        Some(Error::Stuck(Box::new(Stuck {
+            tried: "the command was to be set up".to_owned(),
+            role: format!("the forker of session {}, which starts it", self.id),
+            pid: forker.pid,
+            state,
+            hint: "try again: that forker is given up, and another one does it",
+        })))
+    }
+
     /// Waits for what its set-up comes to, and says what is in the way where it comes to nothing. `held` is asked
     /// now and then whether something holds it. It is told to end then.
     pub async fn set_up(
         &self,
         reached: impl Future<Output = State>,
+        cgroups: &Cgroups,
         held: impl Fn() -> Result<()>,
     ) -> Result<State> {
         let watched = async {
             tokio::pin!(reached);
+            let mut before = false;
             loop {
                 match timeout(bounds::LOOK, &mut reached).await {
                     Ok(state) => return Ok(state),
                     Err(_) => held()?,
+                }
+                // Twice in a row, as with a monitor: it may be stopped for a moment.
+                match self.held_forker(cgroups) {
+                    Some(error) if before => return Err(error),
+                    found => before = found.is_some(),
                 }
             }
         };

@@ -10,12 +10,15 @@ use std::{
 
 use conti_runtime::own;
 use rustix::{
-    fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat, symlinkat},
+    fs::{AtFlags, FileType, Mode, makedev, mkdirat, mknodat, symlinkat},
     io::Errno,
     mount::MountAttrFlags,
 };
 
-use super::{bind, failed, filesystem};
+use super::{
+    bind, failed,
+    filesystem::{self, give},
+};
 use crate::engine::{
     cgroup::devices::Rule,
     error::{Error, Result},
@@ -58,17 +61,18 @@ pub fn make(owner: (u32, u32), extra: &[Node], console: bool) -> Result<OwnedFd>
         }
         for (name, target) in LINKS {
             symlinkat(target, &dev, name).map_err(at(name))?;
+            give(dev.as_fd(), name, owner).map_err(at(name))?;
         }
         for name in ["pts", "shm", "mqueue"] {
-            mkdirat(&dev, name, Mode::from_raw_mode(0o755)).map_err(at(name))?;
+            directory(dev.as_fd(), name, owner).map_err(at(name))?;
         }
         if console {
-            let file = FileType::RegularFile;
-            mknodat(&dev, "console", file, Mode::from_raw_mode(0o600), 0).map_err(at("console"))?;
+            node(dev.as_fd(), "console", FileType::RegularFile, 0, 0o600, owner)
+                .map_err(at("console"))?;
         }
         for extra in extra {
             for (at_byte, _) in extra.name.match_indices('/') {
-                match mkdirat(&dev, &extra.name[..at_byte], Mode::from_raw_mode(0o755)) {
+                match directory(dev.as_fd(), &extra.name[..at_byte], owner) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(errno) => return Err((extra.name.clone(), errno)),
                 }
@@ -171,14 +175,10 @@ fn node(
     mknodat(dev, name, kind, Mode::from_raw_mode(mode), number)?;
     // mknodat is subject to the umask.
     rustix::fs::chmodat(dev, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
-    if owner != (0, 0) {
-        chownat(
-            dev,
-            name,
-            Some(Uid::from_raw(owner.0)),
-            Some(Gid::from_raw(owner.1)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?;
-    }
-    Ok(())
+    give(dev, name, owner)
+}
+
+fn directory(dev: BorrowedFd<'_>, name: &str, owner: (u32, u32)) -> std::result::Result<(), Errno> {
+    mkdirat(dev, name, Mode::from_raw_mode(0o755))?;
+    give(dev, name, owner)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, fstat},
+    fs::{AtFlags, FileType, Gid, Uid, chownat, fstat},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -103,17 +103,40 @@ pub fn tmpfs(
     })
 }
 
-/// Makes a devpts instance. `tty_group`: the group of its terminals on the host.
-pub fn devpts(tty_group: u32) -> Result<OwnedFd> {
+/// Makes a devpts instance. `owner`: the host's ids of the container's root user; `tty_group`: the group that may
+/// write to its terminals, on the host. Without one nobody but their users may.
+pub fn devpts(owner: (u32, u32), tty_group: Option<u32>) -> Result<OwnedFd> {
+    let (mode, group) = tty_group.map_or(("0600", owner.1), |group| ("0620", group));
     let options = [
         ("ptmxmode", Some("0666".to_owned())),
-        ("mode", Some("0620".to_owned())),
-        ("gid", Some(tty_group.to_string())),
+        ("mode", Some(mode.to_owned())),
+        ("gid", Some(group.to_string())),
     ];
-    make("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC)
-        .map_err(|refused| {
-            refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS")
-        })
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let made = make("devpts", &options, attributes).and_then(|devpts| {
+        // The options are about terminals only.
+        for name in ["", "ptmx"] {
+            give(devpts.as_fd(), name, owner)
+                .map_err(|errno| Refused { errno, words: String::new() })?;
+        }
+        Ok(devpts)
+    });
+    made.map_err(|refused| {
+        refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS")
+    })
+}
+
+/// Gives what lies at a name to a user and group of the host; a link itself, and with no name the directory.
+pub fn give(
+    at: BorrowedFd<'_>,
+    name: &str,
+    (uid, gid): (u32, u32),
+) -> std::result::Result<(), Errno> {
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+    chownat(at, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)
 }
 
 /// Lays a writable layer over a read-only one. All are named by fds of this process, so that no
