@@ -62,6 +62,7 @@ mod tests {
         assert_eq!(ranges(text, "con"), []);
     }
 
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of ranges, and not what is in one")]
     #[test]
     fn the_largest_range_that_both_files_give_is_taken() {
         assert_eq!(common(&[0..10, 100..200], &[5..120]), Some(100..120));
