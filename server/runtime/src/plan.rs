@@ -479,6 +479,7 @@ pub enum Step {
     Terminal,
     Capabilities,
     Credentials,
+    Groups,
     NoNewPrivs,
     Seccomp,
     CloseFds,

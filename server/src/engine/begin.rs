@@ -176,7 +176,9 @@ impl Engine {
         };
         let reached = session.set_up(reached, &self.cgroups, || container.check_thawed());
         match reached.instrument(debug_span!("ready")).await {
-            Ok(State::Ended(_, Some(failure))) => Err(Error::Setup(failure)),
+            Ok(State::Ended(_, Some(failure))) => {
+                Err(self.explained(failure, &container.spec).await)
+            }
             Err(error) => {
                 // Nothing of it is to come up later, when nobody asks for it any more.
                 self.kill_all(container, &session).await;
@@ -195,18 +197,27 @@ impl Engine {
     async fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
         let wanted = &spec.namespaces;
         let mut joined = Joined::default();
-        for (kind, namespace) in [
-            (NsType::Pid, &wanted.pid),
-            (NsType::Uts, &wanted.uts),
-            (NsType::Ipc, &wanted.ipc),
-            (NsType::Net, &wanted.net),
-            (NsType::Cgroup, &wanted.cgroup),
-            (NsType::User, &wanted.user),
-            (NsType::Time, &wanted.time),
+        for (kind, namespace, action) in [
+            (NsType::Pid, &wanted.pid, "join the pid namespace of"),
+            (NsType::Uts, &wanted.uts, "join the uts namespace of"),
+            (NsType::Ipc, &wanted.ipc, "join the ipc namespace of"),
+            (NsType::Net, &wanted.net, "join the net namespace of"),
+            (NsType::Cgroup, &wanted.cgroup, "join the cgroup namespace of"),
+            (NsType::User, &wanted.user, "join the user namespace of"),
+            (NsType::Time, &wanted.time, "join the time namespace of"),
         ] {
             let Namespace::Container(key) = namespace else { continue };
-            let other = self.registry.container(key)?;
-            let process = other.running_process("join a namespace of")?;
+            let other = self.registry.container(key).map_err(|error| match error {
+                // Where it was there the name was exchanged for the id.
+                Error::NoSuchContainer(_) if id::is_one(key) => Error::WrongState {
+                    container: key.clone(),
+                    action,
+                    state: "removed",
+                    wanted: "running",
+                },
+                other => other,
+            })?;
+            let process = other.running_process(action)?;
             joined.processes.push((kind, process));
             // A new user namespace has no right to a new proc of a pid namespace that it does not own.
             let is_made = wanted.user != Namespace::Private && facts::proc_of_namespace();

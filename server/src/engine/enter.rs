@@ -154,7 +154,8 @@ impl Engine {
                     Some(container) if container.process().is_none() => {
                         Err(container.wrong_state("run a command in", "running"))
                     }
-                    _ => Err(Error::Setup(failure)),
+                    Some(container) => Err(self.explained(failure, &container.spec).await),
+                    None => Err(Error::Setup(failure)),
                 }
             }
             _ => Ok(session),
@@ -276,6 +277,15 @@ impl Engine {
         let at = |error| process::gone(pid, &error);
         let mut fds = FdList::default();
         let namespaces = foreign_namespaces(pid, &target.namespaces)?;
+        if namespaces.contains(&NsType::User) && !has_ids(pid).map_err(at)? {
+            return Err(Error::Refused {
+                tried: "its user namespace has no id map, so that there is nobody to be in it: \
+                        cannot enter process"
+                    .to_owned(),
+                argument: pid.to_string(),
+                errno: 0,
+            });
+        }
         let host_mount_ns = match namespaces.contains(&NsType::Mount) {
             true => None,
             false => {
@@ -427,6 +437,13 @@ fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
         }
     }
     Ok(foreign)
+}
+
+/// Whether users and groups have ids in the user namespace of a process.
+fn has_ids(pid: i32) -> std::io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())?;
+    Ok(!id_map(&directory, "uid_map")?.is_empty() && !id_map(&directory, "gid_map")?.is_empty())
 }
 
 fn open_dir(pid: i32, link: &str) -> Result<OwnedFd> {

@@ -79,6 +79,14 @@ pub enum Error {
     /// A step of the set-up failed.
     #[error("{}", setup_sentence(.0))]
     Setup(SetupFailure),
+    /// The same, where more is known than the step.
+    #[error("{sentence}")]
+    Explained {
+        /// The step.
+        failure: SetupFailure,
+        /// What went wrong, for people.
+        sentence: String,
+    },
     /// A source on the host could not be opened or mounted.
     #[error("{what} {argument:?}: {}; {hint}", errno_text(*.errno))]
     Source {
@@ -166,7 +174,7 @@ impl Error {
             Error::TargetGone { .. } => Reason::ProcessGone,
             Error::Frozen { .. } => Reason::TargetFrozen,
             Error::Stuck(_) => Reason::ProcessStuck,
-            Error::Setup(f) => match (f.step, f.errno) {
+            Error::Setup(f) | Error::Explained { failure: f, .. } => match (f.step, f.errno) {
                 (Step::Exec, libc::ENOENT) => Reason::CommandNotFound,
                 (Step::Exec, _) => Reason::CommandNotExecutable,
                 _ => Reason::SetupFailed,
@@ -203,13 +211,24 @@ fn reason_text(errno: i32) -> String {
     if errno == 0 { String::new() } else { format!(": {}", errno_text(errno)) }
 }
 
+/// What it means that the kernel starts no process (EAGAIN).
+const PROCESSES: &str = "; a limit of processes is reached: that of the container (pids), of a cgroup above it, \
+                         or of its user";
+
 /// A failed set-up as one sentence that a user can act on.
 pub fn setup_sentence(failure: &SetupFailure) -> String {
     let SetupFailure { step, argument, errno } = failure;
     let (tried, hint) = match step {
         Step::Plan => ("could not read the plan", ""),
         Step::Stdio => ("could not make stdin, stdout and stderr", ""),
-        Step::Clone => ("could not make the namespaces", ""),
+        Step::Clone => {
+            let hint = match *errno {
+                libc::EAGAIN => PROCESSES,
+                libc::ENOSPC => "; a limit of namespaces is reached, see the sysctls user.max_*",
+                _ => "",
+            };
+            ("could not start a process in the namespaces", hint)
+        }
         Step::IdMap if argument.starts_with('/') => (
             "could not map the ids of the mount on",
             "; it, and what is mounted below it, must be of filesystems that support idmapped mounts; \
@@ -238,6 +257,11 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::PivotRoot => ("could not pivot to the root filesystem", ""),
         Step::MaskPath => ("could not hide", ""),
         Step::ReadOnlyPath => ("could not make read-only", ""),
+        Step::Sysctl if argument.contains("ping_group_range") => (
+            "could not set the kernel parameter",
+            "; both are groups that the container's user namespace has: \"0 65535\" are all of those that the \
+             agent gives",
+        ),
         Step::Sysctl => ("could not set the kernel parameter", "; check its name and value"),
         Step::User => {
             ("could not find the user", "; it must be in the container's /etc/passwd or a number")
@@ -251,7 +275,7 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::OomScoreAdj => ("could not set oom_score_adj", ""),
         Step::Terminal => ("could not make the terminal", ""),
         Step::Capabilities => ("could not set the capabilities", ""),
-        Step::Credentials => {
+        Step::Credentials | Step::Groups => {
             let hint = match *errno {
                 // user_namespaces(7): setgroups(2) fails so where /proc/PID/setgroups says "deny".
                 libc::EPERM => {
@@ -259,11 +283,16 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
                 }
                 _ => "; is the id mapped in the user namespace?",
             };
-            ("could not become the user", hint)
+            let tried = match step {
+                Step::Groups => "could not take on the group",
+                _ => "could not become the user",
+            };
+            (tried, hint)
         }
         Step::NoNewPrivs => ("could not set no_new_privs", ""),
         Step::Seccomp => ("could not load the system call filter", ""),
         Step::CloseFds => ("could not close inherited files", ""),
+        Step::Init if *errno == libc::EAGAIN => ("could not start the init process", PROCESSES),
         Step::Init => ("could not start the init process", ""),
         Step::Exec => match *errno {
             libc::ENOENT => {

@@ -2,6 +2,11 @@
 
 use std::fmt::Write as _;
 
+/// Whether a text has the form of an id.
+pub fn is_one(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Makes a new id.
 pub fn new() -> String {
     let mut text = String::with_capacity(32);
@@ -9,4 +14,17 @@ pub fn new() -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_known_by_its_form() {
+        assert!(is_one(&new()));
+        for other in ["", "c", &"A".repeat(32), &"a".repeat(33)] {
+            assert!(!is_one(other), "{other}");
+        }
+    }
 }

@@ -118,6 +118,7 @@ impl Engine {
         if spec.hostname.is_empty() {
             spec.hostname = id[..12].to_owned();
         }
+        self.check_owners(&spec)?;
         let id_range = self.take_ids(&mut spec)?;
         let container = Container::new(id, spec, &self.containers_dir, request_id);
         container.now().id_range = id_range;

@@ -88,7 +88,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             let metadata = vec![("pid", pid), ("state", state), ("role", role), ("tried", tried)];
             (Code::FailedPrecondition, metadata)
         }
-        Error::Setup(failure) => {
+        Error::Setup(failure) | Error::Explained { failure, .. } => {
             let step = step_name(failure.step);
             (code_of_setup(failure.errno), setup(step, failure.argument, failure.errno))
         }

@@ -152,12 +152,19 @@ pub(super) fn bound(granted: CapabilitySet) -> Result<(), Fail> {
 pub(super) fn become_user(ids: &Ids) -> Result<(), Fail> {
     let (uid, gid) = (ids.kernel_uid(), ids.kernel_gid());
     match ids.groups.is_empty() {
-        true => drop_groups(),
-        false => set_thread_groups(&ids.kernel_groups()),
+        true => drop_groups().at(Step::Credentials)?,
+        false => take_groups(&ids.kernel_groups())?,
     }
-    .at(Step::Credentials)?;
-    set_thread_res_gid(gid, gid, gid).at(Step::Credentials)?;
-    set_thread_res_uid(uid, uid, uid).at(Step::Credentials)
+    set_thread_res_gid(gid, gid, gid).at_item(Step::Groups, ids.gid as usize)?;
+    set_thread_res_uid(uid, uid, uid).at_item(Step::Credentials, ids.uid as usize)
+}
+
+/// Takes these supplementary groups. The kernel does not say which of them it refuses.
+fn take_groups(groups: &[Gid]) -> Result<(), Fail> {
+    let Err(errno) = set_thread_groups(groups) else { return Ok(()) };
+    let refused = groups.iter().find(|group| set_thread_groups(&[**group]).is_err());
+    let id = refused.or(groups.first()).map_or(0, |group| group.as_raw());
+    Err(errno).at_item(Step::Groups, id as usize)
 }
 
 /// Keeps these capabilities and no others, none of them inheritable or ambient. A user who is not

@@ -68,7 +68,7 @@ impl<T> At<T> for Result<T, Errno> {
 
 /// The step with this number.
 pub(super) fn step_from_number(number: u32) -> Option<Step> {
-    const STEPS: [Step; 31] = [
+    const STEPS: [Step; 32] = [
         Step::Plan,
         Step::Stdio,
         Step::Clone,
@@ -95,6 +95,7 @@ pub(super) fn step_from_number(number: u32) -> Option<Step> {
         Step::Terminal,
         Step::Capabilities,
         Step::Credentials,
+        Step::Groups,
         Step::NoNewPrivs,
         Step::Seccomp,
         Step::CloseFds,
@@ -149,7 +150,12 @@ impl Plan {
             (Step::Group, Identity::Lookup { additional_groups, .. }) => {
                 additional_groups.get(item - 1).cloned().unwrap_or_default()
             }
-            (Step::Credentials, Identity::Lookup { user, group, .. }) => format!("{user}:{group}"),
+            // The index is the id itself, which may be one that the plan does not name.
+            (Step::Groups, _) | (Step::Credentials, _) if item > 0 => item.to_string(),
+            (Step::Groups, _) => "0".to_owned(),
+            (Step::Credentials, Identity::Lookup { user, group, .. }) => {
+                format!("{user}:{group}").trim_end_matches(':').to_owned()
+            }
             (Step::Credentials, Identity::Ids { uid, gid, .. }) => format!("{uid}:{gid}"),
             (Step::Cwd, _) if item == TARGET_CWD as usize => {
                 "the working directory of the target".to_owned()

@@ -19,10 +19,10 @@ use conti_runtime::{
 
 use super::live::Wanted;
 use crate::engine::{
-    Engine,
+    Engine, bounds,
     container::Container,
     error::{Error, Result},
-    io_error,
+    explain, io_error,
     sources::{
         bind::{self, Bind},
         requested,
@@ -93,7 +93,7 @@ impl Engine {
             });
         }
         if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
-            map_ids(&prepared.fd, to, &wanted.mount.target)?;
+            map_ids(&prepared.fd, to, wanted).await?;
         }
         Ok(prepared)
     }
@@ -151,16 +151,36 @@ fn user_of(pid: i32) -> Option<u64> {
 }
 
 /// Has the ids of a mount be those of the user namespace of a process.
-fn map_ids(mounted: &OwnedFd, of: ProcessId, target: &str) -> Result<()> {
+async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()> {
     let file = own::open(format!("/proc/{}/ns/user", of.pid))
         .map_err(io_error("cannot open the target's user namespace"))?;
     process::Pinned::same(of)?.still_there()?;
-    mount::set_id_map(mounted.as_fd(), file.as_fd()).map_err(|errno| Error::Invalid {
+    let Err(errno) = mount::set_id_map(mounted.as_fd(), file.as_fd()) else { return Ok(()) };
+    let (source, part) = match &wanted.mount.source {
+        MountSource::Bind { source, recursive, .. } if wanted.source_container.is_none() => {
+            let (of, recursive) = (source.clone(), *recursive);
+            let part = bounds::blocking(bounds::SOURCES, "cannot look at a mount", move || {
+                explain::unmappable_part(&of, recursive, file.as_fd())
+            });
+            (source.clone(), part.await.ok().flatten())
+        }
+        MountSource::Bind { source, .. } => (source.clone(), None),
+        MountSource::Device { source, fs_type, .. } => {
+            (source.clone(), Some((source.clone(), fs_type.clone())))
+        }
+        MountSource::Overlay { lowers, .. } => {
+            let first = lowers.first().cloned().unwrap_or_default();
+            (first.clone(), Some((first, "overlay".to_owned())))
+        }
+        MountSource::Tmpfs { .. } => Default::default(),
+    };
+    Err(Error::Invalid {
         field: "mount.source".to_owned(),
         problem: format!(
-            "cannot be mounted on {target}: its filesystem, or one that is mounted below it, takes no id \
-             map ({errno}), which a target with a user namespace of its own needs; a container with the \
-             host's (--userns host) takes it"
+            "cannot be mounted on {}, which has ids of its own ({errno}): {}; {}",
+            wanted.mount.target,
+            explain::source_words(&source, part.as_ref()),
+            explain::WITHOUT
         ),
     })
 }

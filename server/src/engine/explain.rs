@@ -1,0 +1,186 @@
+//! What is known of a failed set-up beyond its step: what of the host, or which ids, it was about.
+
+use std::{
+    ffi::OsString,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use conti_runtime::{
+    inspect::process::mount_id,
+    mountinfo::{Entry, unescape},
+    own,
+    plan::{IdMap, SetupFailure, Step},
+    sys::mount::set_id_map,
+    user_namespace::UserNamespace,
+};
+use rustix::{
+    fs::{Mode, OFlags, open},
+    mount::{OpenTreeFlags, open_tree},
+};
+
+use super::{
+    Engine, bounds,
+    error::{Error, errno_text, setup_sentence},
+    spec::{ContainerSpec, MountSource, Rootfs},
+};
+
+/// What of a mount takes no id map.
+#[derive(Debug, PartialEq, Eq)]
+struct Unmappable {
+    /// What is mounted.
+    source: PathBuf,
+    /// What of it lies on a filesystem that takes none, and the type of that. `None`: it was not found.
+    part: Option<(PathBuf, String)>,
+}
+
+impl Engine {
+    /// The error for a set-up in a container that failed.
+    pub(super) async fn explained(&self, failure: SetupFailure, spec: &ContainerSpec) -> Error {
+        let sentence = match (failure.step, failure.errno) {
+            (Step::Credentials, libc::EINVAL) => without_place(&failure, &spec.namespaces.uid_maps),
+            (Step::Groups, libc::EINVAL) => without_place(&failure, &spec.namespaces.gid_maps),
+            (Step::IdMap, _) => self.unmappable(&failure, spec).await,
+            _ => None,
+        };
+        match sentence {
+            Some(sentence) => Error::Explained { failure, sentence },
+            None => Error::Setup(failure),
+        }
+    }
+
+    async fn unmappable(&self, failure: &SetupFailure, spec: &ContainerSpec) -> Option<String> {
+        let map = *spec.namespaces.uid_maps.first()?;
+        let target = failure.argument.clone();
+        let found = match (target.as_str(), &spec.rootfs) {
+            ("/", Rootfs::Dir { path, .. }) => Some((path.clone(), true)),
+            _ => {
+                let mount = spec.mounts.iter().find(|mount| mount.target == target)?;
+                match &mount.source {
+                    MountSource::Bind { source, recursive, .. } => {
+                        Some((source.clone(), *recursive))
+                    }
+                    MountSource::Device { source, fs_type, .. } => {
+                        let part = Some((source.clone(), fs_type.clone()));
+                        return Some(sentence(
+                            failure,
+                            &Unmappable { source: source.clone(), part },
+                        ));
+                    }
+                    MountSource::Overlay { lowers, .. } => {
+                        let source = lowers.first()?.clone();
+                        let part = Some((source.clone(), "overlay".to_owned()));
+                        return Some(sentence(failure, &Unmappable { source, part }));
+                    }
+                    MountSource::Tmpfs { .. } => None,
+                }
+            }
+        };
+        let (source, recursive) = found?;
+        let image = self.launcher.image().try_clone_to_owned().ok()?;
+        let of = source.clone();
+        let part = bounds::blocking(bounds::SOURCES, "cannot look at a mount", move || {
+            let namespace = UserNamespace::new(image.as_fd(), map).ok()?;
+            unmappable_part(&of, recursive, namespace.fd.as_fd())
+        });
+        let part = part.await.ok().flatten();
+        Some(sentence(failure, &Unmappable { source, part }))
+    }
+}
+
+/// Says which ids there are in place of one that has none.
+fn without_place(failure: &SetupFailure, maps: &[IdMap]) -> Option<String> {
+    let range = |map: &IdMap| match map.count {
+        1 => map.inside.to_string(),
+        count => format!("{}-{}", map.inside, map.inside.saturating_add(count - 1)),
+    };
+    let ranges: Vec<String> = maps.iter().map(range).collect();
+    let said = setup_sentence(failure);
+    let (said, _) = said.split_once(';')?;
+    (!ranges.is_empty()).then(|| {
+        format!("{said}; the container's user namespace has the ids {} only", ranges.join(", "))
+    })
+}
+
+fn sentence(failure: &SetupFailure, what: &Unmappable) -> String {
+    let (target, errno) = (&failure.argument, errno_text(failure.errno));
+    format!(
+        "could not map the ids of the mount on {target:?}: {errno}; {}; {WITHOUT}",
+        source_words(&what.source, what.part.as_ref())
+    )
+}
+
+/// What to do where something takes no id map.
+pub const WITHOUT: &str = "without a user namespace (--userns host) it can be used";
+
+/// What of a source takes no id map, in words.
+pub fn source_words(source: &Path, part: Option<&(PathBuf, String)>) -> String {
+    const NONE: &str = "which supports no idmapped mounts";
+    match part {
+        Some((path, fs_type)) if path == source => {
+            format!("its source {source:?} is of type {fs_type}, {NONE}")
+        }
+        Some((path, fs_type)) => {
+            format!("its source {source:?} holds {path:?}, of type {fs_type}, {NONE}")
+        }
+        None => {
+            format!("its source {source:?}, or what is mounted below it, is of a filesystem {NONE}")
+        }
+    }
+}
+
+/// The first mount at a path of the host, or below it where `recursive`, that takes no id map: where it lies, and
+/// its type.
+pub fn unmappable_part(
+    source: &Path,
+    recursive: bool,
+    user_ns: BorrowedFd<'_>,
+) -> Option<(PathBuf, String)> {
+    let at = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let real = own::read_link(format!("/proc/self/fd/{}", at.as_raw_fd()));
+    let (real, top) = (real.ok()?, mount_id(&at).ok()?.id);
+    let text = own::read("/proc/self/mountinfo").ok()?;
+    let mut all: Vec<(PathBuf, OwnedFd, String)> = Vec::new();
+    for entry in Entry::all(&text) {
+        let fs_type = String::from_utf8_lossy(entry.fs_type).into_owned();
+        if entry.id == top {
+            all.insert(0, (source.to_owned(), at.try_clone().ok()?, fs_type));
+            continue;
+        }
+        let point = PathBuf::from(OsString::from_vec(unescape(entry.point)));
+        let Some(below) = point.strip_prefix(&real).ok().filter(|_| recursive) else { continue };
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(opened) = open(&point, flags, Mode::empty()) else { continue };
+        // Another one may lie on top of it.
+        if mount_id(&opened).is_ok_and(|id| id.id == entry.id) {
+            all.push((source.join(below), opened, fs_type));
+        }
+    }
+    let takes_none = |mount: &OwnedFd| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        let copy = open_tree(mount, c"", flags);
+        copy.is_ok_and(|copy| set_id_map(copy.as_fd(), user_ns).is_err())
+    };
+    let found = all.into_iter().find(|(_, mount, _)| takes_none(mount));
+    found.map(|(path, _, fs_type)| (path, fs_type))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_without_a_place_is_told_with_the_ranges() {
+        let failure =
+            SetupFailure { step: Step::Groups, argument: "7".into(), errno: libc::EINVAL };
+        let maps = [(0, 5), (9, 1)].map(|(inside, count)| IdMap { inside, outside: 0, count });
+        let said = without_place(&failure, &maps).unwrap();
+        assert!(said.contains("group \"7\"") && said.ends_with("the ids 0-4, 9 only"), "{said}");
+        assert_eq!(without_place(&failure, &[]), None);
+    }
+}
