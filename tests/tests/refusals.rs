@@ -92,7 +92,7 @@ mod needs_user_namespaces {
         let dir = agent.scratch("a");
         fs::create_dir_all(dir.join("b/c d")).expect("a directory");
         // procfs knows no idmapped mounts.
-        mount("proc", &dir.join("b/c d"), "proc", MountFlags::RDONLY, None).expect("mounted");
+        mount("proc", dir.join("b/c d"), "proc", MountFlags::RDONLY, None).expect("mounted");
         let dir = dir.display().to_string();
         let (volume, rootfs) = (format!("{dir}:/host:ro"), format!("dir:{dir}"));
         let below = format!("{dir}/b/c d");
