@@ -125,7 +125,7 @@ fn fuzz_monitor_protocol() {
             json(&ToMonitor::Run { plan_fds: 3 }),
             json(&ToMonitor::Signal { signal: 15, cause: Some(KillCause::Client) }),
             json(&ToMonitor::Resize { columns: 80, rows: 24 }),
-            json(&FromMonitor::Prepared { forker: 0, monitor: id }),
+            json(&FromMonitor::Prepared { forker: None, monitor: id }),
             json(&FromMonitor::State { version: 1, state: MonitorState::Ended(end.clone()) }),
             json(&FromMonitor::State { version: 1, state: MonitorState::Running(id) }),
             json(&FromMonitor::Failed(failure)),

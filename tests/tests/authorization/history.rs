@@ -105,7 +105,9 @@ fn confinement(confined: Confined) -> Option<v1::Confinement> {
         Confined::NetAdmin => {
             Some(v1::Confinement { cap_add: vec!["NET_ADMIN".into()], ..Default::default() })
         }
-        Confined::Privileged => Some(v1::Confinement { privileged: true, ..Default::default() }),
+        Confined::Privileged => {
+            Some(v1::Confinement { privileged: Some(true), ..Default::default() })
+        }
     }
 }
 
