@@ -326,7 +326,7 @@ fn what_of_another_team_has_joined_ones_own_is_not_named() {
             let namespaces = api.namespaces.list_namespaces(request).await.expect("it may");
             let namespaces = namespaces.into_inner().collect::<Vec<_>>().await;
             assert_eq!(format!("{namespaces:?}").contains("theirs"), told, "{namespaces:?}");
-            let request = v1::ListProcessesRequest { target: mine(), ..Default::default() };
+            let request = v1::ListProcessesRequest { target: mine() };
             let processes = api.processes.list_processes(request).await.expect("it may");
             let processes = processes.into_inner().collect::<Vec<_>>().await;
             let shown = format!("{processes:?}");

@@ -35,7 +35,8 @@ const TABLE: &[Row] = &[
     ("chroot-breakout", "none", "none", "none"),
     ("status:CapInh", NO_CAPABILITY, NO_CAPABILITY, NO_CAPABILITY),
     ("status:CapAmb", NO_CAPABILITY, NO_CAPABILITY, NO_CAPABILITY),
-    ("status:Groups", "", "", ""),
+    // Its own group alone: none of those that the agent has.
+    ("status:Groups", "0", "0", "0"),
     ("status:SigBlk", NO_CAPABILITY, NO_CAPABILITY, NO_CAPABILITY),
     ("status:Uid", "0,0,0,0", "0,0,0,0", "0,0,0,0"),
     ("status:Gid", "0,0,0,0", "0,0,0,0", "0,0,0,0"),
