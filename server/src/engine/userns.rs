@@ -51,6 +51,11 @@ impl Userns {
         dirs: &[PathBuf],
     ) -> Userns {
         let tried = || -> std::result::Result<(), String> {
+            // There is nothing to try it on before there is a container: the layer would have to be attached.
+            let release = rustix::system::uname();
+            if is_older(&release.release().to_string_lossy(), (5, 19)) {
+                return Err("overlayfs takes no layers with an id map (Linux 5.19)".to_owned());
+            }
             let (_range, map) = ranges.take(None, false).map_err(|error| error.to_string())?;
             let namespace = UserNamespace::new(image, map)
                 .map_err(|error| format!("no user namespace can be made: {error}"))?;
@@ -78,6 +83,15 @@ impl Userns {
                 namespaces.uid_maps == namespaces.gid_maps && self.pool.has(&namespaces.uid_maps)
             }
         }
+    }
+}
+
+/// Whether a kernel of this release, e.g. `6.1.0-18-amd64`, is older than a version. One that does not say is new.
+fn is_older(release: &str, than: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < than,
+        _ => false,
     }
 }
 
@@ -176,6 +190,21 @@ impl Engine {
                 Default::Auto => Namespace::Private,
                 Default::Host => Namespace::Host,
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for older in ["5.18.0", "5.4.0-150-generic", "4.19", "5.9-rc1"] {
+            assert!(is_older(older, (5, 19)), "{older}");
+        }
+        for newer in ["5.19.0", "6.1.0-18-amd64", "10.0", "", "x", "6"] {
+            assert!(!is_older(newer, (5, 19)), "{newer}");
         }
     }
 }
