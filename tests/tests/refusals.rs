@@ -86,13 +86,24 @@ fn a_container_that_was_to_be_joined_and_is_gone_is_named_with_its_field() {
 mod needs_user_namespaces {
     use super::*;
 
+    /// A mount that goes with this, also where the test fails.
+    struct Mounted(std::path::PathBuf);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            let _ = unmount(&self.0, UnmountFlags::DETACH);
+        }
+    }
+
     #[test]
     fn what_takes_no_id_map_is_named_with_its_source_and_filesystem() {
         let agent = Agent::start();
         let dir = agent.scratch("a");
         fs::create_dir_all(dir.join("b/c d")).expect("a directory");
         // procfs knows no idmapped mounts.
-        mount("proc", dir.join("b/c d"), "proc", MountFlags::RDONLY, None).expect("mounted");
+        let point = dir.join("b/c d");
+        mount("proc", &point, "proc", MountFlags::RDONLY, None).expect("mounted");
+        let mounted = Mounted(point);
         let dir = dir.display().to_string();
         let (volume, rootfs) = (format!("{dir}:/host:ro"), format!("dir:{dir}"));
         let below = format!("{dir}/b/c d");
@@ -107,8 +118,7 @@ mod needs_user_namespaces {
         let live = format!("{dir}:/mnt:ro");
         let text = refused(&agent, &["mount", "c", &live]);
         assert_says(&text, &[&dir, &below, "type proc", "--userns host"]);
-        // After a failure the agent's own sweep does it.
-        unmount(&below, UnmountFlags::DETACH).expect("unmounted");
+        drop(mounted);
         agent.finish();
     }
 
