@@ -206,9 +206,11 @@ impl Engine {
         };
         let (mut view, mut userns) = try_in(&config.state_dir)?;
         if userns.problem.is_some() {
-            // The state directory is on a tmpfs mostly, which takes no id map before Linux 6.3.
-            let (elsewhere, otherwise) = try_in(&config.data_dir)?;
-            if otherwise.problem.is_none() {
+            // The state directory is on a tmpfs mostly, which takes no id map before Linux 6.3. A data directory
+            // without room for a template is no reason not to start.
+            if let Ok((elsewhere, otherwise)) = try_in(&config.data_dir)
+                && otherwise.problem.is_none()
+            {
                 (view, userns) = (elsewhere, otherwise);
             }
         }

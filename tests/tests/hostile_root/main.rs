@@ -91,6 +91,12 @@ fn the_files_of_etc_are_never_written_through_what_a_container_put_there() {
     agent.finish();
 }
 
+/// Runs a container with the host's ids, that does not end by itself.
+fn run_for_long(agent: &Agent, flags: &[&str]) {
+    let run = ["run", "-d", "--userns", "host"];
+    agent.ok([&run, flags, &["--", "sleep", "100000"]].concat());
+}
+
 /// Makes a chain of directories in /tmp of a container, as a process of it would. Its ids must be those of
 /// this process.
 fn dig(agent: &Agent, name: &str, levels: usize) -> u32 {
@@ -113,24 +119,13 @@ fn a_deep_tree_goes_with_its_container() {
     let _deep = Deep(containers(&agent));
     let memory = Mounted::on(containers(&agent));
     let pid = agent.pid();
-    agent.ok(["run", "-d", "--userns", "host", "--name", "kept", "--", "sleep", "100000"]);
+    run_for_long(&agent, &["--name", "kept"]);
     dig(&agent, "kept", LEVELS);
     // What is beyond the depth that is walked is told as not read.
     let held = agent.ctl(["du", "kept", "/tmp"]).run();
     assert!([0, 1].contains(&held.code) && held.text().contains("/tmp"), "{held:?}");
     agent.ok(["rm", "-f", "kept"]);
-    agent.ok([
-        "run",
-        "-d",
-        "--rm",
-        "--userns",
-        "host",
-        "--name",
-        "removes-itself",
-        "--",
-        "sleep",
-        "100000",
-    ]);
+    run_for_long(&agent, &["--rm", "--name", "removes-itself"]);
     dig(&agent, "removes-itself", LEVELS);
     agent.ok(["stop", "-t", "0", "removes-itself"]);
     wait::until_true("nothing is left of the containers", || {
@@ -147,18 +142,7 @@ fn a_deep_tree_that_is_met_at_the_start_of_the_agent_is_removed() {
     let mut agent = Agent::start();
     let _deep = Deep(containers(&agent));
     let memory = Mounted::on(containers(&agent));
-    agent.ok([
-        "run",
-        "-d",
-        "--rm",
-        "--userns",
-        "host",
-        "--name",
-        "removes-itself",
-        "--",
-        "sleep",
-        "100000",
-    ]);
+    run_for_long(&agent, &["--rm", "--name", "removes-itself"]);
     let pid = dig(&agent, "removes-itself", LEVELS);
     agent.kill();
     kill_process(Pid::from_raw(pid as i32).expect("a pid"), Signal::KILL).expect("killed");
