@@ -178,7 +178,7 @@ impl IdRanges {
         Ok((self.hold(&mut used, held), map))
     }
 
-    /// The ranges of the pool of which some containers have some ids.
+    /// The ranges of the pool that overlap the ids of some containers.
     fn taken(&self, used: &Used, of: impl Fn(&Held) -> bool) -> BTreeSet<u32> {
         let ids = used.held.values().filter(|held| of(held)).flat_map(|held| &held.ids);
         ids.flat_map(|ids| self.pool.overlapped(ids)).collect()

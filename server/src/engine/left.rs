@@ -1,5 +1,4 @@
-//! What an earlier agent has left of containers: creations that it had not ended, removals that it had begun, and
-//! records that cannot be read.
+//! What an earlier agent left of containers: unfinished creations and removals, and records that cannot be read.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,8 +11,8 @@ use tracing::{info, warn};
 use super::{Engine, bounds, container::Container, spec::ContainerSpec};
 
 impl Engine {
-    /// Goes on with a removal that the agent before had begun, or a creation that it had not ended. What takes long
-    /// is not waited for: it goes on in the background.
+    /// Resumes removals that an earlier agent began, and removes what it had not finished creating. Long removals
+    /// continue in the background.
     pub(super) async fn finish_removals(self: &Arc<Self>, left: Vec<PathBuf>) {
         let removals = left.into_iter().filter_map(|dir| {
             info!(dir = %dir.display(), "what is left of a container is removed");
@@ -34,11 +33,11 @@ impl Engine {
         });
         let removals = join_all(removals.collect::<Vec<_>>());
         if tokio::time::timeout(bounds::STARTING_REMOVALS, removals).await.is_err() {
-            info!("some removals take longer, and go on");
+            info!("some removals take longer and continue in the background");
         }
     }
 
-    /// A container of which only the directory is known.
+    /// A container without a record that can be read.
     pub(super) fn unknown(&self, dir: &Path, problem: String) -> Container {
         let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
