@@ -56,6 +56,8 @@ pub enum Entry {
     Link(OsString),
     /// A copy of a file of the host, and its permissions.
     File(PathBuf, u32),
+    /// The same, of a file that something else names: a copy of an ELF file and of nothing else.
+    Elf(PathBuf, u32),
     /// A file with a text of its own.
     Text(&'static str),
 }
@@ -168,7 +170,7 @@ impl Collected {
                     format!("no ELF interpreter, but {} names it as its own:", path.display());
                 refused(&tried, &interpreter, &error)
             })?;
-            self.add_path(&interpreter)?;
+            self.add_elf(&interpreter)?;
         }
         let needed =
             loader.libraries(path, elf).map_err(|Missing { library, by }| Error::Refused {
@@ -180,10 +182,10 @@ impl Collected {
         let services = NAME_SERVICES.iter().filter(|_| is_glibc);
         let services = services.filter_map(|name| loader.optional(name, elf));
         for library in services.collect::<Vec<_>>() {
-            self.add_path(&library)?;
+            self.add_elf(&library)?;
         }
         for library in needed {
-            self.add_path(&library)?;
+            self.add_elf(&library)?;
             libraries.push(library);
         }
         Ok(())
@@ -204,6 +206,16 @@ impl Collected {
 
     /// Adds a file of the host with every directory and link that leads to it.
     fn add_path(&mut self, path: &Path) -> Result<()> {
+        self.add_file(path, Entry::File)
+    }
+
+    /// The same for what a program names. It was an ELF file when it was looked at; that it still is one is checked
+    /// on the file that is copied.
+    fn add_elf(&mut self, path: &Path) -> Result<()> {
+        self.add_file(path, Entry::Elf)
+    }
+
+    fn add_file(&mut self, path: &Path, entry: fn(PathBuf, u32) -> Entry) -> Result<()> {
         let failed = |error| refused("cannot copy", path, &error);
         let too_many = || failed(io::Error::from_raw_os_error(libc::ELOOP));
         let mut links = 0;
@@ -237,7 +249,15 @@ impl Collected {
                     self.add(below, Entry::Directory(mode)).map_err(failed)?;
                 }
             } else if meta.is_file() && rest.is_empty() {
-                self.add(below, Entry::File(at.clone(), mode)).map_err(failed)?;
+                // A library may have been asked for as a program too.
+                let file = Entry::File(at.clone(), mode);
+                if self.entries.get(&below) == Some(&file) {
+                    self.entries.remove(&below);
+                }
+                let elf = Entry::Elf(at.clone(), mode);
+                let is_elf = self.entries.get(&below) == Some(&elf);
+                self.add(below, if is_elf { elf } else { entry(at.clone(), mode) })
+                    .map_err(failed)?;
             } else {
                 return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
             }

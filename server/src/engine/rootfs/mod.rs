@@ -118,10 +118,18 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(Error::Internal(format!("the work was given up: {error}"))))
 }
 
-/// Opens a file that is to be copied. Its path had no links in it when it was collected; whoever owns a part of
-/// it may have put one there since.
-fn open_source(path: &Path) -> io::Result<fs::File> {
-    open_regular(path, ResolveFlags::NO_SYMLINKS)
+/// Opens a file that is to be copied. Its path had no links in it when it was collected, and what a program names
+/// was an ELF file; whoever owns a part of the path may have exchanged it since.
+fn open_source(path: &Path, entry: &Entry) -> io::Result<fs::File> {
+    use std::os::unix::fs::FileExt as _;
+    let file = open_regular(path, ResolveFlags::NO_SYMLINKS)?;
+    let mut magic = [0; object::elf::ELFMAG.len()];
+    if matches!(entry, Entry::Elf(..))
+        && (file.read_exact_at(&mut magic, 0).is_err() || magic != object::elf::ELFMAG)
+    {
+        return Err(Errno::LIBBAD.into());
+    }
+    Ok(file)
 }
 
 /// Opens a regular file for reading. Anything else might hold whoever opens it.
@@ -171,8 +179,8 @@ fn write_entries(collected: &Collected, root: &Dir) -> io::Result<()> {
         match entry {
             Entry::Directory(mode) => drop(above.make_dir(name, *mode)?),
             Entry::Link(target) => above.make_link(target, name)?,
-            Entry::File(source, mode) => {
-                let mut from = open_source(source)?;
+            Entry::File(source, mode) | Entry::Elf(source, mode) => {
+                let mut from = open_source(source, entry)?;
                 let mut to = above.make_file(name, 0o600)?;
                 io::copy(&mut from, &mut to)?;
                 to.set_permissions(fs::Permissions::from_mode(*mode))?;
@@ -205,9 +213,9 @@ fn write_archive(collected: &Collected, parts: Parts) -> io::Result<()> {
                 header.set_mode(0o777);
                 archive.append_link(&mut header, path, target)?;
             }
-            Entry::File(source, mode) => {
+            Entry::File(source, mode) | Entry::Elf(source, mode) => {
                 use io::Read as _;
-                let file = open_source(source)?;
+                let file = open_source(source, entry)?;
                 let size = file.metadata()?.len();
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_mode(*mode);
@@ -250,5 +258,30 @@ impl io::Write for Parts {
         let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
         let gone = |_| io::ErrorKind::BrokenPipe.into();
         self.sender.blocking_send(Ok(part.into())).map_err(gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_exchanged_since_it_was_looked_at_is_not_copied() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let dir = fs::canonicalize(dir.path()).expect("its path");
+        let (secret, link, library) = (dir.join("secret"), dir.join("link"), dir.join("library"));
+        fs::write(&secret, "root:hash\n").expect("written");
+        std::os::unix::fs::symlink(&secret, &link).expect("linked");
+        fs::copy(std::env::current_exe().expect("its own program"), &library).expect("copied");
+        let opened = |entry: Entry| match &entry {
+            Entry::File(path, _) | Entry::Elf(path, _) => open_source(path, &entry).is_ok(),
+            _ => false,
+        };
+        assert!(opened(Entry::File(secret.clone(), 0o600)));
+        assert!(!opened(Entry::File(link, 0o600)), "a link was followed");
+        assert!(opened(Entry::Elf(library.clone(), 0o755)));
+        assert!(!opened(Entry::Elf(secret.clone(), 0o755)), "no ELF file was opened as one");
+        fs::write(&library, "").expect("written");
+        assert!(!opened(Entry::Elf(library, 0o755)), "an empty file was opened as one");
     }
 }
