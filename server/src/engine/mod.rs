@@ -48,6 +48,7 @@ pub mod inspect;
 pub mod launcher;
 mod left;
 pub mod lifecycle;
+mod locked;
 pub mod monitor;
 pub mod mounts;
 pub mod name;

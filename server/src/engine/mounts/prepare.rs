@@ -43,6 +43,10 @@ impl Engine {
             }
             None => user_of(std::process::id() as i32),
         };
+        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
+        if other_user {
+            requested::check_for_own_ids(&source, "mount.source")?;
+        }
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
         let recursive = matches!(&source, MountSource::Bind { recursive: true, .. });
@@ -74,7 +78,6 @@ impl Engine {
             true => Bind { sources: prepared.sources, ..self.plain(prepared.fd).await? },
             false => prepared,
         };
-        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
         let has_owners = !matches!(wanted.mount.source, MountSource::Tmpfs { .. });
         if wanted.idmapped && !other_user {
             return Err(Error::Invalid {
@@ -95,7 +98,12 @@ impl Engine {
         if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
             map_ids(&prepared.fd, to, wanted).await?;
         }
-        Ok(prepared)
+        if !other_user {
+            return Ok(prepared);
+        }
+        let mut locked = self.lock_trees(&[prepared.fd]).await?;
+        let fd = locked.pop().ok_or_else(|| Error::Internal("no mount was locked".to_owned()))?;
+        Ok(Bind { fd, ..prepared })
     }
 
     /// Whether a process is a container's main process, or a container was named.
