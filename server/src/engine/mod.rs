@@ -88,7 +88,7 @@ use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
 use id_ranges::IdRanges;
-use info::{ContainerInfo, SessionEnd, SessionInfo};
+use info::SessionEnd;
 use launcher::Launcher;
 use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
@@ -283,10 +283,10 @@ impl Engine {
     }
 
     /// Describes all containers that a scope sees, the oldest first.
-    pub fn containers(&self, scope: &Scope) -> Vec<ContainerInfo> {
-        let all = self.registry.containers_by_age();
-        let seen = all.iter().filter(|container| scope.sees(&container.spec.labels));
-        seen.map(|container| container.info()).collect()
+    pub fn containers(&self, scope: &Scope) -> Vec<Arc<Container>> {
+        let mut all = self.registry.containers_by_age();
+        all.retain(|container| scope.sees(&container.spec.labels));
+        all
     }
 
     /// Waits until the main process of a container has ended.
@@ -331,11 +331,11 @@ impl Engine {
         &self,
         container: Option<&str>,
         wanted: impl Fn(&Session) -> bool,
-    ) -> Vec<SessionInfo> {
-        let found = self.registry.sessions(container);
-        let mut all: Vec<SessionInfo> =
-            found.iter().filter(|session| wanted(session)).map(|s| s.info()).collect();
-        all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
+    ) -> Vec<Arc<Session>> {
+        let mut all = self.registry.sessions(container);
+        all.retain(|session| wanted(session));
+        let place = |of: &Session| (of.record.start_time, of.id.clone());
+        all.sort_by_cached_key(|session| place(session));
         all
     }
 }

@@ -364,6 +364,15 @@ impl Session {
         self.state.borrow().clone()
     }
 
+    /// Where it is in its life, as it is shown.
+    pub fn shown_state(&self) -> SessionState {
+        match &*self.state.borrow() {
+            State::Assembling | State::Created(_) => SessionState::Created,
+            State::Running(_) => SessionState::Running,
+            State::Ended(..) => SessionState::Ended,
+        }
+    }
+
     /// Whether it has ended and a client that drove it knows.
     pub fn end_told(&self) -> bool {
         self.end_told.load(Ordering::Acquire)
