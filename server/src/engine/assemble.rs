@@ -150,7 +150,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
         if mapped {
-            requested::check_for_own_ids(&mount.source, "spec.mounts")?;
+            requested::check_for_own_ids(mount, true, "spec.mounts")?;
         }
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         let device = is_device(&made.fd)?;

@@ -45,7 +45,8 @@ impl Engine {
         };
         let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
         if other_user {
-            requested::check_for_own_ids(&source, "mount.source")?;
+            let mapped = wanted.idmapped || self.is_container(to, &wanted.target);
+            requested::check_for_own_ids(&wanted.mount, mapped, "mount.source")?;
         }
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
@@ -176,11 +177,7 @@ async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()
         MountSource::Device { source, fs_type, .. } => {
             (source.clone(), Some((source.clone(), fs_type.clone())))
         }
-        MountSource::Overlay { lowers, .. } => {
-            let first = lowers.first().cloned().unwrap_or_default();
-            (first.clone(), Some((first, "overlay".to_owned())))
-        }
-        MountSource::Tmpfs { .. } => Default::default(),
+        MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => Default::default(),
     };
     Err(Error::Invalid {
         field: "mount.source".to_owned(),
