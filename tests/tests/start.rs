@@ -114,6 +114,29 @@ fn one_directory_for_both_is_called_so() {
 }
 
 #[test]
+fn a_log_that_would_say_nothing_is_refused_and_an_error_is_told_without_one() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let agent = || contid(dir.path(), &[], &state, &data, &dir.path().join("log"));
+    for level in ["inof", "info,debgu", "contid", ""] {
+        let mut by_flag = agent();
+        by_flag.args(["--log-level", level]);
+        let mut by_variable = agent();
+        by_variable.env("CONTID_LOG", level);
+        for command in [by_flag, by_variable] {
+            let said = refused(command);
+            assert!(said.contains("--log-level") && said.contains("is no level"), "{said}");
+        }
+    }
+    for level in ["off", "h2=debug"] {
+        let mut command = agent();
+        command.args(["--log-level", level, "--listen", "tcp://127.0.0.1:0"]);
+        let said = refused(command);
+        assert!(said.contains("contid: will not listen on tcp://"), "{said}");
+    }
+}
+
+#[test]
 fn two_agents_do_not_write_to_one_audit_log() {
     let agent = Agent::start();
     let dir = programs();
