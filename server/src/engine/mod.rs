@@ -172,6 +172,9 @@ impl Engine {
         }
         // Modes that are given are meant as they are.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let counts = Arc::new(Counts::default());
+        // Before anything is touched: without it, nothing can be started.
+        let launcher = Arc::new(load_runtime(&config, counts.clone()).await?);
         let locks = dirs::take(&config.state_dir, &config.data_dir)?;
         reserve::keep(&config.state_dir, config.reserve_bytes);
         reserve::keep(&config.data_dir, config.reserve_bytes);
@@ -179,18 +182,7 @@ impl Engine {
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
         let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
-        let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
-        let counts = Arc::new(Counts::default());
-        let launcher = Launcher::new(&config.runtime, &tag, config.open_files, counts.clone())
-            .map_err(|error| {
-                let what = format!(
-                    "cannot load the runtime {}; --runtime names it",
-                    config.runtime.display()
-                );
-                Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
-            })?;
-        let launcher = Arc::new(launcher);
         let open = |path: &str| {
             own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
@@ -213,6 +205,12 @@ impl Engine {
             {
                 (view, userns) = (elsewhere, otherwise);
             }
+        }
+        if let (userns::Default::Auto, Some(problem)) = (userns.wanted, &userns.problem) {
+            warn!(
+                problem,
+                "containers get no user namespace of their own: root in them is the host's root"
+            );
         }
         let facts = Facts::gather(&config, &cgroups, &userns, id::new());
         let engine = Arc::new(Engine {
@@ -336,6 +334,24 @@ impl Engine {
             found.iter().filter(|session| wanted(session)).map(|s| s.info()).collect();
         all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
         all
+    }
+}
+
+/// Takes the program of the launcher, if it is that of this agent.
+async fn load_runtime(config: &Config, counts: Arc<Counts>) -> Result<Launcher> {
+    let path = config.runtime.display();
+    let tag = config.state_dir.to_string_lossy();
+    let launcher = Launcher::new(&config.runtime, &tag, config.open_files, counts);
+    let launcher = launcher.map_err(|error| Error::Exhausted {
+        what: format!("cannot load the runtime {path}; --runtime names it"),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    match launcher.check().await {
+        Ok(()) => Ok(launcher),
+        Err(problem) => Err(Error::Invalid {
+            field: "--runtime".to_owned(),
+            problem: format!("{path} is not the conti-runtime of this contid: {problem}"),
+        }),
     }
 }
 
