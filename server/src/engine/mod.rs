@@ -6,7 +6,7 @@
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
 //! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
 //! - [`enter`]: sessions in containers and in processes of the host;
-//! - [`session`]: streams, ends, and the task that follows a monitor;
+//! - [`session`]: streams, ends, and the task that follows a monitor; [`signals`]: what a frozen one hears;
 //! - [`recording`]: sessions on disk;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
@@ -62,6 +62,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod scope;
 pub mod session;
+pub mod signals;
 pub mod slots;
 pub mod sources;
 pub mod spec;

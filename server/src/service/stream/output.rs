@@ -95,7 +95,7 @@ impl Outbound {
     ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
-        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold(), &service.call);
+        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold(), (service.engine, &service.call));
         let outbound = Outbound {
             session,
             lost: reader.hold().map(|hold| hold.lost().boxed()),
