@@ -4,7 +4,8 @@
 //!
 //! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
-//! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
+//! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host
+//!   and the [`net_defaults`];
 //! - [`enter`]: sessions in containers and in processes of the host;
 //! - [`session`]: streams, ends, and the task that follows a monitor; [`signals`]: what a frozen one hears;
 //! - [`recording`]: sessions on disk;
@@ -52,6 +53,7 @@ pub mod monitor;
 pub mod mounts;
 pub mod name;
 pub mod namespaces;
+mod net_defaults;
 pub mod network;
 mod owners;
 pub mod process;
