@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 
 use conti_proto::v1::{
     ContainerState, DisconnectPolicy, SessionPolicy, SessionSpec, Terminal, session_end::Reason,
+    stream_response::Message as Receive,
 };
 use conti_tests::{
     Agent,
@@ -183,6 +184,94 @@ fn a_frozen_container_is_stopped_and_removed() {
         };
         assert!(!main.alive());
     }
+    agent.finish();
+}
+
+/// Starts a session in a container without a client: its id and its process.
+async fn start_exec(api: &mut Api, container: &str) -> (String, Pinned) {
+    let spec = Some(session(container, shell("exec sleep 100000")));
+    let request = conti_proto::v1::StartSessionRequest { spec, ..Default::default() };
+    let started = api.sessions.start_session(request).await.expect("starts").into_inner();
+    let started = started.session.expect("a session");
+    (started.id, host::pinned(started.pid).expect("its process"))
+}
+
+#[test]
+fn a_frozen_container_is_killed_by_each_call_that_kills() {
+    let agent = Agent::start();
+    for way in ["kill", "kill --session", "stream"] {
+        let (pid, id) = agent.api(async |mut api| {
+            let container = api.run(sleeper("c")).await.expect("runs");
+            (container.pid, container.session_id)
+        });
+        let main = host::pinned(pid).expect("its main process");
+        let _frozen = Frozen::freeze(pid);
+        match way {
+            "kill" => drop(agent.ok(["kill", "c"])),
+            "kill --session" => drop(agent.ok(["kill", "--session", "-s", "KILL", &id])),
+            _ => agent.api(async |mut api| {
+                let wire = Wire::open(&mut api, wire::attach(&id, None)).await.expect("attaches");
+                wire.signal("KILL").await;
+                wire.collect().await;
+            }),
+        }
+        wait::until_true("it is dead", || !main.alive());
+        agent.ctl(["wait", "c"]).run().exits(137);
+        agent.ok(["rm", "c"]);
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_command_in_a_frozen_container_is_killed_and_no_other() {
+    let agent = Agent::start();
+    let pid = agent.api(async |mut api| run(&mut api, "c").await);
+    let (id, killed) = agent.api(async |mut api| start_exec(&mut api, "c").await);
+    let (_, other) = agent.api(async |mut api| start_exec(&mut api, "c").await);
+    let main = host::pinned(pid).expect("its main process");
+    let _frozen = Frozen::freeze(pid);
+    agent.ok(["kill", "--session", &id]);
+    wait::until_true("it is dead", || !killed.alive());
+    assert!(main.alive() && other.alive());
+    agent.finish();
+}
+
+#[test]
+fn a_signal_that_a_frozen_container_would_not_hear_is_refused() {
+    let agent = Agent::start();
+    let script =
+        "trap 'exit 40' HUP; trap 'exit 41' TERM; echo ready; while :; do sleep 0.05; done";
+    let (pid, id, mut wire) = agent.api(async |mut api| {
+        let spec = conti_tests::api::container("c", shell(script));
+        let container = api.run(spec).await.expect("runs");
+        let attach = wire::attach(&container.session_id, None);
+        let mut wire = Wire::open(&mut api, attach).await.expect("attaches");
+        wire.read_until("ready").await;
+        (container.pid, container.session_id, wire)
+    });
+    let frozen = Frozen::freeze(pid);
+    for call in [&["c"][..], &["--session", &id]] {
+        let call = [&["kill", "-s", "HUP"], call].concat();
+        let refused = agent.ctl(call).run().exits(125).errors();
+        assert!(refused.contains("frozen") && refused.contains("signal"), "{refused}");
+        assert!(refused.contains(&*frozen.file.to_string_lossy()), "{refused}");
+    }
+    agent.api(async |mut api| {
+        let signal = "HUP".to_owned();
+        let request = conti_proto::v1::KillContainerRequest { container: "c".into(), signal };
+        let refused = api.containers.kill_container(request).await.expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert_eq!(conti_tests::api::reason(&refused), "TARGET_FROZEN");
+        // On a stream it waits, as what is typed does. None of the others has come before it.
+        wire.signal("TERM").await;
+        drop(frozen);
+        let end = loop {
+            if let Some(Receive::End(end)) = wire.next().await.expect("the stream goes on") {
+                break end;
+            }
+        };
+        assert_eq!(conti_tests::api::exit_code(&end), 41);
+    });
     agent.finish();
 }
 

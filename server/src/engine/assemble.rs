@@ -18,7 +18,7 @@ use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
     facts::CgroupVersion,
-    process,
+    net_defaults, process,
     sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
@@ -173,6 +173,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     if !request.enforces_devices {
         process::withhold_mknod(&mut process);
     }
+    let is_new_net = namespaces.net == NsSource::New;
     let container = ContainerPlan {
         hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),
         domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty())
@@ -191,6 +192,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         } else {
             READ_ONLY.map(str::to_owned).to_vec()
         },
+        net_defaults: if is_new_net { net_defaults::of(spec, mapped) } else { Vec::new() },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         init: spec.init,
     };

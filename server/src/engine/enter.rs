@@ -313,7 +313,9 @@ impl Engine {
             && let Some(file) = self.cgroups.frozen_process(pid).map_err(at)?
         {
             let file = file.to_string_lossy().into_owned();
-            return Err(Error::Frozen { target: format!("the cgroup of process {pid}"), file });
+            let target = format!("the cgroup of process {pid}");
+            let problem = "a command in it would not begin";
+            return Err(Error::Frozen { target, file, problem });
         }
         let (cgroup, procs) = match target.cgroup {
             true => self.cgroups.of_process(pid).map_err(at)?,

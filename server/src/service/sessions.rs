@@ -164,7 +164,8 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let SignalSessionRequest { session_id, signal } = request.into_inner();
         let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
-        self.end(&call, &session_id)?.signal(signal).map_err(status::of)?;
+        let session = self.end(&call, &session_id)?;
+        self.engine.signal(&session, signal).await.map_err(status::of)?;
         Ok(Response::new(SignalSessionResponse {}))
     }
 

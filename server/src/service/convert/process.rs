@@ -65,7 +65,7 @@ pub fn io(
         Some(size) => terminal_size(v, at.name("terminal").name("size"), size),
         None => TERMINAL,
     });
-    let policy = super::session::policy(v, policy_at, policy, terminal.is_some());
+    let policy = super::session::policy(v, policy_at, policy);
     SessionIo { terminal, stdin: process.stdin || terminal.is_some(), policy }
 }
 
