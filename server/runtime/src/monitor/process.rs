@@ -7,7 +7,7 @@ use rustix::{
     process::{Signal, pidfd_send_signal},
 };
 
-use super::group;
+use super::{group, look};
 use crate::{
     init::{self, Child, Ends, Stage, Status, ended_early},
     inspect,
@@ -50,6 +50,10 @@ pub struct Process {
     has_jobs: bool,
     /// Who wanted it killed, by signal.
     causes: [Option<KillCause>; SIGNALS],
+    /// Whether it was sent SIGKILL.
+    killed: bool,
+    /// It has ended, and nobody but its tracer can reap it: its pidfd is readable for ever.
+    held: bool,
 }
 
 /// Who is waited for.
@@ -89,7 +93,15 @@ impl Process {
         let Ends { status, gate } = ends;
         let partial = Vec::new();
         let setup = Setup { status, gate, plan, partial, created: false, executing: false };
-        Process { whom, setup: Some(setup), failed: None, has_jobs, causes: [None; SIGNALS] }
+        Process {
+            whom,
+            setup: Some(setup),
+            failed: None,
+            has_jobs,
+            causes: [None; SIGNALS],
+            killed: false,
+            held: false,
+        }
     }
 
     /// Takes the process in place of a stage that has ended. An error where it cloned none, `None` where
@@ -119,8 +131,12 @@ impl Process {
         }
     }
 
-    /// Readable when it, or its stage, has ended.
-    pub fn pidfd(&self) -> &OwnedFd {
+    /// Readable when it, or its stage, has ended. `None` once it is known that it has, and yet is held.
+    pub fn end(&self) -> Option<&OwnedFd> {
+        (!self.held).then(|| self.pidfd())
+    }
+
+    fn pidfd(&self) -> &OwnedFd {
         match &self.whom {
             Whom::Process { pidfd, .. } => pidfd,
             Whom::Stage(stage) => stage.pidfd(),
@@ -212,7 +228,11 @@ impl Process {
         let Some(signal) = signal::from_number(number) else { return };
         let group = cause.is_some() && self.signal_group(signal);
         // It may have ended a moment ago.
-        if (group || pidfd_send_signal(self.pidfd(), signal).is_ok())
+        let sent = group || pidfd_send_signal(self.pidfd(), signal).is_ok();
+        // A stage that was killed may have cloned before.
+        let is_process = matches!(self.whom, Whom::Process { .. });
+        self.killed |= sent && signal == Signal::KILL && is_process;
+        if sent
             && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))
         {
             *slot = slot.or(cause);
@@ -229,11 +249,33 @@ impl Process {
         }
     }
 
-    /// What came of it. `None` while it runs. It is reaped.
+    /// Whether nothing of it runs any more, as far as /proc says. Its parent may not be told.
+    pub fn is_over(&self) -> bool {
+        self.held_end().is_some()
+    }
+
+    fn held_end(&self) -> Option<WaitStatus> {
+        let Whom::Process { id, .. } = &self.whom else { return None };
+        look::end(id.pid, self.killed)
+    }
+
+    /// How it ended, where it cannot be reaped; it is left as it is.
+    fn leave_held(&mut self) -> Option<WaitStatus> {
+        self.held = true;
+        let status = self.held_end()?;
+        // Threads may have come and gone while they were looked at: none is left behind.
+        let _ = pidfd_send_signal(self.pidfd(), Signal::KILL);
+        Some(status)
+    }
+
+    /// What came of it. `None` while it runs. It is reaped, unless its tracer holds it.
     pub fn try_reap(&mut self) -> Option<Outcome> {
         // No child, against all reason: nothing is known but that it is gone.
         let gone = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
-        let status = wait::try_reap(self.pidfd()).unwrap_or(Some(gone))?;
+        let status = match wait::try_reap(self.pidfd()).unwrap_or(Some(gone)) {
+            Some(status) => status,
+            None => self.leave_held()?,
+        };
         let cause = match status {
             WaitStatus::Exited(_) => None,
             WaitStatus::Signaled { signal, .. } => self.cause_of(signal),
