@@ -364,7 +364,7 @@ fn an_agent_stops_beside_processes_that_are_stopped() {
 }
 
 mod held {
-    //! A process of a container traces what comes into it.
+    //! A process of a container traces or stops what comes into it.
 
     use std::{
         io::{BufRead as _, BufReader},
@@ -461,6 +461,55 @@ mod held {
         wait::until_true("it is kept", || status(session.pid, "State:").starts_with('t'));
         agent.ok(["kill", "--session", &session.id]);
         assert_eq!(victim.wait(), 137);
+        agent.ok(["rm", "-f", "c"]);
+        agent.finish();
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_before_its_command_is_let_go_on() {
+        let stop = "CONTI_TEST_DELAYS=init.execute=stop";
+        let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());
+        for init in [&[][..], &["--init"]] {
+            container(&agent, "c", init);
+            for verb in ["exec", "debug"] {
+                let ended = agent.ctl([verb, "c", "--", "echo", "x"]).timeout(GIVEN_UP).run();
+                assert_eq!(ended.success().text(), "x");
+            }
+            let mut call = vec!["run", "--rm", "--ns", "pid=container:c"];
+            call.extend(init);
+            call.extend(["--", "echo", "x"]);
+            let ended = agent.ctl(call).timeout(GIVEN_UP).run();
+            assert_eq!(ended.success().text(), "x");
+            agent.ok(["rm", "-f", "c"]);
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_again_and_again_before_its_command_is_named_and_killed() {
+        let stop = "CONTI_TEST_DELAYS=init.execute=stops";
+        let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());
+        // The first process of a pid namespace is not stopped by one in there.
+        for place in [&["--userns", "host", "--ns", "pid=host"][..], &["--init"]] {
+            let call = [&["run", "--rm"], place, &["--", "true"]].concat();
+            let refused = agent.ctl(call).timeout(GIVEN_UP).run().exits(125).errors();
+            assert!(refused.contains("stopped (T)"), "{refused}");
+            let mut words = refused.split("process ").filter_map(|rest| rest.split(' ').next());
+            let pid: u32 = words.find_map(|word| word.parse().ok()).expect("a pid");
+            wait::until_true("it is gone", || host::pinned(pid).is_none());
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn commands_start_beside_a_process_that_stops_whatever_comes() {
+        let agent = Agent::start();
+        container(&agent, "c", &[]);
+        let _holder = hold(&agent, "c", "stop");
+        for _ in 0..10 {
+            // It may be stopped as soon as it runs, which is the container's own affair.
+            agent.ctl(["exec", "-d", "c", "--", "true"]).timeout(GIVEN_UP).run().success();
+        }
         agent.ok(["rm", "-f", "c"]);
         agent.finish();
     }

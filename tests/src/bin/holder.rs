@@ -3,6 +3,7 @@
 //! - `holder trace`: traces each process that comes and never waits for it: what ends stays a zombie;
 //! - `holder trace-threads`: the same, but for the first thread of each;
 //! - `holder trace-exit`: traces each process, and keeps it before its end (PTRACE_EVENT_EXIT);
+//! - `holder stop`: stops each process that comes, as soon as it is there, and once;
 //! - `holder victim CODE [thread]`: with a second thread or without, waits until it is traced, and exits;
 //! - `holder victim never [thread]`: says `traced` then, and waits for its end.
 //!
@@ -13,6 +14,8 @@
 #![allow(unsafe_code)]
 
 use std::{collections::HashSet, env, fs, process, ptr, thread, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A fixed point in time that does not come.
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
@@ -26,6 +29,9 @@ fn main() {
             threads.filter(|tid| *tid != pid).fold(false, |any, tid| trace(tid, 0) || any)
         }),
         ["trace-exit"] => hold(|pid| trace(pid, libc::PTRACE_O_TRACEEXIT)),
+        ["stop"] => hold(|pid| {
+            Pid::from_raw(pid).is_some_and(|pid| kill_process(pid, Signal::STOP).is_ok())
+        }),
         ["victim", code] => victim(code, false),
         ["victim", code, "thread"] => victim(code, true),
         _ => panic!("see the source for how to call this"),

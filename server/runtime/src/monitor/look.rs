@@ -15,15 +15,21 @@
 //!
 //! So the end is told as /proc has it, and what is left is left to the tracer. Nobody has to stay for that: its
 //! parent is the launcher then, which reaps by itself.
+//!
+//! A process in its set-up can be stopped from within its pid namespace, where the kernel tells its parent nothing
+//! that this one waits for.
 
-use rustix::process::Signal;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
     inspect::{
         process::{directory, name_and_fields, namespace_of, namespaces},
-        status::number,
+        status::{Status, number},
     },
     own,
+    plan::{SetupFailure, Step},
     protocol::WaitStatus,
 };
 
@@ -73,6 +79,7 @@ fn decode(status: i32) -> WaitStatus {
 /// What is read in /proc/PID/stat, see proc_pid_stat(5).
 struct Stat {
     state: u8,
+    parent: i32,
     threads: usize,
     exit_code: i32,
 }
@@ -87,6 +94,7 @@ impl Stat {
         let field = |number: usize| fields.get(number - 3).copied();
         Some(Stat {
             state: *field(3)?.first()?,
+            parent: number(field(4)?)?,
             threads: number(field(20)?)?,
             exit_code: number(field(52)?)?,
         })
@@ -94,6 +102,72 @@ impl Stat {
 
     fn is_over(&self, killed: bool) -> bool {
         matches!(self.state, b'Z' | b'X') || killed && self.state == b't'
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.state, b'T' | b't')
+    }
+}
+
+/// A process of a set-up that is stopped.
+#[derive(Debug)]
+pub struct Stopped {
+    pid: i32,
+    pidfd: OwnedFd,
+}
+
+/// What is stopped of a set-up: its process, or the command that this one has forked as its reaper.
+pub fn stopped(pid: i32) -> Option<Stopped> {
+    let is_stopped = |pid: i32| Stat::read(format!("/proc/{pid}/stat")).filter(Stat::is_stopped);
+    if is_stopped(pid).is_some() {
+        return Stopped::pin(pid);
+    }
+    children(pid).into_iter().find_map(|child| {
+        is_stopped(child)?;
+        let pinned = Stopped::pin(child)?;
+        // Its number may have become that of another before it was pinned.
+        is_stopped(child).filter(|stat| stat.parent == pid).map(|_| pinned)
+    })
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let text = own::read(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split(u8::is_ascii_whitespace).filter_map(number).collect()
+}
+
+impl Stopped {
+    fn pin(pid: i32) -> Option<Stopped> {
+        let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some(Stopped { pid, pidfd })
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.send(Signal::CONT);
+    }
+
+    /// Kills it: told why the set-up has come to nothing.
+    pub fn kill(self) -> SetupFailure {
+        let tracer = directory(self.pid).ok().and_then(|directory| {
+            let tracers = Status::read(directory).ok()?.numbers("TracerPid:");
+            tracers.first().copied().filter(|pid| *pid != 0)
+        });
+        self.send(Signal::KILL);
+        let pid = self.pid;
+        let argument = match tracer {
+            Some(tracer) => format!(
+                "process {pid} is stopped by its tracer (t), process {tracer}, before it has become the command; it was killed"
+            ),
+            None => format!(
+                "process {pid} is stopped (T) again whenever it is let go on, before it has become the command; it was killed. Another process of its pid namespace does that"
+            ),
+        };
+        SetupFailure { step: Step::Init, argument, errno: 0 }
+    }
+
+    fn send(&self, signal: Signal) {
+        // One that has ended meanwhile needs none.
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), signal);
     }
 }
 
@@ -103,14 +177,14 @@ mod tests {
 
     fn stat(state: &str) -> Stat {
         let mut fields = ["0"; 50];
-        (fields[0], fields[17], fields[49]) = (state, "2", "1792");
+        (fields[0], fields[1], fields[17], fields[49]) = (state, "5", "2", "1792");
         Stat::parse(format!("7 (a) Z (b) {}\n", fields.join(" ")).as_bytes()).unwrap()
     }
 
     #[test]
     fn a_thread_is_over_when_it_has_ended_or_was_killed_and_is_kept_before_its_end() {
         let z = stat("Z");
-        assert_eq!((z.state, z.threads, z.exit_code), (b'Z', 2, 1792));
+        assert_eq!((z.state, z.parent, z.threads, z.exit_code), (b'Z', 5, 2, 1792));
         let over = |state, killed| stat(state).is_over(killed);
         assert!(over("Z", false) && over("X", false) && over("t", true));
         assert!(!over("t", false) && !over("T", true) && !over("S", true) && !over("R", true));

@@ -19,6 +19,10 @@ use crate::{
 /// The numbers of signals are below it.
 const SIGNALS: usize = 65;
 
+/// How often a set-up is let go on that somebody stops: over some seconds, each time for as long as the other one
+/// takes to stop it again. It needs less than a millisecond in all.
+const MOST_STOPS: u32 = 250;
+
 /// What the status pipe tells.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -81,6 +85,29 @@ struct Setup {
     partial: Vec<u8>,
     created: bool,
     executing: bool,
+    /// Whether its gate was opened.
+    released: bool,
+    /// How often it was found to be stopped.
+    stops: u32,
+}
+
+impl Setup {
+    fn new(plan: Plan, Ends { status, gate }: Ends) -> Setup {
+        Setup {
+            status,
+            gate,
+            plan,
+            partial: Vec::new(),
+            created: false,
+            executing: false,
+            released: false,
+            stops: 0,
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.created && self.plan.paused && !self.released
+    }
 }
 
 impl Process {
@@ -90,12 +117,9 @@ impl Process {
             Child::Staged(stage) => Whom::Stage(stage),
         };
         let has_jobs = matches!(plan.stdio, Stdio::Terminal { .. });
-        let Ends { status, gate } = ends;
-        let partial = Vec::new();
-        let setup = Setup { status, gate, plan, partial, created: false, executing: false };
         Process {
             whom,
-            setup: Some(setup),
+            setup: Some(Setup::new(plan, ends)),
             failed: None,
             has_jobs,
             causes: [None; SIGNALS],
@@ -151,8 +175,9 @@ impl Process {
     }
 
     /// Lets a paused init go on.
-    pub fn open_gate(&self) {
-        if let Some(setup) = &self.setup {
+    pub fn open_gate(&mut self) {
+        if let Some(setup) = &mut self.setup {
+            setup.released = true;
             // An init that is gone is told of by the status pipe.
             let _ = rustix::io::write(&setup.gate, &[1]);
         }
@@ -246,6 +271,29 @@ impl Process {
             Whom::Process { id, .. } if self.has_jobs => group::signal_jobs(id.pid, signal),
             Whom::Process { id, pidfd } => group::signal_job(pidfd.as_fd(), id.pid, signal),
             Whom::Stage(_) => false,
+        }
+    }
+
+    /// Whether its set-up is to go on now: it waits for nothing of the agent's.
+    pub fn is_setting_up(&self) -> bool {
+        let is_process = matches!(self.whom, Whom::Process { .. });
+        is_process && self.setup.as_ref().is_some_and(|setup| !setup.is_paused())
+    }
+
+    /// Lets a set-up go on that another process of the pid namespace has stopped, and gives it up where that
+    /// happens again and again.
+    pub fn resume(&mut self) {
+        if !self.is_setting_up() {
+            return;
+        }
+        let (Whom::Process { id, .. }, Some(setup)) = (&self.whom, &mut self.setup) else { return };
+        let Some(stopped) = look::stopped(id.pid) else { return };
+        setup.stops += 1;
+        if setup.stops < MOST_STOPS {
+            stopped.resume();
+        } else {
+            let failure = stopped.kill();
+            self.abandon(Some(failure));
         }
     }
 

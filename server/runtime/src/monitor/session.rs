@@ -37,8 +37,8 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(64);
 
-/// How soon it is looked whether the process is held up, when there is reason to: it was sent a signal, or has
-/// closed its output; and the longest pause between two looks.
+/// How soon it is looked whether the process is held up, when there is reason to: it is being set up, was sent a
+/// signal, or has closed its output; and the longest pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
@@ -277,9 +277,11 @@ impl Session {
         while let Some(message) = self.agent.receive() {
             match message {
                 ToMonitor::Start => {
-                    if let (MonitorState::Created(_), Some(process)) = (&self.state, &self.process)
+                    if let (MonitorState::Created(_), Some(process)) =
+                        (&self.state, &mut self.process)
                     {
                         process.open_gate();
+                        self.look_soon();
                         if self.deadline.is_none() {
                             self.begin_deadline();
                         }
@@ -423,11 +425,13 @@ impl Session {
         }
     }
 
-    /// Looks whether the process has ended in a way of which only its tracer is told.
+    /// Looks whether the process is held up: stopped in its set-up, or ended in a way of which only its tracer is
+    /// told.
     fn look_at_process(&mut self, now: Instant, pause: Duration) {
         self.look = None;
-        let Some(process) = &self.process else { return };
-        let pause = (pause * 2).min(LOOK_MAX);
+        let Some(process) = &mut self.process else { return };
+        process.resume();
+        let pause = if process.is_setting_up() { LOOK } else { (pause * 2).min(LOOK_MAX) };
         self.look = Some((now + pause, pause));
         if process.is_over() {
             self.handle_end();
