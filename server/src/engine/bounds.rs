@@ -122,6 +122,15 @@ pub fn held(process: ProcessId, cgroups: &Cgroups) -> Option<String> {
     Some(format!("frozen, as {} says", file.display()))
 }
 
+/// The children of a process, as far as the kernel tells them (CONFIG_PROC_CHILDREN).
+pub fn children(process: ProcessId) -> Vec<i32> {
+    let file = format!("/proc/{0}/task/{0}/children", process.pid);
+    let pids = own::read_to_string(file).unwrap_or_default();
+    // What was read is its own only if it is still there.
+    let alive = State::of(process).is_some();
+    pids.split_whitespace().filter(|_| alive).filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// The state of a process, as the kernel names it: field 3 of /proc/PID/stat (proc(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State(u8);
@@ -180,6 +189,25 @@ mod tests {
         assert!(state.is_stopped() && !state.is_over());
         assert_eq!(state.describe(), "stopped (T)");
         assert_eq!(State::parse(b"7 (x"), None);
+    }
+
+    #[test]
+    fn the_children_of_a_process_are_told_as_long_as_it_is_the_one_that_is_meant() {
+        let mut shell = std::process::Command::new("/bin/sh")
+            .args(["-c", "sleep 100000 & read _; kill $!"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = shell.id() as i32;
+        let start_ticks = conti_runtime::inspect::process::start_time(pid).unwrap();
+        let shell_id = ProcessId { pid, start_ticks };
+        while children(shell_id).len() != 1 {
+            std::thread::yield_now();
+        }
+        assert_eq!(children(ProcessId { pid, start_ticks: start_ticks + 1 }), []);
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+        assert_eq!(children(shell_id), []);
     }
 
     #[test]

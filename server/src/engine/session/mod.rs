@@ -291,10 +291,23 @@ impl Session {
             let hint = "it is held by the kernel, or by a frozen cgroup above its own; try again once it is gone";
             return bounds::stuck(tried.to_owned(), "its process".into(), process.pid, hint);
         }
+        if let Some(pid) = self.being_set_up() {
+            let role = format!("the process that is set up for session {}", self.id);
+            let hint = "it is stopped, or waits for a filesystem or a device; try again";
+            return bounds::stuck(tried.to_owned(), role, pid, hint);
+        }
         let pid = self.record.monitor.map_or(0, |monitor| monitor.pid);
         let hint =
             "let the monitor go on (kill -CONT) and try again, or remove the container with force";
         bounds::stuck(tried.to_owned(), format!("the monitor of session {}", self.id), pid, hint)
+    }
+
+    /// The process that its monitor waits for before it can tell of any.
+    fn being_set_up(&self) -> Option<i32> {
+        let monitor = self.record.monitor.filter(|_| matches!(self.state(), State::Assembling))?;
+        let able = bounds::State::of(monitor).is_some_and(|state| !state.is_stopped());
+        let mut children = able.then(|| bounds::children(monitor)).into_iter().flatten();
+        children.find(|pid| self.forker.is_none_or(|forker| forker.pid != *pid))
     }
 
     /// What keeps its forker from starting its process.
