@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use conti_shared::text;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -275,9 +276,10 @@ impl Entry {
     /// The line, with its end.
     pub(super) fn line(&self) -> Vec<u8> {
         // It holds text and numbers only, which all have a form in JSON.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        // It is read in terminals: what a caller sent is not to steer them.
+        text::json(&line).into_owned().into_bytes()
     }
 }
 
@@ -320,6 +322,29 @@ mod tests {
         let text = String::from_utf8(line).unwrap();
         assert!(!text.contains("secret") && text.contains(r#""env":["A"]"#));
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn an_entry_shows_all_of_what_stands_in_it() {
+        let odd = "\u{202e}evil\u{9b}31m\u{200b}\u{ad}\u{180e}\u{fff9}\u{e0041}\u{7f}";
+        let some = || Some(odd.to_owned());
+        let subject = Subject {
+            target: some(),
+            session: some(),
+            argv: vec!["echo".into(), odd.into()],
+            env: vec![odd.into()],
+            user: some(),
+            detail: some(),
+            reason: some(),
+            ..Subject::default()
+        };
+        let mut entry = Entry::new(Event::Denied, Who::unknown(odd), odd, subject);
+        entry.denied = some();
+        entry.outcome = Outcome::of("NOT_FOUND", odd);
+        let line = String::from_utf8(entry.line()).unwrap();
+        assert!(!line.trim_end().chars().any(text::is_deceptive), "{line}");
+        assert!(line.contains(r"\u202eevil\u009b31m") && line.contains(r"\udb40\udc41"), "{line}");
+        assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
     }
 
     #[test]
