@@ -43,7 +43,7 @@ use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use conti_shared::memory;
-use tracing::error;
+use tracing::{Level, error};
 
 use cli::Args;
 use pki::Pki;
@@ -94,6 +94,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             error!("{problem}");
+            if !tracing::enabled!(Level::ERROR) {
+                // Whatever the log leaves out: an agent does not end without a word.
+                let _ = writeln!(std::io::stderr(), "contid: {problem}");
+            }
             ExitCode::FAILURE
         }
     };

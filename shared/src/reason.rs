@@ -49,7 +49,8 @@ reasons! {
     SessionWrongState = "SESSION_WRONG_STATE",
     /// The process to be entered is not there, or another has its pid.
     ProcessGone = "PROCESS_GONE",
-    /// The cgroup of the target is frozen: metadata `file` names what says so. A command in it would not begin.
+    /// The cgroup of the target is frozen: metadata `file` names what says so. A command in it would not begin, a
+    /// signal not be heard.
     TargetFrozen = "TARGET_FROZEN",
     /// A process that the agent waits for does not answer: metadata `role`, `pid`, `state` and `tried` say which,
     /// and what was done. The call can be repeated.

@@ -34,6 +34,7 @@ pub mod facts;
 pub mod frames;
 pub mod guest;
 pub mod host;
+pub mod host_mount;
 pub mod network;
 pub mod pattern;
 pub mod pki;

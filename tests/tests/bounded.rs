@@ -5,10 +5,12 @@ use std::{fs, path::PathBuf};
 
 use conti_proto::v1::{
     ContainerState, DisconnectPolicy, SessionPolicy, SessionSpec, Terminal, session_end::Reason,
+    stream_response::Message as Receive,
 };
 use conti_tests::{
     Agent,
     api::{Api, session, shell, sleeper, state},
+    facts::probe,
     host::{self, Pinned},
     wait,
     wire::{self, Wire},
@@ -186,6 +188,94 @@ fn a_frozen_container_is_stopped_and_removed() {
     agent.finish();
 }
 
+/// Starts a session in a container without a client: its id and its process.
+async fn start_exec(api: &mut Api, container: &str) -> (String, Pinned) {
+    let spec = Some(session(container, shell("exec sleep 100000")));
+    let request = conti_proto::v1::StartSessionRequest { spec, ..Default::default() };
+    let started = api.sessions.start_session(request).await.expect("starts").into_inner();
+    let started = started.session.expect("a session");
+    (started.id, host::pinned(started.pid).expect("its process"))
+}
+
+#[test]
+fn a_frozen_container_is_killed_by_each_call_that_kills() {
+    let agent = Agent::start();
+    for way in ["kill", "kill --session", "stream"] {
+        let (pid, id) = agent.api(async |mut api| {
+            let container = api.run(sleeper("c")).await.expect("runs");
+            (container.pid, container.session_id)
+        });
+        let main = host::pinned(pid).expect("its main process");
+        let _frozen = Frozen::freeze(pid);
+        match way {
+            "kill" => drop(agent.ok(["kill", "c"])),
+            "kill --session" => drop(agent.ok(["kill", "--session", "-s", "KILL", &id])),
+            _ => agent.api(async |mut api| {
+                let wire = Wire::open(&mut api, wire::attach(&id, None)).await.expect("attaches");
+                wire.signal("KILL").await;
+                wire.collect().await;
+            }),
+        }
+        wait::until_true("it is dead", || !main.alive());
+        agent.ctl(["wait", "c"]).run().exits(137);
+        agent.ok(["rm", "c"]);
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_command_in_a_frozen_container_is_killed_and_no_other() {
+    let agent = Agent::start();
+    let pid = agent.api(async |mut api| run(&mut api, "c").await);
+    let (id, killed) = agent.api(async |mut api| start_exec(&mut api, "c").await);
+    let (_, other) = agent.api(async |mut api| start_exec(&mut api, "c").await);
+    let main = host::pinned(pid).expect("its main process");
+    let _frozen = Frozen::freeze(pid);
+    agent.ok(["kill", "--session", &id]);
+    wait::until_true("it is dead", || !killed.alive());
+    assert!(main.alive() && other.alive());
+    agent.finish();
+}
+
+#[test]
+fn a_signal_that_a_frozen_container_would_not_hear_is_refused() {
+    let agent = Agent::start();
+    let script =
+        "trap 'exit 40' HUP; trap 'exit 41' TERM; echo ready; while :; do sleep 0.05; done";
+    let (pid, id, mut wire) = agent.api(async |mut api| {
+        let spec = conti_tests::api::container("c", shell(script));
+        let container = api.run(spec).await.expect("runs");
+        let attach = wire::attach(&container.session_id, None);
+        let mut wire = Wire::open(&mut api, attach).await.expect("attaches");
+        wire.read_until("ready").await;
+        (container.pid, container.session_id, wire)
+    });
+    let frozen = Frozen::freeze(pid);
+    for call in [&["c"][..], &["--session", &id]] {
+        let call = [&["kill", "-s", "HUP"], call].concat();
+        let refused = agent.ctl(call).run().exits(125).errors();
+        assert!(refused.contains("frozen") && refused.contains("signal"), "{refused}");
+        assert!(refused.contains(&*frozen.file.to_string_lossy()), "{refused}");
+    }
+    agent.api(async |mut api| {
+        let signal = "HUP".to_owned();
+        let request = conti_proto::v1::KillContainerRequest { container: "c".into(), signal };
+        let refused = api.containers.kill_container(request).await.expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert_eq!(conti_tests::api::reason(&refused), "TARGET_FROZEN");
+        // On a stream it waits, as what is typed does. None of the others has come before it.
+        wire.signal("TERM").await;
+        drop(frozen);
+        let end = loop {
+            if let Some(Receive::End(end)) = wire.next().await.expect("the stream goes on") {
+                break end;
+            }
+        };
+        assert_eq!(conti_tests::api::exit_code(&end), 41);
+    });
+    agent.finish();
+}
+
 #[test]
 fn stop_says_which_monitor_is_in_the_way_and_can_be_repeated() {
     let agent = Agent::start();
@@ -360,4 +450,156 @@ fn an_agent_stops_beside_processes_that_are_stopped() {
     agent.restart();
     agent.ok(["exec", "c", "--", "true"]);
     agent.finish();
+}
+
+mod held {
+    //! A process of a container traces or stops what comes into it.
+
+    use std::{
+        io::{BufRead as _, BufReader},
+        time::Duration,
+    };
+
+    use conti_proto::v1::ListSessionsRequest;
+    use conti_tests::ctl::Running;
+
+    use super::*;
+
+    /// Far longer than any of these calls takes, and less than a call waits that finds out nothing.
+    const GIVEN_UP: Duration = Duration::from_secs(60);
+
+    /// Starts a container with `/holder` in it.
+    fn container(agent: &Agent, name: &str, flags: &[&str]) {
+        let binary = probe().with_file_name("holder");
+        let volume = format!("{}:/holder:ro", binary.display());
+        let mut args = vec!["run", "-d", "--name", name, "-v", &volume];
+        args.extend(flags);
+        args.extend(["--", "sleep", "100000"]);
+        agent.ok(args);
+    }
+
+    /// Has it hold what comes into a container from here on, until this is dropped.
+    fn hold(agent: &Agent, name: &str, how: &str) -> Running {
+        let mut holder = agent.ctl(["exec", name, "--", "/holder", how]).spawn();
+        let mut line = String::new();
+        let read = BufReader::new(holder.stdout()).read_line(&mut line);
+        assert_eq!((read.is_ok(), line.as_str()), (true, "holds\n"), "{}", holder.stderr_text());
+        holder
+    }
+
+    #[test]
+    fn what_a_tracer_does_not_wait_for_has_its_own_end() {
+        let agent = Agent::start();
+        for (how, threads) in [("trace", &[][..]), ("trace-threads", &["thread"])] {
+            container(&agent, how, &[]);
+            let _holder = hold(&agent, how, how);
+            for code in ["0", "7"] {
+                let mut call = vec!["exec", how, "--", "/holder", "victim", code];
+                call.extend(threads);
+                let ended = agent.ctl(call).timeout(GIVEN_UP).run();
+                ended.exits(code.parse().expect("a number"));
+            }
+            agent.ok(["rm", "-f", how]);
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn a_deadline_ends_what_a_tracer_keeps() {
+        let agent = Agent::start();
+        for (how, threads) in [
+            ("trace", &[][..]),
+            ("trace-threads", &["thread"]),
+            ("trace-exit", &[]),
+            ("trace-exit", &["thread"]),
+        ] {
+            container(&agent, how, &[]);
+            let _holder = hold(&agent, how, how);
+            // On a host that is very busy, time may be up before it is traced.
+            let traced = [2, 8, 32].iter().any(|seconds| {
+                let deadline = format!("--deadline={seconds}s");
+                let mut call = vec!["exec", &deadline, how, "--", "/holder", "victim", "never"];
+                call.extend(threads);
+                let ended = agent.ctl(call).timeout(GIVEN_UP).run();
+                ended.exits(124).text() == "traced"
+            });
+            assert!(traced, "{how}");
+            agent.ok(["rm", "-f", how]);
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn a_process_that_a_tracer_keeps_before_its_end_can_be_killed() {
+        let agent = Agent::start();
+        container(&agent, "c", &[]);
+        let _holder = hold(&agent, "c", "trace-exit");
+        // It is kept at its own end, where a signal does nothing any more.
+        let victim = agent.ctl(["exec", "c", "--", "/holder", "victim", "7"]).spawn();
+        let session = agent.api(async |mut api| {
+            loop {
+                let all = api.sessions.list_sessions(ListSessionsRequest::default()).await;
+                let mut all = all.expect("listed").into_inner().sessions.into_iter();
+                let found = all.find(|one| one.argv.iter().any(|arg| arg == "victim"));
+                if let Some(found) = found.filter(|session| session.pid > 0) {
+                    return found;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        wait::until_true("it is kept", || status(session.pid, "State:").starts_with('t'));
+        agent.ok(["kill", "--session", &session.id]);
+        assert_eq!(victim.wait(), 137);
+        agent.ok(["rm", "-f", "c"]);
+        agent.finish();
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_before_its_command_is_let_go_on() {
+        let stop = "CONTI_TEST_DELAYS=init.execute=stop";
+        let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());
+        for init in [&[][..], &["--init"]] {
+            container(&agent, "c", init);
+            for verb in ["exec", "debug"] {
+                let ended = agent.ctl([verb, "c", "--", "echo", "x"]).timeout(GIVEN_UP).run();
+                assert_eq!(ended.success().text(), "x");
+            }
+            let mut call = vec!["run", "--rm", "--ns", "pid=container:c"];
+            call.extend(init);
+            call.extend(["--", "echo", "x"]);
+            let ended = agent.ctl(call).timeout(GIVEN_UP).run();
+            assert_eq!(ended.success().text(), "x");
+            agent.ok(["rm", "-f", "c"]);
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_again_and_again_before_its_command_is_named_and_killed() {
+        let stop = "CONTI_TEST_DELAYS=init.execute=stops";
+        let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());
+        // The first process of a pid namespace is not stopped by one in there.
+        for place in [&["--userns", "host", "--ns", "pid=host"][..], &["--init"]] {
+            let call = [&["run", "--rm"], place, &["--", "true"]].concat();
+            let refused = agent.ctl(call).timeout(GIVEN_UP).run().exits(125).errors();
+            assert!(refused.contains("stopped (T)"), "{refused}");
+            let mut words = refused.split("process ").filter_map(|rest| rest.split(' ').next());
+            let pid: u32 = words.find_map(|word| word.parse().ok()).expect("a pid");
+            wait::until_true("it is gone", || host::pinned(pid).is_none());
+        }
+        agent.finish();
+    }
+
+    #[test]
+    fn commands_start_beside_a_process_that_stops_whatever_comes() {
+        let agent = Agent::start();
+        container(&agent, "c", &[]);
+        let _holder = hold(&agent, "c", "stop");
+        for _ in 0..10 {
+            // It may be stopped as soon as it runs, which is the container's own affair.
+            agent.ctl(["exec", "-d", "c", "--", "true"]).timeout(GIVEN_UP).run().success();
+        }
+        agent.ok(["rm", "-f", "c"]);
+        agent.finish();
+    }
 }

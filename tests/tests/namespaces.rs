@@ -206,4 +206,60 @@ mod needs_user_namespaces {
         assert!(facts.mount_has("/sys", "ro"), "/sys is there, read-only");
         agent.finish();
     }
+
+    #[test]
+    fn all_users_ping_and_open_any_port_also_with_ids_of_their_own() {
+        let agent = Agent::start();
+        check_network(&agent, &["--userns", "auto"]);
+        let maps = ["--ns", "user=private", "--uid-map", "0:400000:65536"];
+        let maps =
+            [&maps[..], &["--gid-map", "0:400000:1", "--gid-map", "1:500000:65535"]].concat();
+        // The group that pings must be in the first part of the map.
+        assert_eq!(opens(&agent, &maps), (true, false));
+        agent.finish();
+    }
+}
+
+/// Whether a user other than root opens a port below 1024 and a socket to ping with, in a container with these flags.
+fn opens(agent: &Agent, flags: &[&str]) -> (bool, bool) {
+    let volume = probe_volume();
+    let run = ["run", "--rm", "-u", "1000:1000", "-v", &volume];
+    let facts = agent.ctl([&run[..], flags, &["--", PROBE, "network"]].concat()).run();
+    let facts = facts.success().json();
+    let opened = |name: &str| match facts[name].as_str() {
+        Some("ok") => true,
+        Some("EACCES") => false,
+        other => panic!("{flags:?}: {name}: {other:?}"),
+    };
+    (opened("port"), opened("ping"))
+}
+
+/// All users open both in each kind of network of a container's own.
+fn check_network(agent: &Agent, flags: &[&str]) {
+    assert_eq!(opens(agent, flags), (true, true));
+    // What was asked for comes last.
+    let limits = [
+        "--sysctl=net.ipv4.ip_unprivileged_port_start=1024",
+        "--sysctl=net.ipv4.ping_group_range=1 0",
+    ];
+    assert_eq!(opens(agent, &[flags, &limits[..1]].concat()), (false, true));
+    assert_eq!(opens(agent, &[flags, &limits[1..]].concat()), (true, false));
+    // Whatever lies on its /proc, and with the proc of another container.
+    let covered = ["-v", "/usr:/proc/sys:ro"];
+    assert_eq!(opens(agent, &[flags, &covered].concat()), (true, true));
+    agent.ok([&["run", "-d", "--name", "a"], flags, &["--", "sleep", "1000"]].concat());
+    assert_eq!(opens(agent, &["--ns", "pid=container:a"]), (true, true));
+    assert_eq!(opens(agent, &["--ns", "net=container:a"]), (true, true));
+    agent.ok(["rm", "-f", "a"]);
+}
+
+#[test]
+fn all_users_ping_and_open_any_port_in_a_network_of_their_own() {
+    let agent = Agent::start();
+    let read = |name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).expect(name);
+    let host = || ["ip_unprivileged_port_start", "ping_group_range"].map(read);
+    let before = host();
+    check_network(&agent, &["--userns", "host"]);
+    assert_eq!(host(), before, "the host's is as it was");
+    agent.finish();
 }

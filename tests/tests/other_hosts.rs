@@ -104,6 +104,29 @@ mod needs_detached_layers {
     }
 }
 
+/// A data directory on overlayfs, which takes no id map.
+#[test]
+fn an_agent_whose_containers_have_no_ids_of_their_own_warns_and_says_why() {
+    let script = "mkdir -p $dir/scratch/lower $dir/scratch/upper $dir/scratch/work $dir/data
+                  mount -t overlay overlay $dir/data \\
+                      -o lowerdir=$dir/scratch/lower,upperdir=$dir/scratch/upper,workdir=$dir/scratch/work";
+    let warned = |agent: &Agent| {
+        let log = agent.log();
+        let line = log.lines().find(|line| line.contains("no user namespace of their own"));
+        line.map(str::to_owned)
+    };
+    let agent = Agent::start_behind(|dir| after(script, dir));
+    assert!(agent.ok(["info"]).contains("takes no id map"), "{}", agent.ok(["info"]));
+    let line = warned(&agent).unwrap_or_else(|| panic!("{}", agent.log()));
+    assert!(line.contains("WARN") && line.contains("takes no id map"), "{line}");
+    agent.finish();
+    // Whoever wants it so is not warned.
+    let host = |_: &Path| ["--userns", "host"].map(OsString::from).to_vec();
+    let agent = Agent::start_as(|dir| after(script, dir), host);
+    assert_eq!(warned(&agent), None);
+    agent.finish();
+}
+
 /// A host whose administrator has set ids aside for containers, in subuid(5) and subgid(5).
 #[test]
 fn containers_get_the_ids_that_the_host_has_set_aside_for_a_user() {

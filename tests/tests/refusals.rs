@@ -96,6 +96,18 @@ mod needs_user_namespaces {
     }
 
     #[test]
+    fn an_overlay_is_refused_where_ids_are_mapped() {
+        let agent = Agent::start();
+        let dir = agent.scratch("lower");
+        fs::create_dir(&dir).expect("a directory");
+        let flag = format!("type=overlay,lower={0},lower={0},dst=/over", dir.display());
+        let run = ["run", "--rm", "--userns", "auto", "--mount", &flag, "--", "true"];
+        let text = refused(&agent, &run);
+        assert_says(&text, &["overlay", "/over", "--userns host"]);
+        agent.finish();
+    }
+
+    #[test]
     fn what_takes_no_id_map_is_named_with_its_source_and_filesystem() {
         let agent = Agent::start();
         let dir = agent.scratch("a");

@@ -114,6 +114,59 @@ fn one_directory_for_both_is_called_so() {
 }
 
 #[test]
+fn a_runtime_that_is_not_the_agents_own_is_refused_with_what_it_is() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    // The same program, but of another version.
+    let mut other = fs::read(binary("conti-runtime")).expect("the runtime");
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    let found = |bytes: &[u8]| bytes.windows(version.len()).position(|part| part == version);
+    assert!(found(&other).is_some(), "it knows its version");
+    while let Some(at) = found(&other) {
+        other[at] = b'9';
+    }
+    fs::write(dir.path().join("other"), other).expect("a program");
+    fs::write(dir.path().join("text"), "conti-runtime\n").expect("a file");
+    let all = fs::Permissions::from_mode(0o755);
+    for name in ["other", "text"] {
+        fs::set_permissions(dir.path().join(name), all.clone()).expect("a mode");
+    }
+    let other = [dir.path().join("other"), dir.path().join("text"), "/bin/true".into()];
+    for (runtime, why) in other.iter().zip(["conti-runtime 9", "cannot be asked", "true ("]) {
+        let mut command = contid(dir.path(), &[], &state, &data, &dir.path().join("log"));
+        command.arg("--runtime").arg(runtime);
+        let said = refused(command);
+        assert!(!said.contains("listening"), "{said}");
+        assert!(said.contains("--runtime") && said.contains(why), "{said}");
+        assert!(said.contains(&*runtime.to_string_lossy()), "{said}");
+        assert!(!state.exists() && !data.exists(), "nothing was touched");
+    }
+}
+
+#[test]
+fn a_log_that_would_say_nothing_is_refused_and_an_error_is_told_without_one() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let agent = || contid(dir.path(), &[], &state, &data, &dir.path().join("log"));
+    for level in ["inof", "info,debgu", "contid", ""] {
+        let mut by_flag = agent();
+        by_flag.args(["--log-level", level]);
+        let mut by_variable = agent();
+        by_variable.env("CONTID_LOG", level);
+        for command in [by_flag, by_variable] {
+            let said = refused(command);
+            assert!(said.contains("--log-level") && said.contains("is no level"), "{said}");
+        }
+    }
+    for level in ["off", "h2=debug"] {
+        let mut command = agent();
+        command.args(["--log-level", level, "--listen", "tcp://127.0.0.1:0"]);
+        let said = refused(command);
+        assert!(said.contains("contid: will not listen on tcp://"), "{said}");
+    }
+}
+
+#[test]
 fn two_agents_do_not_write_to_one_audit_log() {
     let agent = Agent::start();
     let dir = programs();

@@ -13,9 +13,12 @@ use crate::{
 /// What the agent does with the streams of a session.
 #[derive(Debug, Clone, Default, Args)]
 pub struct PolicyFlags {
-    /// What happens when this client is gone: kill, hangup, keep[=TIME] or detach
+    /// What happens when the client that streams it is gone: kill, hangup, keep[=TIME] or detach
     ///
-    /// By default keep with a terminal, else kill; over a network keep for --reconnect-timeout.
+    /// By default, what a client streams from its start ends with that client: with a terminal it is kept for
+    /// 60s, over a network for --reconnect-timeout, else it is killed. What is started without a client (-d, or
+    /// create and start), or was left with the detach keys, goes on, whoever attaches and goes. What is given
+    /// here holds for each client that attaches.
     #[arg(long, value_name = "POLICY", value_parser = disconnect)]
     disconnect: Option<(DisconnectPolicy, Option<Duration>)>,
     /// Kill the command after this time, e.g. 10s

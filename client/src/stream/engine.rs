@@ -66,7 +66,8 @@ pub async fn stream(destination: &Destination, open: StreamOpen, options: Option
 }
 
 /// A connection over a network may break though nobody has gone: unless something else was asked for, the
-/// session is kept for as long as this client tries to resume it.
+/// session is kept for as long as this client tries to resume it. No policy is chosen by that: where it is left
+/// running, or its container is started again, it goes on as one that was started without a client.
 fn resumable(destination: &Destination, mut open: StreamOpen, options: &Options) -> StreamOpen {
     if matches!(destination.endpoint, Endpoint::Unix(_)) || options.reconnect_timeout.is_zero() {
         return open;
@@ -80,7 +81,6 @@ fn resumable(destination: &Destination, mut open: StreamOpen, options: &Options)
     if let Some(policy) = policy
         && policy.disconnect_policy() == DisconnectPolicy::Unspecified
     {
-        policy.set_disconnect_policy(DisconnectPolicy::Keep);
         policy.disconnect_timeout = Some(duration_message(options.reconnect_timeout));
     }
     open
@@ -288,15 +288,16 @@ mod tests {
         let kept = |host, patience, asked| policy(host, patience, asked).unwrap();
         for host in ["tcp://web", "ssh://web"] {
             let policy = kept(host, minute, DisconnectPolicy::Unspecified);
-            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Keep);
+            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
             assert_eq!(policy.disconnect_timeout, Some(duration_message(minute)));
             let policy = kept(host, minute, DisconnectPolicy::Kill);
             assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Kill);
+            assert_eq!(policy.disconnect_timeout, None);
             let policy = kept(host, Duration::ZERO, DisconnectPolicy::Unspecified);
-            assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+            assert_eq!(policy.disconnect_timeout, None);
         }
         let policy = kept("unix:///a", minute, DisconnectPolicy::Unspecified);
-        assert_eq!(policy.disconnect_policy(), DisconnectPolicy::Unspecified);
+        assert_eq!(policy.disconnect_timeout, None);
         let run = StreamOpen {
             open: Some(Open::Run(RunContainer { spec: None })),
             ..StreamOpen::default()

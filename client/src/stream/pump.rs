@@ -28,6 +28,7 @@ const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// namespace it may not even get them.
 const INTERRUPTS: u32 = 3;
 const SIGINT: i32 = 2;
+const SIGHUP: i32 = 1;
 
 /// Why the loop was left.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Pump {
     interrupts: u32,
     raw: Option<terminal::Raw>,
     terminal: bool,
+    /// The session was there before this client.
+    attached: bool,
     driving: bool,
     outbox: VecDeque<Request>,
     end: Option<SessionEnd>,
@@ -85,6 +88,7 @@ impl Pump {
             interrupts: 0,
             raw,
             terminal,
+            attached,
             driving: !view_only,
             outbox: VecDeque::new(),
             end: None,
@@ -272,6 +276,10 @@ impl Pump {
             Received::End(number) => {
                 // A raw terminal types its signals; what comes besides is meant for this process.
                 if self.raw.is_some() || !self.driving || self.end.is_some() {
+                    return Some(number);
+                }
+                // The terminal that is gone is this client's. A command that it has started had the same one.
+                if number == SIGHUP && self.attached {
                     return Some(number);
                 }
                 if number == SIGINT && terminal::stderr_is_terminal() {

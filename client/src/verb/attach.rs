@@ -7,6 +7,10 @@ use conti_shared::{name::check_id, reason::Reason};
 use crate::{error::Result, flags::session::StreamFlags, stream::stream, verb::Context};
 
 /// Attach to the main process of a container, or to another session
+///
+/// What was started without a client (`run -d`, `create` and `start`, `exec -d`) goes on when this one is gone,
+/// however it goes, unless --disconnect was given there. SIGINT (ctrl-c) and SIGTERM go to the command, and the end
+/// of stdin closes its input, if it has one; SIGHUP ends this client alone. --view passes nothing on.
 #[derive(Debug, Args)]
 pub struct Attach {
     /// The argument is the id of a session

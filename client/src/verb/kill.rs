@@ -10,6 +10,8 @@ use crate::{
 };
 
 /// Send a signal to the main process of containers
+///
+/// A frozen container is thawed to be killed; any other signal to it is refused.
 #[derive(Debug, Args)]
 pub struct Kill {
     /// The signal

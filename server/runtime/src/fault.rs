@@ -3,8 +3,9 @@
 //! A race whose window is some microseconds wide is met once in hundreds of rounds. With
 //! `CONTI_TEST_DELAYS=20` in the environment of the agent, whoever passes such a point waits up to 20 ms
 //! there, so that any order of two calls comes up soon. `CONTI_TEST_DELAYS=detach.=20,mount.=5` names the
-//! points by how they begin; `forker.order=stop` stops whoever passes that one (SIGSTOP). Nobody but who starts
-//! the agent sets it; no call reaches it. Without it a point costs a load and a branch.
+//! points by how they begin; `forker.order=stop` stops whoever passes that one (SIGSTOP), and `=stops` does it
+//! again whenever it is let go on. Nobody but who starts the agent sets it; no call reaches it. Without it a
+//! point costs a load and a branch.
 
 use std::{
     env,
@@ -33,6 +34,8 @@ enum What {
     Wait(u64),
     /// A stop.
     Stop,
+    /// One stop after the other.
+    Stops,
 }
 
 fn delays() -> &'static Delays {
@@ -45,6 +48,7 @@ fn parse(text: &str) -> Delays {
         let (name, millis) = part.rsplit_once('=').unwrap_or(("", part));
         let what = match millis.trim() {
             "stop" => What::Stop,
+            "stops" => What::Stops,
             millis => What::Wait(millis.parse::<u64>().ok()?.min(LONGEST)),
         };
         Some((name.trim().to_owned(), what))
@@ -66,14 +70,18 @@ fn at(point: &str) -> Option<What> {
 pub fn delay(point: &str) -> Option<Duration> {
     match at(point)? {
         What::Wait(most) => Some(Duration::from_micros(scatter() % (most * 1000 + 1))),
-        What::Stop => None,
+        What::Stop | What::Stops => None,
     }
 }
 
 /// Waits or stops at a point, where that was asked for. It blocks the thread.
 pub fn point(name: &str) {
-    if at(name) == Some(What::Stop) {
+    let what = at(name);
+    while let Some(What::Stop | What::Stops) = what {
         let _ = kill_process(getpid(), Signal::STOP);
+        if what == Some(What::Stop) {
+            break;
+        }
     }
     if let Some(delay) = delay(name) {
         thread::sleep(delay);
@@ -105,5 +113,6 @@ mod tests {
         assert_eq!(parse("x=99999"), named(&[("x", LONGEST)]));
         assert_eq!(parse("nonsense,x="), named(&[]));
         assert_eq!(parse("a.=stop"), [("a.".to_owned(), What::Stop)]);
+        assert_eq!(parse("a.=stops"), [("a.".to_owned(), What::Stops)]);
     }
 }

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         ["--version"] => {
-            let _ = writeln!(std::io::stdout(), "conti-runtime {}", env!("CARGO_PKG_VERSION"));
+            let _ = writeln!(std::io::stdout(), "{}", launcher::VERSION);
             ExitCode::SUCCESS
         }
         _ => {

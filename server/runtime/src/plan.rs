@@ -113,6 +113,9 @@ pub struct ContainerPlan {
     pub masked_paths: Vec<String>,
     /// Absolute paths that are made read-only, recursively. What is missing is skipped.
     pub read_only_paths: Vec<String>,
+    /// Kernel parameters that a new network namespace gets before `sysctls`: dotted name and value. One that the
+    /// kernel does not have is skipped.
+    pub net_defaults: Vec<(String, String)>,
     /// Kernel parameters of the container's own namespaces: dotted name and value.
     pub sysctls: Vec<(String, String)>,
     /// Whether a reaper stays as PID 1 in front of the command.

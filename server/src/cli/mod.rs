@@ -69,7 +69,7 @@ pub struct Args {
     /// How the log is written to stderr. `auto`: for humans on a terminal, else as JSON.
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, or directives such as
+    /// What is logged: off, error, warn, info, debug or trace, or directives such as
     /// `warn,contid::engine=debug`.
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "CONTID_LOG")]
     pub log_level: String,

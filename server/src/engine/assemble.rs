@@ -7,8 +7,8 @@ use conti_runtime::{
     beneath::{Blocked, Dir},
     own,
     plan::{
-        ContainerPlan, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
-        Process, Stdio,
+        ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
+        Process, Root, Stdio,
     },
     protocol::ProcessId,
 };
@@ -18,7 +18,7 @@ use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
     facts::CgroupVersion,
-    process,
+    net_defaults, process,
     sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
@@ -88,6 +88,8 @@ pub struct Assembled {
     pub plan: Plan,
     /// Its fds.
     pub fds: FdList,
+    /// The parts of the host that a container with ids of its own gets: what it must not be able to change.
+    pub of_host: Vec<Fd>,
     /// The device policy where it is not the standard one: some rules, or everything.
     pub devices: Option<Option<Vec<Rule>>>,
     /// The root of the container's devpts.
@@ -102,7 +104,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let spec = request.spec;
     let privileged = spec.process.confinement.privileged;
     let mut fds = FdList::default();
-    let mut idmapped = Vec::new();
+    let (mut idmapped, mut of_host) = (Vec::new(), Vec::new());
 
     let namespaces = namespaces(request, &mut fds)?;
     let (mapped, owner) = match &namespaces.user {
@@ -128,6 +130,13 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     )?;
 
     let mut mounts = root.mounts;
+    of_host.extend(mounts.iter().filter_map(|mount| match mount.what {
+        MountWhat::Detached { fd, .. } => Some(fd),
+        _ => None,
+    }));
+    if let Root::Mount(fd) = root.root {
+        of_host.push(fd);
+    }
     let (nodes, policy) = devices(spec)?;
     let devpts = Arc::new(filesystem::devpts(owner, tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
@@ -140,9 +149,13 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let guarded_from = within.map(|_| mounts.len() as u32);
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
+        if mapped {
+            requested::check_for_own_ids(mount, true, "spec.mounts")?;
+        }
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         let device = is_device(&made.fd)?;
         let fd = fds.add(made.fd);
+        of_host.push(fd);
         // What has owners of its own keeps them on both sides. A device node is used by its mode alone, and
         // devtmpfs takes no id map.
         if mapped && !device && !matches!(mount.source, MountSource::Tmpfs { .. }) {
@@ -160,6 +173,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     if !request.enforces_devices {
         process::withhold_mknod(&mut process);
     }
+    let is_new_net = namespaces.net == NsSource::New;
     let container = ContainerPlan {
         hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),
         domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty())
@@ -178,6 +192,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         } else {
             READ_ONLY.map(str::to_owned).to_vec()
         },
+        net_defaults: if is_new_net { net_defaults::of(spec, mapped) } else { Vec::new() },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         init: spec.init,
     };
@@ -189,7 +204,8 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         terminal,
         request.paused,
     );
-    Ok(Assembled { plan, fds, devices: policy, devpts, warnings: root.warnings })
+    let of_host = if mapped { of_host } else { Vec::new() };
+    Ok(Assembled { plan, fds, of_host, devices: policy, devpts, warnings: root.warnings })
 }
 
 /// Puts a plan together.

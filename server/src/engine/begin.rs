@@ -106,6 +106,13 @@ impl Engine {
             .await
             .flatten()
         };
+        let assembled = match assembled {
+            Ok(mut assembled) => {
+                let locked = self.lock_in(&mut assembled.fds, &assembled.of_host).await;
+                locked.map(|()| assembled)
+            }
+            Err(error) => Err(error),
+        };
         let mut assembled = match assembled {
             Ok(assembled) => assembled,
             Err(error) => {

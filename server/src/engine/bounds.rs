@@ -23,6 +23,8 @@ use super::{
 
 /// Until the launcher has forked: tenths of a millisecond, and a fork waits for memory on a host that has none.
 pub const FORK: Duration = Duration::from_secs(30);
+/// Until the runtime has said which version it is. It does nothing else then.
+pub const VERSION: Duration = Duration::from_secs(30);
 /// Until the launcher has exited after its socket was closed.
 pub const LAUNCHER_EXIT: Duration = Duration::from_secs(1);
 /// Until a monitor is ready for a plan: with version 1 cgroups it waits for an RCU grace period in each hierarchy.

@@ -194,6 +194,7 @@ impl Container {
             Some(file) => Err(Error::Frozen {
                 target: format!("container {}", self.spec.name),
                 file: file.to_string_lossy().into_owned(),
+                problem: "a command in it would not begin",
             }),
         }
     }

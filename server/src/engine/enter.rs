@@ -10,7 +10,7 @@ use std::{
 use conti_runtime::{
     inspect::{process::id_map, status::Status},
     own,
-    plan::{HostPlan, Identity, JoinPlan, NsType, Place, Process},
+    plan::{HostPlan, Identity, JoinPlan, NsType, Place, Process, ToolKind},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tracing::{Instrument as _, debug_span};
@@ -313,7 +313,9 @@ impl Engine {
             && let Some(file) = self.cgroups.frozen_process(pid).map_err(at)?
         {
             let file = file.to_string_lossy().into_owned();
-            return Err(Error::Frozen { target: format!("the cgroup of process {pid}"), file });
+            let target = format!("the cgroup of process {pid}");
+            let problem = "a command in it would not begin";
+            return Err(Error::Frozen { target, file, problem });
         }
         let (cgroup, procs) = match target.cgroup {
             true => self.cgroups.of_process(pid).map_err(at)?,
@@ -365,11 +367,18 @@ impl Engine {
         let opened = blocking(bounds::SOURCES, "cannot open the tools", move || {
             sources::tools::prepare(&tools, &engine.view, &mut fds).map(|tools| (tools, fds))
         });
-        let (tools, fds) = opened.await??;
-        prepared.fds = fds;
+        let (tools, mut fds) = opened.await??;
         if let Place::Join(join) = &mut prepared.place {
+            if join.namespaces.contains(&NsType::User) {
+                let mounts = tools.iter().filter_map(|tool| match tool.kind {
+                    ToolKind::Mount { fd, .. } => Some(fd),
+                    ToolKind::Link(_) => None,
+                });
+                self.lock_in(&mut fds, &mounts.collect::<Vec<_>>()).await?;
+            }
             join.tools = Some(tools);
         }
+        prepared.fds = fds;
         Ok(prepared)
     }
 

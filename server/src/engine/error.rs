@@ -63,15 +63,15 @@ pub enum Error {
         /// What was found, e.g. `there is no such process`.
         problem: String,
     },
-    /// What is to be run would be frozen at once.
-    #[error(
-        "{target} is frozen, as {file} says: a command in it would not begin; thaw it and try again"
-    )]
+    /// What is to be run would be frozen at once, or what is to hear a signal is.
+    #[error("{target} is frozen, as {file} says: {problem}; thaw it and try again")]
     Frozen {
-        /// What it was to be run in, e.g. `container c`.
+        /// What is frozen, e.g. `container c`.
         target: String,
         /// The file of the cgroup that says so.
         file: String,
+        /// What does not come about, e.g. `a command in it would not begin`.
+        problem: &'static str,
     },
     /// A process that is waited for does not answer.
     #[error("{0}")]

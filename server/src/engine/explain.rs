@@ -70,12 +70,7 @@ impl Engine {
                             &Unmappable { source: source.clone(), part },
                         ));
                     }
-                    MountSource::Overlay { lowers, .. } => {
-                        let source = lowers.first()?.clone();
-                        let part = Some((source.clone(), "overlay".to_owned()));
-                        return Some(sentence(failure, &Unmappable { source, part }));
-                    }
-                    MountSource::Tmpfs { .. } => None,
+                    MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => None,
                 }
             }
         };
@@ -114,7 +109,7 @@ fn sentence(failure: &SetupFailure, what: &Unmappable) -> String {
 }
 
 /// What to do where something takes no id map.
-pub const WITHOUT: &str = "without a user namespace (--userns host) it can be used";
+pub const WITHOUT: &str = "a container that is made with --userns host can have it";
 
 /// What of a source takes no id map, in words.
 pub fn source_words(source: &Path, part: Option<&(PathBuf, String)>) -> String {

@@ -23,8 +23,9 @@ use super::{
     watched::watched,
 };
 
-/// How many inspectors run at one time; others wait.
-pub const AT_ONCE: usize = 32;
+/// How many inspectors run at one time; others wait. 32 questions are answered at a time, and some inspectors prepare
+/// what is mounted.
+pub const AT_ONCE: usize = 40;
 /// How long a question waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an inspector may be silent: a mount that does not answer holds it for ever.

@@ -120,6 +120,21 @@ impl Launcher {
         Ok(Launcher { image, tag, open_files, running: Mutex::new(None), counts })
     }
 
+    /// Asks the program what it is: only a conti-runtime of this agent's own version understands it. Else, what
+    /// is wrong with it.
+    pub async fn check(&self) -> std::result::Result<(), String> {
+        let image = self.image.try_clone().map_err(|error| error.to_string())?;
+        let asked = move || launcher::version_of(image.as_fd(), bounds::VERSION);
+        match tokio::task::spawn_blocking(asked).await.map_err(io::Error::other).flatten() {
+            Ok(said) if said == launcher::VERSION => Ok(()),
+            Ok(said) => {
+                let wanted = launcher::VERSION;
+                Err(format!("asked for its version it says {said:?}, and not {wanted:?}"))
+            }
+            Err(error) => Err(format!("it cannot be asked for its version: {error}")),
+        }
+    }
+
     /// The program conti-runtime, as an open file.
     pub fn image(&self) -> BorrowedFd<'_> {
         self.image.as_fd()

@@ -366,7 +366,8 @@ impl Engine {
     pub async fn kill(&self, key: &str, signal: i32) -> Result<()> {
         let container = self.registry.container(key)?;
         container.running_process("signal")?;
-        self.main_session(&container.id)?.signal(signal)
+        let session = self.main_session(&container.id)?;
+        self.signal(&session, signal).await
     }
 
     /// Removes a container with all that belongs to it.

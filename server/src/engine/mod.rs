@@ -4,9 +4,10 @@
 //!
 //! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
-//! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
+//! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host
+//!   and the [`net_defaults`];
 //! - [`enter`]: sessions in containers and in processes of the host;
-//! - [`session`]: streams, ends, and the task that follows a monitor;
+//! - [`session`]: streams, ends, and the task that follows a monitor; [`signals`]: what a frozen one hears;
 //! - [`recording`]: sessions on disk;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
@@ -48,10 +49,12 @@ pub mod inspect;
 pub mod launcher;
 mod left;
 pub mod lifecycle;
+mod locked;
 pub mod monitor;
 pub mod mounts;
 pub mod name;
 pub mod namespaces;
+mod net_defaults;
 pub mod network;
 mod owners;
 pub mod process;
@@ -62,6 +65,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod scope;
 pub mod session;
+pub mod signals;
 pub mod slots;
 pub mod sources;
 pub mod spec;
@@ -87,7 +91,7 @@ use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
 use id_ranges::IdRanges;
-use info::{ContainerInfo, SessionEnd, SessionInfo};
+use info::SessionEnd;
 use launcher::Launcher;
 use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
@@ -172,6 +176,9 @@ impl Engine {
         }
         // Modes that are given are meant as they are.
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        let counts = Arc::new(Counts::default());
+        // Before anything is touched: without it, nothing can be started.
+        let launcher = Arc::new(load_runtime(&config, counts.clone()).await?);
         let locks = dirs::take(&config.state_dir, &config.data_dir)?;
         reserve::keep(&config.state_dir, config.reserve_bytes);
         reserve::keep(&config.data_dir, config.reserve_bytes);
@@ -179,18 +186,7 @@ impl Engine {
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
         let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
-        let tag = config.state_dir.to_string_lossy().into_owned();
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
-        let counts = Arc::new(Counts::default());
-        let launcher = Launcher::new(&config.runtime, &tag, config.open_files, counts.clone())
-            .map_err(|error| {
-                let what = format!(
-                    "cannot load the runtime {}; --runtime names it",
-                    config.runtime.display()
-                );
-                Error::Exhausted { what, errno: error.raw_os_error().unwrap_or(libc::EIO) }
-            })?;
-        let launcher = Arc::new(launcher);
         let open = |path: &str| {
             own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
@@ -213,6 +209,12 @@ impl Engine {
             {
                 (view, userns) = (elsewhere, otherwise);
             }
+        }
+        if let (userns::Default::Auto, Some(problem)) = (userns.wanted, &userns.problem) {
+            warn!(
+                problem,
+                "containers get no user namespace of their own: root in them is the host's root"
+            );
         }
         let facts = Facts::gather(&config, &cgroups, &userns, id::new());
         let engine = Arc::new(Engine {
@@ -282,10 +284,10 @@ impl Engine {
     }
 
     /// Describes all containers that a scope sees, the oldest first.
-    pub fn containers(&self, scope: &Scope) -> Vec<ContainerInfo> {
-        let all = self.registry.containers_by_age();
-        let seen = all.iter().filter(|container| scope.sees(&container.spec.labels));
-        seen.map(|container| container.info()).collect()
+    pub fn containers(&self, scope: &Scope) -> Vec<Arc<Container>> {
+        let mut all = self.registry.containers_by_age();
+        all.retain(|container| scope.sees(&container.spec.labels));
+        all
     }
 
     /// Waits until the main process of a container has ended.
@@ -330,12 +332,30 @@ impl Engine {
         &self,
         container: Option<&str>,
         wanted: impl Fn(&Session) -> bool,
-    ) -> Vec<SessionInfo> {
-        let found = self.registry.sessions(container);
-        let mut all: Vec<SessionInfo> =
-            found.iter().filter(|session| wanted(session)).map(|s| s.info()).collect();
-        all.sort_by(|a, b| (a.start_time, &a.id).cmp(&(b.start_time, &b.id)));
+    ) -> Vec<Arc<Session>> {
+        let mut all = self.registry.sessions(container);
+        all.retain(|session| wanted(session));
+        let place = |of: &Session| (of.record.start_time, of.id.clone());
+        all.sort_by_cached_key(|session| place(session));
         all
+    }
+}
+
+/// Takes the program of the launcher, if it is that of this agent.
+async fn load_runtime(config: &Config, counts: Arc<Counts>) -> Result<Launcher> {
+    let path = config.runtime.display();
+    let tag = config.state_dir.to_string_lossy();
+    let launcher = Launcher::new(&config.runtime, &tag, config.open_files, counts);
+    let launcher = launcher.map_err(|error| Error::Exhausted {
+        what: format!("cannot load the runtime {path}; --runtime names it"),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    })?;
+    match launcher.check().await {
+        Ok(()) => Ok(launcher),
+        Err(problem) => Err(Error::Invalid {
+            field: "--runtime".to_owned(),
+            problem: format!("{path} is not the conti-runtime of this contid: {problem}"),
+        }),
     }
 }
 

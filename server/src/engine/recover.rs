@@ -351,11 +351,12 @@ impl Engine {
     /// The clients of the agent before are gone: the policies begin, with time to come back.
     fn resume_policy(&self, session: &Arc<Session>) {
         const TIME_TO_COME_BACK: Duration = Duration::from_secs(60);
-        if !session.record.streamed || session.ended() {
+        // Without its client, or one that its process waits for, it was there without any.
+        if session.ended() || !(session.is_its_clients() || session.awaits_client()) {
             return;
         }
-        match session.record.io.policy.on_disconnect {
-            OnDisconnect::Detach => {}
+        match session.on_disconnect() {
+            OnDisconnect::Detach => session.let_run_after(TIME_TO_COME_BACK, 0),
             OnDisconnect::Keep(time) => session.keep_for(time, 0),
             // It was no client's doing that the stream broke off.
             OnDisconnect::Kill | OnDisconnect::HangUp => session.keep_for(TIME_TO_COME_BACK, 0),

@@ -73,7 +73,8 @@ impl ContainerSpec {
                 terminal: None,
                 stdin: false,
                 policy: Policy {
-                    on_disconnect: OnDisconnect::Detach,
+                    on_disconnect: Some(OnDisconnect::Detach),
+                    keep: None,
                     drain: Duration::ZERO,
                     deadline: None,
                     record: None,
@@ -270,8 +271,11 @@ pub struct TerminalSize {
 /// What happens to the streams of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// When the driving client is gone. The default is chosen at the door.
-    pub on_disconnect: OnDisconnect,
+    /// When the driving client is gone, if its maker has said so; see [`Policy::on_disconnect`].
+    pub on_disconnect: Option<OnDisconnect>,
+    /// How long it is kept for a client that streams it from its start, if its maker has said no more than that.
+    #[serde(default)]
+    pub keep: Option<Duration>,
     /// How long output is read on after the process has ended.
     pub drain: Duration,
     /// How long the session may take.
@@ -279,6 +283,24 @@ pub struct Policy {
     /// Whether and how it is recorded.
     #[serde(default)]
     pub record: Option<recording::Wanted>,
+}
+
+impl Policy {
+    /// How long a session is kept without a client, where nothing was said.
+    pub const KEEP: Duration = Duration::from_secs(60);
+
+    /// What is done when the driving client is gone. Where its maker did not choose, what a client streams from its
+    /// start (`streamed`) ends with that client, as a command in a shell does with its terminal. All else is there
+    /// without any client, and is not ended by one that has looked at it.
+    pub fn on_disconnect(&self, streamed: bool, terminal: bool) -> OnDisconnect {
+        match (self.on_disconnect, self.keep) {
+            (Some(chosen), _) => chosen,
+            (None, _) if !streamed => OnDisconnect::Detach,
+            (None, Some(time)) => OnDisconnect::Keep(time),
+            (None, None) if terminal => OnDisconnect::Keep(Self::KEEP),
+            (None, None) => OnDisconnect::Kill,
+        }
+    }
 }
 
 /// What happens when the client that drives a session is gone.

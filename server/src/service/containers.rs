@@ -24,7 +24,7 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::engine::{Engine, error::Error, info::ContainerInfo};
+use crate::engine::{Engine, container::Container, error::Error};
 
 /// How long a container has to end by itself, where nothing was said.
 const GRACE: Duration = Duration::from_secs(10);
@@ -174,9 +174,11 @@ impl ContainerService for Containers {
             .engine
             .containers(&call.caller.scope)
             .into_iter()
-            .filter(|info| filter.takes(info));
-        let place = |info: &ContainerInfo| Place::new(info.create_time, &info.id);
-        let (containers, next_page_token) = page.cut(all, place, info::container);
+            .filter(|container| filter.takes(container));
+        let place = |of: &Arc<Container>| Place::new(of.create_time, &of.id);
+        // Told of those on the page alone: a specification may be large.
+        let message = |of: Arc<Container>| info::container(of.info());
+        let (containers, next_page_token) = page.cut(all, place, message);
         Ok(Response::new(ListContainersResponse { containers, next_page_token }))
     }
 
@@ -218,10 +220,10 @@ impl Filter {
         Filter { states: states.into_iter().collect(), labels }
     }
 
-    fn takes(&self, info: &ContainerInfo) -> bool {
-        let state: i32 = info::container_state(info.state).into();
+    fn takes(&self, container: &Container) -> bool {
+        let state: i32 = info::container_state(container.state()).into();
         let label = |(name, wanted): (&String, &String)| {
-            info.spec.labels.get(name).is_some_and(|v| wanted.is_empty() || v == wanted)
+            container.spec.labels.get(name).is_some_and(|v| wanted.is_empty() || v == wanted)
         };
         (self.states.is_empty() || self.states.contains(&state)) && self.labels.iter().all(label)
     }

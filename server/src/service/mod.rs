@@ -46,4 +46,5 @@ pub mod stopping;
 pub mod stream;
 pub mod trace;
 pub mod traceparent;
+mod turns;
 pub mod wire;

@@ -23,7 +23,7 @@ use super::{
     stopping::Stopping,
     stream::{self, Context, MESSAGE_BYTES_MAX},
 };
-use crate::engine::{Engine, error::Error, info::SessionInfo, recording::Found, session::Session};
+use crate::engine::{Engine, error::Error, recording::Found, session::Session};
 
 /// Serves `conti.v1.SessionService`.
 #[derive(Debug)]
@@ -164,7 +164,8 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let SignalSessionRequest { session_id, signal } = request.into_inner();
         let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
-        self.end(&call, &session_id)?.signal(signal).map_err(status::of)?;
+        let session = self.end(&call, &session_id)?;
+        self.engine.signal(&session, signal).await.map_err(status::of)?;
         Ok(Response::new(SignalSessionResponse {}))
     }
 
@@ -209,15 +210,17 @@ impl SessionService for Sessions {
             Page::parse(v, page_size, &page_token)
         })?;
         let states: BTreeSet<i32> = states.into_iter().collect();
-        let wanted = |info: &SessionInfo| {
-            states.is_empty() || states.contains(&info::session_state(info.state).into())
+        let wanted = |session: &Arc<Session>| {
+            let state = info::session_state(session.shown_state());
+            states.is_empty() || states.contains(&state.into())
         };
         let of = container.map(|key| call.see(&self.engine, &key)).transpose()?;
         let of = of.as_ref().map(|container| container.id.as_str());
         let all = self.engine.sessions(of, |session| call.sees(session));
-        let place = |info: &SessionInfo| Place::new(info.start_time, &info.id);
-        let (sessions, next_page_token) =
-            page.cut(all.into_iter().filter(wanted), place, info::session);
+        let place = |of: &Arc<Session>| Place::new(of.record.start_time, &of.id);
+        // Told of those on the page alone: arguments may be large.
+        let message = |of: Arc<Session>| info::session(of.info());
+        let (sessions, next_page_token) = page.cut(all.into_iter().filter(wanted), place, message);
         Ok(Response::new(ListSessionsResponse { sessions, next_page_token }))
     }
 

@@ -21,7 +21,12 @@ use tokio::{
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
-use super::{intake::Intake, outlet::Outlet, status};
+use super::{
+    intake::Intake,
+    outlet::Outlet,
+    status,
+    turns::{self, Turn, Turns},
+};
 use crate::{
     access::{Caller, Role},
     engine::{
@@ -35,8 +40,6 @@ use crate::{
 const CALLS_EACH: usize = 1024;
 /// How many calls there are at most.
 const CALLS: usize = 4096;
-/// How many questions one identity has under way at most, of the 32 that are answered at a time.
-const QUESTIONS_EACH: usize = 16;
 /// How long a question waits for others of the same identity.
 const TURN: Duration = Duration::from_secs(30);
 /// How many bytes of large messages that are not there yet one identity may have under way.
@@ -67,6 +70,7 @@ pub struct Shares(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     calls: Arc<Semaphore>,
+    turns: Turns,
     each: Mutex<HashMap<String, Weak<Share>>>,
 }
 
@@ -104,7 +108,8 @@ struct Place {
 
 impl Shares {
     fn new() -> Shares {
-        Shares(Arc::new(Inner { calls: Arc::new(Semaphore::new(CALLS)), each: Mutex::default() }))
+        let calls = Arc::new(Semaphore::new(CALLS));
+        Shares(Arc::new(Inner { calls, turns: Turns::default(), each: Mutex::default() }))
     }
 
     fn of(&self, name: &str) -> Arc<Share> {
@@ -116,7 +121,7 @@ impl Shares {
         each.retain(|_, share| share.strong_count() > 0);
         let share = Arc::new(Share {
             calls: Arc::new(Semaphore::new(CALLS_EACH)),
-            questions: Arc::new(Semaphore::new(QUESTIONS_EACH)),
+            questions: Arc::new(Semaphore::new(turns::EACH)),
             large: Arc::new(Semaphore::new(LARGE_EACH)),
             backlog: Backlog::default(),
         });
@@ -128,8 +133,7 @@ impl Shares {
     fn enter(&self, caller: &Caller) -> Result<(Arc<Share>, Place), Status> {
         let name = caller.name();
         let share = self.of(&name);
-        let local = caller.peer.identity.certificate().is_none();
-        let counted = match local && caller.role == Role::Admin {
+        let counted = match is_local_admin(caller) {
             true => None,
             false => {
                 let refused =
@@ -146,16 +150,30 @@ impl Shares {
 }
 
 impl Share {
-    /// Waits for its turn, where the method at `path` asks a question.
-    async fn turn(&self, path: &str, name: &str) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        if !QUESTIONS.iter().any(|service| path.starts_with(service)) {
-            return Ok(None);
-        }
-        match timeout(TURN, self.questions.clone().acquire_owned()).await {
-            Ok(Ok(turn)) => Ok(Some(turn)),
-            _ => Err(status::too_much(name, "answers that are not read", QUESTIONS_EACH)),
-        }
+    /// Waits for its turn to ask a question: among its own, and then among those of all.
+    async fn turn(&self, turns: &Turns, name: &str, local_admin: bool) -> Result<Asking, Status> {
+        let turn = async {
+            let own = self.questions.clone().acquire_owned().await.ok();
+            Asking { _own: own, _turn: turns.take(name, local_admin).await }
+        };
+        let late = |_| status::too_much(name, "answers that are not read", turns::EACH);
+        timeout(TURN, turn).await.map_err(late)
     }
+}
+
+/// Held until a question is answered and its answer has been read.
+#[derive(Debug)]
+struct Asking {
+    _own: Option<OwnedSemaphorePermit>,
+    _turn: Turn,
+}
+
+fn is_question(path: &str) -> bool {
+    QUESTIONS.iter().any(|service| path.starts_with(service))
+}
+
+fn is_local_admin(caller: &Caller) -> bool {
+    caller.peer.identity.certificate().is_none() && caller.role == Role::Admin
 }
 
 /// Wraps all services of the agent, within [`super::access::AccessLayer`].
@@ -200,18 +218,24 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let caller = request.extensions().get::<Caller>().ok_or_else(status::unauthenticated);
-        let entered = caller.and_then(|caller| Ok((caller.name(), self.shares.enter(caller)?)));
-        let (name, (share, place)) = match entered {
+        let entered = caller.and_then(|caller| {
+            Ok((caller.name(), is_local_admin(caller), self.shares.enter(caller)?))
+        });
+        let (name, local_admin, (share, place)) = match entered {
             Ok(entered) => entered,
             Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
         };
         // The one that has said that it is ready.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
+        let turns = self.shares.0.turns.clone();
         Box::pin(async move {
-            let turn = match share.turn(request.uri().path(), &name).await {
-                Ok(turn) => turn,
-                Err(status) => return Ok(status.into_http()),
+            let turn = match is_question(request.uri().path()) {
+                true => match share.turn(&turns, &name, local_admin).await {
+                    Ok(turn) => Some(turn),
+                    Err(status) => return Ok(status.into_http()),
+                },
+                false => None,
             };
             let backlog = share.backlog.clone();
             let mut request =
@@ -263,17 +287,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn questions_of_one_caller_wait_for_each_other_and_calls_do_not_wait_for_them() {
         let shares = Shares::new();
-        let share = shares.of("a");
-        let path = "/conti.v1.ProcessService/ListProcesses";
+        let (share, turns) = (shares.of("a"), &shares.0.turns);
+        assert!(is_question("/conti.v1.ProcessService/ListProcesses"));
+        assert!(!is_question("/conti.v1.SessionService/Stream"));
         let mut held = Vec::new();
-        for _ in 0..QUESTIONS_EACH {
-            held.push(share.turn(path, "a").await.unwrap().unwrap());
+        while let Ok(turn) = share.turn(turns, "a", false).await {
+            held.push(turn);
         }
-        assert!(share.turn(path, "a").await.is_err());
-        assert!(share.turn("/conti.v1.SessionService/Stream", "a").await.unwrap().is_none());
-        assert!(shares.of("b").turn(path, "b").await.unwrap().is_some());
+        assert_eq!(held.len(), 15);
+        assert!(shares.of("b").turn(turns, "b", false).await.is_ok());
         held.pop();
-        assert!(share.turn(path, "a").await.unwrap().is_some());
+        assert!(share.turn(turns, "a", false).await.is_ok());
     }
 
     #[tokio::test]
@@ -302,11 +326,11 @@ mod tests {
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
         let left = || (share.calls.available_permits(), share.questions.available_permits());
-        assert_eq!(left(), (CALLS_EACH - 1, QUESTIONS_EACH - 1), "it goes on");
+        assert_eq!(left(), (CALLS_EACH - 1, turns::EACH - 1), "it goes on");
         end.add_permits(1);
         let all = share.calls.acquire_many(CALLS_EACH as u32).await.unwrap();
         drop(all);
-        let _all = share.questions.acquire_many(QUESTIONS_EACH as u32).await.unwrap();
+        let _all = share.questions.acquire_many(turns::EACH as u32).await.unwrap();
     }
 
     #[test]

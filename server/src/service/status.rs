@@ -75,7 +75,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             details.add_precondition_failure_violation("PROCESS", pid.to_string(), shown);
             (Code::FailedPrecondition, vec![("pid", pid.to_string()), ("problem", problem)])
         }
-        Error::Frozen { target, file } => {
+        Error::Frozen { target, file, problem: _ } => {
             let problem = format!("it is frozen, as {} says", cut(file.clone(), MAX_PROBLEM));
             details.add_precondition_failure_violation("FROZEN", cut_key(&target), problem);
             (Code::FailedPrecondition, vec![("target", target), ("file", file)])

@@ -4,6 +4,7 @@
 //! - `probe open PATH…`: for each path, whether it can be opened for reading: `ok` or the errno;
 //! - `probe mknod c|b MAJOR MINOR`: makes a device node in /tmp and opens it: two results;
 //! - `probe write PATH…`: for each path, whether it can be opened for writing;
+//! - `probe network`: whether a port below 1024 and a socket to ping with can be opened;
 //! - `probe syscalls`: what some system calls answer that a container has no business with.
 
 // What it prints is what it is for.
@@ -41,6 +42,7 @@ fn main() {
             each(&args[2..], |path| OpenOptions::new().append(true).open(path).map(drop))
         }
         Some("mknod") => make_node(&args[2..]),
+        Some("network") => network(),
         Some("syscalls") => system_calls(),
         Some(other) => json!({ "error": format!("there is no {other:?}") }),
     };
@@ -86,6 +88,17 @@ fn make_node(args: &[&str]) -> Value {
     let opened = File::open(path).map(drop);
     let _ = fs::remove_file(path);
     json!({ "mknod": result(made.map_err(io::Error::from)), "open": result(opened) })
+}
+
+/// What the kernel keeps for root in a network of the host.
+fn network() -> Value {
+    let port = TcpListener::bind("127.0.0.1:80").map(drop);
+    let ping = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        Some(rustix::net::ipproto::ICMP),
+    );
+    json!({ "port": result(port), "ping": result(ping.map(drop).map_err(io::Error::from)) })
 }
 
 /// Calls that fail for an unprivileged container. Each is undone where it succeeds.

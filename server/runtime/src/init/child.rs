@@ -58,6 +58,7 @@ use super::{
     user::{self, Ids},
 };
 use crate::{
+    fault,
     plan::{Confinement, NsSource, NsType, Place, Plan, Step},
     sys::{
         clone::{OnlyThread, exit_now},
@@ -184,6 +185,7 @@ fn execute(proof: &OnlyThread, start: &Start<'_>) -> Result<Infallible, Fail> {
         fork_command(proof, start)?;
     }
     unblock_all().map_err(|error| errno_of(&error)).at(Step::Init)?;
+    fault::point("init.execute");
     tell(start, Status::Executing);
     Err(start.command.execute()).at(Step::Exec)
 }

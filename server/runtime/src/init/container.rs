@@ -10,7 +10,8 @@
 //!  propagation       before the first mount, or the mounts would show elsewhere
 //!  root              attached first: every target is looked up below it
 //!  mounts            in the plan's order; proc and sysfs while the launcher's unmasked ones are
-//!                    mounted, without which a user namespace may not make its own
+//!                    mounted, without which a user namespace may not make its own; defaults of
+//!                    the network by way of that proc, before anything is mounted on it
 //!  sysctls           for the same reason
 //!  masks, read-only  when nothing more is mounted over them
 //!  cwd               made while the root can be written
@@ -36,11 +37,11 @@ use super::{
         make_root_read_only, mount, pivot,
     },
     path::{Kind, is_dir, open_or_create},
-    sysctl::PrivateProc,
+    sysctl::{PrivateProc, set_in},
 };
 use crate::{
     kernel_fs::PLACES,
-    plan::{ContainerPlan, Namespaces, NsSource, NsType, Step},
+    plan::{ContainerPlan, Mount, MountWhat, Namespaces, NsSource, NsType, Step},
     sys::ns::{loopback_up, unshare_cgroup, unshare_ipc},
 };
 
@@ -129,9 +130,18 @@ fn mount_all(
     for (index, one) in container.mounts.iter().enumerate() {
         let guarded = container.guarded_from.is_some_and(|from| index >= from as usize);
         let guard = if guarded { Guard::On(places(container, &all)) } else { Guard::Off };
-        all.push(mount(one, &scene, &guard).at_item(Step::Mount, index)?);
+        let made = mount(one, &scene, &guard).at_item(Step::Mount, index)?;
+        if is_own_proc(one) {
+            set_net_defaults(container, |name, value| set_in(made.as_fd(), name, value))?;
+        }
+        all.push(made);
     }
     Ok(all)
+}
+
+/// Whether a mount is a proc that was made for this container.
+fn is_own_proc(mount: &Mount) -> bool {
+    matches!(&mount.what, MountWhat::Fresh { fs } if fs == "proc")
 }
 
 /// The mounts of the plan that lie where a container has what the kernel shows of itself. `mounts`: those that
@@ -153,11 +163,34 @@ fn joined_pid_ns<'a>(
     }
 }
 
+/// Sets what the plan has for a new network namespace, and no other.
+fn set_net_defaults(
+    container: &ContainerPlan,
+    set: impl Fn(&str, &str) -> Result<(), Errno>,
+) -> Result<(), Fail> {
+    if container.namespaces.net != NsSource::New {
+        return Ok(());
+    }
+    for (index, (name, value)) in container.net_defaults.iter().enumerate() {
+        match set(name, value) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            // Named behind those that were asked for.
+            refused => refused.at_item(Step::Sysctl, container.sysctls.len() + index)?,
+        }
+    }
+    Ok(())
+}
+
 fn set_sysctls(container: &ContainerPlan, start: &Start<'_>) -> Result<(), Fail> {
-    if container.sysctls.is_empty() {
+    // The proc of another container may have anything mounted on it.
+    let has_defaults = container.mounts.iter().any(is_own_proc);
+    if container.sysctls.is_empty() && (has_defaults || container.net_defaults.is_empty()) {
         return Ok(());
     }
     let proc = PrivateProc::open(joined_pid_ns(container, start)?).at(Step::Sysctl)?;
+    if !has_defaults {
+        set_net_defaults(container, |name, value| proc.set(name, value))?;
+    }
     for (index, (name, value)) in container.sysctls.iter().enumerate() {
         proc.set(name, value).at_item(Step::Sysctl, index)?;
     }

@@ -134,7 +134,9 @@ impl Plan {
             }
             (Step::Sysctl, Place::Container(c)) => c
                 .sysctls
-                .get(item)
+                .iter()
+                .chain(&c.net_defaults)
+                .nth(item)
                 .map(|(name, value)| format!("{name}={value}"))
                 .unwrap_or_default(),
             (Step::Loopback, _) => "lo".to_owned(),

@@ -139,6 +139,7 @@ pub(crate) fn sample_plan() -> crate::plan::Plan {
             guarded_from: None,
             masked_paths: Vec::new(),
             read_only_paths: Vec::new(),
+            net_defaults: Vec::new(),
             sysctls: Vec::new(),
             init: false,
         })),

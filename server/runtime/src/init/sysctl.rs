@@ -30,20 +30,25 @@ impl PrivateProc {
         Ok(PrivateProc { mount })
     }
 
-    /// Sets a parameter: a dotted name, in which a `/` stands for a dot inside a part (the network
-    /// interface `eth0.5` in `net.ipv4.conf.eth0/5.forwarding`), as sysctl(8) has it.
+    /// Sets a parameter.
     pub(super) fn set(&self, name: &str, value: &str) -> Result<(), Errno> {
-        let path = path_of(name).ok_or(Errno::INVAL)?;
-        let resolve = ResolveFlags::BENEATH
-            | ResolveFlags::NO_XDEV
-            | ResolveFlags::NO_SYMLINKS
-            | ResolveFlags::NO_MAGICLINKS;
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = openat2(self.mount.as_fd(), &path, flags, Mode::empty(), resolve)?;
-        // One write, whole: the kernel takes a value at one go.
-        let written = write(&file, value.as_bytes())?;
-        if written == value.len() { Ok(()) } else { Err(Errno::INVAL) }
+        set_in(self.mount.as_fd(), name, value)
     }
+}
+
+/// Sets a parameter by way of a procfs that nothing is mounted on: a dotted name, in which a `/` stands for a dot
+/// inside a part (the network interface `eth0.5` in `net.ipv4.conf.eth0/5.forwarding`), as sysctl(8) has it.
+pub(super) fn set_in(proc: BorrowedFd<'_>, name: &str, value: &str) -> Result<(), Errno> {
+    let path = path_of(name).ok_or(Errno::INVAL)?;
+    let resolve = ResolveFlags::BENEATH
+        | ResolveFlags::NO_XDEV
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat2(proc, &path, flags, Mode::empty(), resolve)?;
+    // One write, whole: the kernel takes a value at one go.
+    let written = write(&file, value.as_bytes())?;
+    if written == value.len() { Ok(()) } else { Err(Errno::INVAL) }
 }
 
 /// The path of a parameter below the root of a procfs. `None` where a part is empty or `..`.

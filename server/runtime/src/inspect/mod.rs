@@ -15,7 +15,8 @@
 //! - `viewer`, `walk`: as whom the files of a target are looked at, and how a path leads to one;
 //! - `files`, `usage`: the files of a target, and how much directories hold;
 //! - `joined`: a mount namespace that was joined, and places in it; `attach`, `detach`: mounts that are put into
-//!   a living mount namespace or taken out of one; `tree`: detached copies of what lies in one.
+//!   a living mount namespace or taken out of one; `tree`: detached copies of what lies in one; `locked`: the same
+//!   for another user namespace.
 
 mod answers;
 mod attach;
@@ -24,6 +25,7 @@ mod files;
 #[cfg(test)]
 mod fuzz;
 mod joined;
+mod locked;
 mod mounts;
 mod namespaces;
 mod netlink;
@@ -98,7 +100,8 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
         Question::Attach { .. }
         | Question::Detach { .. }
         | Question::Tree { .. }
-        | Question::Plain => MOUNT,
+        | Question::Plain
+        | Question::Locked => MOUNT,
         Question::Netlink(_) => READ.union(CapabilitySet::SYS_ADMIN),
         // Given up where it is known whose rights take their place (`viewer`).
         Question::List { .. } | Question::Read { .. } | Question::Measure(_) => {
@@ -125,6 +128,7 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
             tree::clone(of, &path, (recursive, plain), answers)
         }
         Question::Plain => tree::plain(first(&fds)?, answers),
+        Question::Locked => locked::lock(&fds, answers),
         Question::Namespaces { of } => namespaces::answer(of, answers),
         Question::Mounts { of, usage } => mounts::answer(of, usage, answers),
     }

@@ -59,9 +59,11 @@ fn namespaces_of(process: ProcessId) -> Result<Vec<(NsType, u64)>, Failure> {
     let directory = process::directory(pinned.pid())?;
     let failed = |errno: rustix::io::Errno| process::gone(process.pid, &errno.into());
     let links = process::namespaces(&directory).map_err(failed)?;
-    let all = NsType::ALL.into_iter();
-    let all =
-        all.filter_map(|kind| Some((kind, namespace_of(&links, kind.file_name())?))).collect();
+    let mut all = Vec::new();
+    for kind in NsType::ALL {
+        let found = process::readable_namespace(&links, kind.file_name()).map_err(failed)?;
+        all.extend(found.map(|inode| (kind, inode)));
+    }
     pinned.still_there()?;
     Ok(all)
 }

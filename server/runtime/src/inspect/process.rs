@@ -146,11 +146,21 @@ pub fn directory(pid: i32) -> Result<OwnedFd, Failure> {
     open_dir(CWD, format!("/proc/{pid}")).map_err(|errno| gone(pid, &errno.into()))
 }
 
-/// The inode number of a namespace, as the links below /proc/PID/ns name it: `mnt:[4026531841]`.
+/// The inode number of a namespace, as the links below /proc/PID/ns name it: `mnt:[4026531841]`. `None` also
+/// where the process may not be looked at.
 pub fn namespace_of(ns: impl AsFd, file: &str) -> Option<u64> {
+    readable_namespace(ns, file).ok()?
+}
+
+/// The same where somebody has asked for this very process, and is to hear that it may not be looked at. `None`:
+/// the kernel has no namespaces of this type, or the process has ended.
+pub fn readable_namespace(ns: impl AsFd, file: &str) -> Result<Option<u64>, Errno> {
     let mut buffer = [std::mem::MaybeUninit::uninit(); 64];
-    let (link, _) = readlinkat_raw(ns, file, &mut buffer).ok()?;
-    parse_namespace(link).map(|(_, inode)| inode)
+    match readlinkat_raw(ns, file, &mut buffer) {
+        Ok((link, _)) => Ok(parse_namespace(link).map(|(_, inode)| inode)),
+        Err(Errno::NOENT | Errno::SRCH) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The kind and inode number in the text of a link to a namespace.
@@ -316,6 +326,24 @@ mod tests {
         for bad in [&b""[..], b"1 (a", b"1 a)", b"1 (a)", b"1 (a) S", b")("] {
             assert_eq!(start_time_in(bad), None);
         }
+    }
+
+    #[test]
+    fn namespaces_of_a_process_that_may_not_be_looked_at_are_an_error_and_not_none() {
+        use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+        let links_of = |pid| namespaces(directory(pid).expect("a directory")).expect("links");
+        let own = links_of(std::process::id() as i32);
+        assert!(readable_namespace(&own, "mnt").expect("it may").is_some());
+        assert_eq!(readable_namespace(&own, "nonesuch"), Ok(None));
+        // Rights are those of a thread. Without any, nobody looks at the first process of the machine.
+        let without = std::thread::spawn(move || {
+            let none = CapabilitySet::empty();
+            let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+            set_capabilities(None, sets).expect("rights can be given up");
+            let links = links_of(1);
+            (readable_namespace(&links, "mnt"), namespace_of(&links, "mnt"))
+        });
+        assert_eq!(without.join().expect("a thread"), (Err(Errno::ACCESS), None));
     }
 
     #[test]

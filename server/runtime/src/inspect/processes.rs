@@ -84,7 +84,8 @@ impl<'a> Chosen<'a> {
             let directory = process::directory(pid)?;
             let gone = |error: std::io::Error| process::gone(pid, &error);
             let links = process::namespaces(&directory).map_err(|errno| gone(errno.into()))?;
-            namespace = namespace_of(&links, NsType::Pid.file_name());
+            namespace = process::readable_namespace(&links, NsType::Pid.file_name())
+                .map_err(|errno| gone(errno.into()))?;
             let status = Status::read(&directory).map_err(gone)?;
             depth = status.numbers("NSpid:").len().saturating_sub(1);
         }

@@ -103,6 +103,10 @@ pub enum Question {
     /// A copy of the detached tree beside this, as [`Answer::Tree`], in which there is no filesystem that the kernel
     /// shows of itself. Where there is one, it is refused.
     Plain,
+    /// Copies of the detached trees beside this, as [`Answer::Tree`] in their order, which are the same for
+    /// everybody but to root of another user namespace: it can neither lift their attributes nor uncover what
+    /// mounts in them cover.
+    Locked,
 }
 
 /// Dumps of a network namespace.

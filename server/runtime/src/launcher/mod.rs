@@ -6,10 +6,11 @@
 //!
 //! - this file: how it starts, and its loop;
 //! - `namespace`: the mount namespace that it lives in;
-//! - `start`: how the agent starts it.
+//! - `start`: how the agent starts it; `version`: how it asks the program first what it is.
 
 mod namespace;
 mod start;
+mod version;
 
 use std::{
     fs,
@@ -22,6 +23,7 @@ use rustix::process::{DumpableBehavior, Signal, set_child_subreaper, set_dumpabl
 pub use self::{
     namespace::NEW_ROOT,
     start::{Launcher, start},
+    version::{VERSION, version_of},
 };
 use crate::{
     inspect, monitor, own,

@@ -12,6 +12,7 @@
 //! - `session`: the event loop, and what happens in which state;
 //! - `process`: the process, from its set-up to its end;
 //! - `group`: what ends together with it;
+//! - `look`: what /proc says of it where its parent is not told;
 //! - `streams`: between stdio and the journal;
 //! - `agent`: the connection to the agent that is there, or to the next one;
 //! - `record`: what is left in the session's directory.
@@ -21,6 +22,7 @@ mod forker;
 #[cfg(test)]
 mod fuzz;
 mod group;
+mod look;
 mod order;
 mod process;
 pub mod record;

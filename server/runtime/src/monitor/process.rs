@@ -7,7 +7,7 @@ use rustix::{
     process::{Signal, pidfd_send_signal},
 };
 
-use super::group;
+use super::{group, look};
 use crate::{
     init::{self, Child, Ends, Stage, Status, ended_early},
     inspect,
@@ -18,6 +18,10 @@ use crate::{
 
 /// The numbers of signals are below it.
 const SIGNALS: usize = 65;
+
+/// How often a set-up is let go on that somebody stops: over some seconds, each time for as long as the other one
+/// takes to stop it again. It needs less than a millisecond in all.
+const MOST_STOPS: u32 = 250;
 
 /// What the status pipe tells.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,6 +54,10 @@ pub struct Process {
     has_jobs: bool,
     /// Who wanted it killed, by signal.
     causes: [Option<KillCause>; SIGNALS],
+    /// Whether it was sent SIGKILL.
+    killed: bool,
+    /// It has ended, and nobody but its tracer can reap it: its pidfd is readable for ever.
+    held: bool,
 }
 
 /// Who is waited for.
@@ -77,6 +85,29 @@ struct Setup {
     partial: Vec<u8>,
     created: bool,
     executing: bool,
+    /// Whether its gate was opened.
+    released: bool,
+    /// How often it was found to be stopped.
+    stops: u32,
+}
+
+impl Setup {
+    fn new(plan: Plan, Ends { status, gate }: Ends) -> Setup {
+        Setup {
+            status,
+            gate,
+            plan,
+            partial: Vec::new(),
+            created: false,
+            executing: false,
+            released: false,
+            stops: 0,
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.created && self.plan.paused && !self.released
+    }
 }
 
 impl Process {
@@ -86,10 +117,15 @@ impl Process {
             Child::Staged(stage) => Whom::Stage(stage),
         };
         let has_jobs = matches!(plan.stdio, Stdio::Terminal { .. });
-        let Ends { status, gate } = ends;
-        let partial = Vec::new();
-        let setup = Setup { status, gate, plan, partial, created: false, executing: false };
-        Process { whom, setup: Some(setup), failed: None, has_jobs, causes: [None; SIGNALS] }
+        Process {
+            whom,
+            setup: Some(Setup::new(plan, ends)),
+            failed: None,
+            has_jobs,
+            causes: [None; SIGNALS],
+            killed: false,
+            held: false,
+        }
     }
 
     /// Takes the process in place of a stage that has ended. An error where it cloned none, `None` where
@@ -119,8 +155,12 @@ impl Process {
         }
     }
 
-    /// Readable when it, or its stage, has ended.
-    pub fn pidfd(&self) -> &OwnedFd {
+    /// Readable when it, or its stage, has ended. `None` once it is known that it has, and yet is held.
+    pub fn end(&self) -> Option<&OwnedFd> {
+        (!self.held).then(|| self.pidfd())
+    }
+
+    fn pidfd(&self) -> &OwnedFd {
         match &self.whom {
             Whom::Process { pidfd, .. } => pidfd,
             Whom::Stage(stage) => stage.pidfd(),
@@ -135,8 +175,9 @@ impl Process {
     }
 
     /// Lets a paused init go on.
-    pub fn open_gate(&self) {
-        if let Some(setup) = &self.setup {
+    pub fn open_gate(&mut self) {
+        if let Some(setup) = &mut self.setup {
+            setup.released = true;
             // An init that is gone is told of by the status pipe.
             let _ = rustix::io::write(&setup.gate, &[1]);
         }
@@ -212,7 +253,11 @@ impl Process {
         let Some(signal) = signal::from_number(number) else { return };
         let group = cause.is_some() && self.signal_group(signal);
         // It may have ended a moment ago.
-        if (group || pidfd_send_signal(self.pidfd(), signal).is_ok())
+        let sent = group || pidfd_send_signal(self.pidfd(), signal).is_ok();
+        // A stage that was killed may have cloned before.
+        let is_process = matches!(self.whom, Whom::Process { .. });
+        self.killed |= sent && signal == Signal::KILL && is_process;
+        if sent
             && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))
         {
             *slot = slot.or(cause);
@@ -229,11 +274,56 @@ impl Process {
         }
     }
 
-    /// What came of it. `None` while it runs. It is reaped.
+    /// Whether its set-up is to go on now: it waits for nothing of the agent's.
+    pub fn is_setting_up(&self) -> bool {
+        let is_process = matches!(self.whom, Whom::Process { .. });
+        is_process && self.setup.as_ref().is_some_and(|setup| !setup.is_paused())
+    }
+
+    /// Lets a set-up go on that another process of the pid namespace has stopped, and gives it up where that
+    /// happens again and again.
+    pub fn resume(&mut self) {
+        if !self.is_setting_up() {
+            return;
+        }
+        let (Whom::Process { id, .. }, Some(setup)) = (&self.whom, &mut self.setup) else { return };
+        let Some(stopped) = look::stopped(id.pid) else { return };
+        setup.stops += 1;
+        if setup.stops < MOST_STOPS {
+            stopped.resume();
+        } else {
+            let failure = stopped.kill();
+            self.abandon(Some(failure));
+        }
+    }
+
+    /// Whether nothing of it runs any more, as far as /proc says. Its parent may not be told.
+    pub fn is_over(&self) -> bool {
+        self.held_end().is_some()
+    }
+
+    fn held_end(&self) -> Option<WaitStatus> {
+        let Whom::Process { id, .. } = &self.whom else { return None };
+        look::end(id.pid, self.killed)
+    }
+
+    /// How it ended, where it cannot be reaped; it is left as it is.
+    fn leave_held(&mut self) -> Option<WaitStatus> {
+        self.held = true;
+        let status = self.held_end()?;
+        // Threads may have come and gone while they were looked at: none is left behind.
+        let _ = pidfd_send_signal(self.pidfd(), Signal::KILL);
+        Some(status)
+    }
+
+    /// What came of it. `None` while it runs. It is reaped, unless its tracer holds it.
     pub fn try_reap(&mut self) -> Option<Outcome> {
         // No child, against all reason: nothing is known but that it is gone.
         let gone = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
-        let status = wait::try_reap(self.pidfd()).unwrap_or(Some(gone))?;
+        let status = match wait::try_reap(self.pidfd()).unwrap_or(Some(gone)) {
+            Some(status) => status,
+            None => self.leave_held()?,
+        };
         let cause = match status {
             WaitStatus::Exited(_) => None,
             WaitStatus::Signaled { signal, .. } => self.cause_of(signal),

@@ -37,6 +37,11 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(1);
 const IDLE_MAX: Duration = Duration::from_secs(64);
 
+/// How soon it is looked whether the process is held up, when there is reason to: it is being set up, was sent a
+/// signal, or has closed its output; and the longest pause between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
 /// How often a monitor whose session is over looks whether anybody may still ask for it.
 const ORPHAN_CHECK: Duration = Duration::from_secs(5);
 
@@ -57,6 +62,8 @@ pub struct Session {
     deadline: Option<Instant>,
     /// When memory is given back, and the pause before that.
     idle: Option<(Instant, Duration)>,
+    /// When the process is looked at, and the pause before that.
+    look: Option<(Instant, Duration)>,
     released: bool,
 }
 
@@ -113,6 +120,7 @@ impl Session {
             ended: None,
             deadline: None,
             idle: None,
+            look: None,
             released: false,
         }
     }
@@ -148,11 +156,20 @@ impl Session {
     pub fn begin(&mut self, plan: Plan, child: Child, status: init::Ends, stdio: Ends) {
         self.streams.connect(stdio);
         self.process = Some(Process::new(plan, child, status));
+        self.look_soon();
+    }
+
+    /// There is reason to look at the process: now, and then less and less often.
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + LOOK;
+        let moment = self.look.map_or(soon, |(moment, _)| moment.min(soon));
+        self.look = Some((moment, LOOK));
     }
 
     /// The plan could not be carried out.
     pub fn fail(&mut self, failure: SetupFailure) {
         self.process = None;
+        self.look = None;
         self.deadline = None;
         self.streams.disconnect();
         self.state = MonitorState::Failed(failure.clone());
@@ -190,7 +207,7 @@ impl Session {
             (Source::Output(0), self.streams.readable(0), PollFlags::IN),
             (Source::Output(1), self.streams.readable(1), PollFlags::IN),
             (Source::Input, self.streams.writable(), PollFlags::OUT),
-            (Source::Process, process.map(Process::pidfd), PollFlags::IN),
+            (Source::Process, process.and_then(Process::end), PollFlags::IN),
         ];
         // An fd that is not wanted must not be there at all: poll reports a hangup unasked.
         let (sources, mut fds): (Vec<Source>, Vec<PollFd<'_>>) = candidates
@@ -213,7 +230,8 @@ impl Session {
         let idle = self.idle.map(|(moment, _)| moment);
         let orphan = (self.is_over() && self.agent.control().is_none())
             .then(|| Instant::now() + ORPHAN_CHECK);
-        [self.deadline, drained, idle, orphan].into_iter().flatten().min()
+        let look = self.look.map(|(moment, _)| moment);
+        [self.deadline, drained, idle, look, orphan].into_iter().flatten().min()
     }
 
     fn handle(&mut self, source: Source) {
@@ -236,6 +254,8 @@ impl Session {
             Source::Output(index) => {
                 if self.streams.read(index) {
                     self.moved();
+                } else if self.streams.ended() {
+                    self.look_soon();
                 }
             }
             Source::Input => {
@@ -257,9 +277,11 @@ impl Session {
         while let Some(message) = self.agent.receive() {
             match message {
                 ToMonitor::Start => {
-                    if let (MonitorState::Created(_), Some(process)) = (&self.state, &self.process)
+                    if let (MonitorState::Created(_), Some(process)) =
+                        (&self.state, &mut self.process)
                     {
                         process.open_gate();
+                        self.look_soon();
                         if self.deadline.is_none() {
                             self.begin_deadline();
                         }
@@ -280,6 +302,7 @@ impl Session {
     fn signal(&mut self, signal: i32, cause: Option<KillCause>) {
         if let Some(process) = &mut self.process {
             process.signal(signal, cause);
+            self.look_soon();
         } else if signal == Signal::KILL.as_raw()
             && let Some(mut birth) = self.birth.take()
         {
@@ -337,7 +360,7 @@ impl Session {
     /// The process has ended, or the stage before it. What the status pipe still holds comes first.
     fn handle_end(&mut self) {
         match self.process.as_mut().and_then(Process::leave_stage) {
-            Some(Ok(())) => return,
+            Some(Ok(())) => return self.look_soon(),
             Some(Err(outcome)) => return self.conclude(outcome),
             None => {}
         }
@@ -358,6 +381,7 @@ impl Session {
 
     fn end(&mut self, wait: WaitStatus, cause: Option<KillCause>) {
         self.process = None;
+        self.look = None;
         self.deadline = None;
         let now = Instant::now();
         self.ended = Some(Exit {
@@ -373,6 +397,11 @@ impl Session {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
             self.signal(Signal::KILL.as_raw(), Some(KillCause::Deadline));
+        }
+        if let Some((moment, pause)) = self.look
+            && moment <= now
+        {
+            self.look_at_process(now, pause);
         }
         if let Some(exit) = &mut self.ended
             && exit.drained.is_some_and(|drained| drained <= now)
@@ -393,6 +422,19 @@ impl Session {
         }
         if self.is_over() && self.agent.never_returns() {
             self.released = true;
+        }
+    }
+
+    /// Looks whether the process is held up: stopped in its set-up, or ended in a way of which only its tracer is
+    /// told.
+    fn look_at_process(&mut self, now: Instant, pause: Duration) {
+        self.look = None;
+        let Some(process) = &mut self.process else { return };
+        process.resume();
+        let pause = if process.is_setting_up() { LOOK } else { (pause * 2).min(LOOK_MAX) };
+        self.look = Some((now + pause, pause));
+        if process.is_over() {
+            self.handle_end();
         }
     }
 

@@ -414,6 +414,7 @@ fn plan() -> Plan {
             guarded_from: None,
             masked_paths: Vec::new(),
             read_only_paths: Vec::new(),
+            net_defaults: Vec::new(),
             sysctls: Vec::new(),
             init: false,
         })),

@@ -223,6 +223,13 @@ impl Cgroups {
         Ok(self.mounted.iter().find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
     }
 
+    /// The same of version 1, which holds also what was killed.
+    pub fn holds_killed(&self, pid: i32) -> io::Result<Option<PathBuf>> {
+        let text = own::read(format!("/proc/{pid}/cgroup"))?;
+        let mut version_1 = self.mounted.iter().filter(|mounted| mounted.controller.is_some());
+        Ok(version_1.find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
+    }
+
     /// The names of all cgroups that are there, in any hierarchy.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self

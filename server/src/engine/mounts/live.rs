@@ -304,9 +304,10 @@ async fn to_its_end<T: Send + 'static>(
 /// The inode number of the mount namespace that a process is in.
 fn mount_namespace(of: ProcessId) -> Result<u64> {
     let pinned = process::Pinned::same(of)?;
-    let gone = || process::gone(of.pid, &std::io::ErrorKind::NotFound.into());
-    let links = process::namespaces(process::directory(of.pid)?).map_err(|_| gone())?;
-    let found = process::namespace_of(links, NsType::Mount.file_name()).ok_or_else(gone)?;
+    let gone = |error: std::io::Error| process::gone(of.pid, &error);
+    let links = process::namespaces(process::directory(of.pid)?).map_err(|e| gone(e.into()))?;
+    let found = process::readable_namespace(links, NsType::Mount.file_name());
+    let found = found.map_err(|errno| gone(errno.into()))?;
     pinned.still_there()?;
-    Ok(found)
+    found.ok_or_else(|| gone(std::io::ErrorKind::NotFound.into()).into())
 }

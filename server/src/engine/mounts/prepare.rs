@@ -43,6 +43,11 @@ impl Engine {
             }
             None => user_of(std::process::id() as i32),
         };
+        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
+        if other_user {
+            let mapped = wanted.idmapped || self.is_container(to, &wanted.target);
+            requested::check_for_own_ids(&wanted.mount, mapped, "mount.source")?;
+        }
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
         let recursive = matches!(&source, MountSource::Bind { recursive: true, .. });
@@ -74,7 +79,6 @@ impl Engine {
             true => Bind { sources: prepared.sources, ..self.plain(prepared.fd).await? },
             false => prepared,
         };
-        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
         let has_owners = !matches!(wanted.mount.source, MountSource::Tmpfs { .. });
         if wanted.idmapped && !other_user {
             return Err(Error::Invalid {
@@ -95,7 +99,12 @@ impl Engine {
         if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
             map_ids(&prepared.fd, to, wanted).await?;
         }
-        Ok(prepared)
+        if !other_user {
+            return Ok(prepared);
+        }
+        let mut locked = self.lock_trees(&[prepared.fd]).await?;
+        let fd = locked.pop().ok_or_else(|| Error::Internal("no mount was locked".to_owned()))?;
+        Ok(Bind { fd, ..prepared })
     }
 
     /// Whether a process is a container's main process, or a container was named.
@@ -168,11 +177,7 @@ async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()
         MountSource::Device { source, fs_type, .. } => {
             (source.clone(), Some((source.clone(), fs_type.clone())))
         }
-        MountSource::Overlay { lowers, .. } => {
-            let first = lowers.first().cloned().unwrap_or_default();
-            (first.clone(), Some((first, "overlay".to_owned())))
-        }
-        MountSource::Tmpfs { .. } => Default::default(),
+        MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => Default::default(),
     };
     Err(Error::Invalid {
         field: "mount.source".to_owned(),

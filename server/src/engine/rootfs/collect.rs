@@ -55,11 +55,21 @@ pub enum Entry {
     /// A symbolic link and what it holds.
     Link(OsString),
     /// A copy of a file of the host, and its permissions.
-    File(PathBuf, u32),
-    /// The same, of a file that something else names: a copy of an ELF file and of nothing else.
-    Elf(PathBuf, u32),
+    File(PathBuf, u32, Kind),
     /// A file with a text of its own.
     Text(&'static str),
+}
+
+/// What a file must be when it is copied: it was that when it was looked at, by its path, and whoever owns a part of
+/// the path may have put another one there since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Any regular file.
+    Any,
+    /// One that may be executed, as it is asked for by a name.
+    Program,
+    /// One that other programs load.
+    Elf,
 }
 
 /// A root filesystem before it is written: entries by their paths below `/`, parents first.
@@ -92,13 +102,13 @@ pub fn collect(programs: &[String]) -> Result<Collected> {
     for (directory, terminal) in TERMINFO.iter().flat_map(|dir| TERMINALS.map(|name| (dir, name))) {
         let path = Path::new(directory).join(&terminal[..1]).join(terminal);
         if path.exists() {
-            found.add_path(&path)?;
+            found.add_file(&path, Kind::Any)?;
         }
     }
     // Where libraries lie in other directories than the loader's own, this is how it finds them.
     let cache = Path::new("/etc/ld.so.cache");
     if cache.exists() && found.programs.iter().any(|program| !program.libraries.is_empty()) {
-        found.add_path(cache)?;
+        found.add_file(cache, Kind::Any)?;
     }
     Ok(found)
 }
@@ -137,7 +147,7 @@ impl Collected {
         libraries: &mut Vec<PathBuf>,
         scripts: usize,
     ) -> Result<()> {
-        self.add_path(path)?;
+        self.add_file(path, Kind::Program)?;
         let unreadable = |error| refused("cannot read the program", path, &error);
         if let Some(elf) = elf::read(path).map_err(unreadable)? {
             return self.add_needed(path, &elf, loader, libraries);
@@ -170,7 +180,7 @@ impl Collected {
                     format!("no ELF interpreter, but {} names it as its own:", path.display());
                 refused(&tried, &interpreter, &error)
             })?;
-            self.add_elf(&interpreter)?;
+            self.add_file(&interpreter, Kind::Elf)?;
         }
         let needed =
             loader.libraries(path, elf).map_err(|Missing { library, by }| Error::Refused {
@@ -182,10 +192,10 @@ impl Collected {
         let services = NAME_SERVICES.iter().filter(|_| is_glibc);
         let services = services.filter_map(|name| loader.optional(name, elf));
         for library in services.collect::<Vec<_>>() {
-            self.add_elf(&library)?;
+            self.add_file(&library, Kind::Elf)?;
         }
         for library in needed {
-            self.add_elf(&library)?;
+            self.add_file(&library, Kind::Elf)?;
             libraries.push(library);
         }
         Ok(())
@@ -205,17 +215,7 @@ impl Collected {
     }
 
     /// Adds a file of the host with every directory and link that leads to it.
-    fn add_path(&mut self, path: &Path) -> Result<()> {
-        self.add_file(path, Entry::File)
-    }
-
-    /// The same for what a program names. It was an ELF file when it was looked at; that it still is one is checked
-    /// on the file that is copied.
-    fn add_elf(&mut self, path: &Path) -> Result<()> {
-        self.add_file(path, Entry::Elf)
-    }
-
-    fn add_file(&mut self, path: &Path, entry: fn(PathBuf, u32) -> Entry) -> Result<()> {
+    fn add_file(&mut self, path: &Path, kind: Kind) -> Result<()> {
         let failed = |error| refused("cannot copy", path, &error);
         let too_many = || failed(io::Error::from_raw_os_error(libc::ELOOP));
         let mut links = 0;
@@ -249,15 +249,13 @@ impl Collected {
                     self.add(below, Entry::Directory(mode)).map_err(failed)?;
                 }
             } else if meta.is_file() && rest.is_empty() {
-                // A library may have been asked for as a program too.
-                let file = Entry::File(at.clone(), mode);
-                if self.entries.get(&below) == Some(&file) {
-                    self.entries.remove(&below);
+                // A library may be a program that was asked for, too: what asks for more counts.
+                let mut stricter = kind;
+                if let Some(Entry::File(_, _, known)) = self.entries.get_mut(&below) {
+                    *known = kind.max(*known);
+                    stricter = *known;
                 }
-                let elf = Entry::Elf(at.clone(), mode);
-                let is_elf = self.entries.get(&below) == Some(&elf);
-                self.add(below, if is_elf { elf } else { entry(at.clone(), mode) })
-                    .map_err(failed)?;
+                self.add(below, Entry::File(at.clone(), mode, stricter)).map_err(failed)?;
             } else {
                 return Err(failed(io::Error::from_raw_os_error(libc::ENOTDIR)));
             }
@@ -349,7 +347,7 @@ mod tests {
         std::os::unix::fs::symlink("real", dir.join("link")).expect("linked");
         std::os::unix::fs::symlink("../link/file", dir.join("real/again")).expect("linked");
         let mut found = Collected::default();
-        found.add_path(&dir.join("link/again")).expect("added");
+        found.add_file(&dir.join("link/again"), Kind::Any).expect("added");
         let entry = |name: &str| {
             found.entries.get(dir.strip_prefix("/").expect("absolute").join(name).as_path())
         };
@@ -357,6 +355,6 @@ mod tests {
         assert_eq!(entry("real/again"), Some(&Entry::Link("../link/file".into())));
         assert!(matches!(entry("real/file"), Some(Entry::File(..))));
         std::os::unix::fs::symlink("circle", dir.join("circle")).expect("linked");
-        found.add_path(&dir.join("circle")).expect_err("it has no end");
+        found.add_file(&dir.join("circle"), Kind::Any).expect_err("it has no end");
     }
 }

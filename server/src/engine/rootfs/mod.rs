@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use collect::{Collected, Entry};
+use collect::{Collected, Entry, Kind};
 use conti_runtime::{beneath::Dir, own};
 use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
@@ -74,7 +74,7 @@ impl Engine {
             })?;
             let files = collected.entries.values().filter(|one| matches!(one, Entry::File(..)));
             let bytes = files.clone().filter_map(|one| match one {
-                Entry::File(path, _) => own::symlink_metadata(path).ok().map(|meta| meta.len()),
+                Entry::File(path, ..) => own::symlink_metadata(path).ok().map(|meta| meta.len()),
                 _ => None,
             });
             let (files, bytes) = (files.clone().count() as u64, bytes.sum());
@@ -118,18 +118,17 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(Error::Internal(format!("the work was given up: {error}"))))
 }
 
-/// Opens a file that is to be copied. Its path had no links in it when it was collected, and what a program names
-/// was an ELF file; whoever owns a part of the path may have exchanged it since.
-fn open_source(path: &Path, entry: &Entry) -> io::Result<fs::File> {
+/// Opens a file that is to be copied, if it still is what it was collected as. Its path had no links in it then.
+fn open_source(path: &Path, kind: Kind) -> io::Result<fs::File> {
     use std::os::unix::fs::FileExt as _;
     let file = open_regular(path, ResolveFlags::NO_SYMLINKS)?;
     let mut magic = [0; object::elf::ELFMAG.len()];
-    if matches!(entry, Entry::Elf(..))
-        && (file.read_exact_at(&mut magic, 0).is_err() || magic != object::elf::ELFMAG)
-    {
-        return Err(Errno::LIBBAD.into());
-    }
-    Ok(file)
+    let is_kind = match kind {
+        Kind::Any => true,
+        Kind::Program => file.metadata()?.permissions().mode() & 0o111 != 0,
+        Kind::Elf => file.read_exact_at(&mut magic, 0).is_ok() && magic == object::elf::ELFMAG,
+    };
+    if is_kind { Ok(file) } else { Err(Errno::NOEXEC.into()) }
 }
 
 /// Opens a regular file for reading. Anything else might hold whoever opens it.
@@ -179,8 +178,8 @@ fn write_entries(collected: &Collected, root: &Dir) -> io::Result<()> {
         match entry {
             Entry::Directory(mode) => drop(above.make_dir(name, *mode)?),
             Entry::Link(target) => above.make_link(target, name)?,
-            Entry::File(source, mode) | Entry::Elf(source, mode) => {
-                let mut from = open_source(source, entry)?;
+            Entry::File(source, mode, kind) => {
+                let mut from = open_source(source, *kind)?;
                 let mut to = above.make_file(name, 0o600)?;
                 io::copy(&mut from, &mut to)?;
                 to.set_permissions(fs::Permissions::from_mode(*mode))?;
@@ -213,9 +212,9 @@ fn write_archive(collected: &Collected, parts: Parts) -> io::Result<()> {
                 header.set_mode(0o777);
                 archive.append_link(&mut header, path, target)?;
             }
-            Entry::File(source, mode) | Entry::Elf(source, mode) => {
+            Entry::File(source, mode, kind) => {
                 use io::Read as _;
-                let file = open_source(source, entry)?;
+                let file = open_source(source, *kind)?;
                 let size = file.metadata()?.len();
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_mode(*mode);
@@ -273,15 +272,12 @@ mod tests {
         fs::write(&secret, "root:hash\n").expect("written");
         std::os::unix::fs::symlink(&secret, &link).expect("linked");
         fs::copy(std::env::current_exe().expect("its own program"), &library).expect("copied");
-        let opened = |entry: Entry| match &entry {
-            Entry::File(path, _) | Entry::Elf(path, _) => open_source(path, &entry).is_ok(),
-            _ => false,
-        };
-        assert!(opened(Entry::File(secret.clone(), 0o600)));
-        assert!(!opened(Entry::File(link, 0o600)), "a link was followed");
-        assert!(opened(Entry::Elf(library.clone(), 0o755)));
-        assert!(!opened(Entry::Elf(secret.clone(), 0o755)), "no ELF file was opened as one");
+        let opened = |path: &Path, kind| open_source(path, kind).is_ok();
+        assert!(opened(&secret, Kind::Any) && !opened(&link, Kind::Any), "a link was followed");
+        assert!(opened(&library, Kind::Elf) && opened(&library, Kind::Program));
+        assert!(!opened(&secret, Kind::Program), "it may not be executed");
+        assert!(!opened(&secret, Kind::Elf), "it is no ELF file");
         fs::write(&library, "").expect("written");
-        assert!(!opened(Entry::Elf(library, 0o755)), "an empty file was opened as one");
+        assert!(!opened(&library, Kind::Elf), "it is empty");
     }
 }

@@ -61,6 +61,11 @@ impl Session {
         self.settle();
     }
 
+    /// Whether its process waits for a client, who may have gone with the agent before.
+    pub fn awaits_client(&self) -> bool {
+        self.handled.driver.load(Ordering::SeqCst) != NOBODY
+    }
+
     /// Tells the monitor what is free.
     fn settle(&self) {
         let journal = self.journal();

@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -31,6 +31,7 @@ use conti_runtime::{
     protocol::{self, ProcessId, ToMonitor},
 };
 use tokio::{sync::watch, time::timeout};
+use tracing::warn;
 
 use super::{
     bounds::{self, answered},
@@ -75,6 +76,10 @@ pub struct Session {
     drivers: watch::Sender<u64>,
     /// The one who drives it now; 0: nobody.
     driver: AtomicU64,
+    /// How many clients there are that drive it, or did until another took over.
+    clients: AtomicUsize,
+    /// Whether one of them has left it running: it is there without any from then on.
+    left: AtomicBool,
     /// Up to where input was taken, once it has ended.
     input_end: AtomicU64,
     /// Whether a driver was told the end.
@@ -170,6 +175,7 @@ impl Session {
         counts: Arc<Counts>,
     ) -> Session {
         let recorded = record.io.policy.record;
+        let left = store::is_left_running(&dir);
         Session {
             handled: Handled::new(&journal, recorded.is_some()),
             recorder: record::Inbox::new(recorded),
@@ -185,6 +191,8 @@ impl Session {
             activity: watch::Sender::new(()),
             drivers: watch::Sender::new(0),
             driver: AtomicU64::new(0),
+            clients: AtomicUsize::new(0),
+            left: AtomicBool::new(left),
             input_end: AtomicU64::new(0),
             end_told: AtomicBool::new(false),
             input: tokio::sync::Mutex::new(()),
@@ -364,6 +372,15 @@ impl Session {
         self.state.borrow().clone()
     }
 
+    /// Where it is in its life, as it is shown.
+    pub fn shown_state(&self) -> SessionState {
+        match &*self.state.borrow() {
+            State::Assembling | State::Created(_) => SessionState::Created,
+            State::Running(_) => SessionState::Running,
+            State::Ended(..) => SessionState::Ended,
+        }
+    }
+
     /// Whether it has ended and a client that drove it knows.
     pub fn end_told(&self) -> bool {
         self.end_told.load(Ordering::Acquire)
@@ -535,8 +552,23 @@ impl Session {
         &self.record.io
     }
 
-    fn on_disconnect(&self) -> OnDisconnect {
-        self.io().policy.on_disconnect
+    /// What happens when the last of its clients is gone.
+    pub fn on_disconnect(&self) -> OnDisconnect {
+        let (io, streamed) = (self.io(), self.is_its_clients());
+        io.policy.on_disconnect(streamed, io.terminal.is_some())
+    }
+
+    /// Whether a client has streamed it from its start, and none has left it running.
+    pub fn is_its_clients(&self) -> bool {
+        self.record.streamed && !self.left.load(Ordering::Acquire)
+    }
+
+    /// Notes that a client leaves it running, for the next agent as well.
+    fn leave_running(&self) {
+        self.left.store(true, Ordering::Release);
+        if let Err(error) = store::leave_running(&self.dir) {
+            warn!(session = self.id, %error, "it cannot be noted that it was left running");
+        }
     }
 
     fn wrong_state(&self, problem: &'static str) -> Error {

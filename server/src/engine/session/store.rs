@@ -30,6 +30,8 @@ pub const JOURNAL: &str = "journal";
 const RECORD: &str = "session.json";
 /// What those outside the engine must know of it after a restart.
 const NOTE: &str = "note";
+/// Says that a client has left it running.
+const LEFT: &str = "left";
 
 /// What a session was started as.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +66,7 @@ pub struct Record {
     pub start_time: SystemTime,
     /// The id that the client chose, for repeated requests.
     pub request_id: Option<String>,
-    /// Whether a client was to drive it.
+    /// Whether a client was to drive it from its start.
     pub streamed: bool,
     /// Its monitor. `None`: it is not known.
     #[serde(default)]
@@ -130,6 +132,16 @@ pub fn read_note(dir: &Path) -> Option<Vec<u8>> {
 /// Removes the note. Where the directory is gone it is gone too.
 pub fn remove_note(dir: &Path) {
     let _ = own::remove_file(dir.join(NOTE));
+}
+
+/// Notes that a client has left it running.
+pub fn leave_running(dir: &Path) -> io::Result<()> {
+    store::write_bytes(dir, LEFT, b"", 0o600, store::Durability::Boot)
+}
+
+/// Whether a client has left it running.
+pub fn is_left_running(dir: &Path) -> bool {
+    own::exists(dir.join(LEFT))
 }
 
 /// Removes the directory.

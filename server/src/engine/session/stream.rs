@@ -121,7 +121,8 @@ impl Viewer {
 
 /// Drives a session: its process waits for this reader, and only this client writes.
 ///
-/// To drop it says that the client is gone; the session's disconnect policy begins.
+/// To drop it says that the client is gone. With the last of those who drive the session, or did until another took
+/// over, its disconnect policy begins.
 #[derive(Debug)]
 pub struct Driver {
     viewer: Viewer,
@@ -171,6 +172,7 @@ enum Leaving {
 impl Driver {
     pub(super) fn new(session: Arc<Session>, from: Option<u64>, waiting: Waiting) -> Driver {
         let drivers = session.drivers.subscribe();
+        session.clients.fetch_add(1, Ordering::AcqRel);
         let mut number = 0;
         session.drivers.send_modify(|last| {
             *last += 1;
@@ -257,17 +259,26 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         let session = self.session().clone();
+        // Looked at first: whoever comes from now on has another number.
+        let last = *session.drivers.borrow();
         let was_current = session
             .driver
             .compare_exchange(self.number, 0, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
-        if !was_current || session.ended() {
+        let was_last = session.clients.fetch_sub(1, Ordering::AcqRel) == 1;
+        if session.ended() || self.leaving == Leaving::Park {
             return;
         }
-        match self.leaving {
-            Leaving::Gone => {}
-            Leaving::Detach => return session.let_run(),
-            Leaving::Park => return,
+        if self.leaving == Leaving::Detach {
+            session.leave_running();
+        }
+        let is_driven = session.driver.load(Ordering::Acquire) != 0;
+        if is_driven || self.leaving == Leaving::Detach || !was_last {
+            // Those who drove it before look on: none of them is waited for.
+            if was_current && !is_driven {
+                session.let_run();
+            }
+            return;
         }
         // Where the process ends in this moment, there is nobody left to be told.
         match session.on_disconnect() {
@@ -280,23 +291,32 @@ impl Drop for Driver {
                 session.let_run();
                 let _ = session.kill(KillCause::Disconnect);
             }
-            OnDisconnect::Keep(time) => session.keep_for(time, self.number),
+            OnDisconnect::Keep(time) => session.keep_for(time, last),
         }
     }
 }
 
 impl Session {
-    /// Kills the session when nobody has come back to drive it in `time`. `number`: the last driver.
-    pub fn keep_for(self: &Arc<Self>, time: std::time::Duration, number: u64) {
+    /// Kills the session when nobody has come back to drive it in `time`. `last`: the number of the last driver.
+    pub fn keep_for(self: &Arc<Self>, time: Duration, last: u64) {
+        self.unless_driven(time, last, |session| {
+            session.let_run();
+            let _ = session.kill(KillCause::Disconnect);
+        });
+    }
+
+    /// Lets the session run when nobody has come back to drive it in `time`: its process waits no longer.
+    pub fn let_run_after(self: &Arc<Self>, time: Duration, last: u64) {
+        self.unless_driven(time, last, Session::let_run);
+    }
+
+    fn unless_driven(self: &Arc<Self>, time: Duration, last: u64, then: fn(&Session)) {
         let session = self.clone();
         tokio::spawn(async move {
             let mut drivers = session.drivers.subscribe();
             tokio::select! {
-                () = tokio::time::sleep(time) => {
-                    session.let_run();
-                    let _ = session.kill(KillCause::Disconnect);
-                }
-                _ = drivers.wait_for(|last| *last != number) => {}
+                () = tokio::time::sleep(time) => then(&session),
+                _ = drivers.wait_for(|number| *number != last) => {}
                 _ = session.wait() => {}
             }
         });

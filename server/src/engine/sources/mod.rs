@@ -41,6 +41,18 @@ impl FdList {
         Fd(self.0.len() as u32 - 1)
     }
 
+    /// The fd at a place.
+    pub fn get(&self, place: Fd) -> Option<&OwnedFd> {
+        self.0.get(place.0 as usize)
+    }
+
+    /// Puts another fd at the place of one.
+    pub fn replace(&mut self, place: Fd, fd: OwnedFd) {
+        if let Some(old) = self.0.get_mut(place.0 as usize) {
+            *old = fd;
+        }
+    }
+
     /// The list, complete.
     pub fn into_inner(self) -> Vec<OwnedFd> {
         self.0

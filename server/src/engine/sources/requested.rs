@@ -8,7 +8,11 @@ use super::{
     bind::{self, Bind, HostPath},
     filesystem,
 };
-use crate::engine::{error::Result, spec::MountSource};
+use crate::engine::{
+    error::{Error, Result},
+    explain,
+    spec::{Mount, MountSource, Propagation},
+};
 
 /// Makes what is to be mounted. `owner`: who the root of a tmpfs belongs to; `nodev`: whether device nodes
 /// on a bind mount cannot be opened; `within`: the directories of the host that sources must stay in.
@@ -54,6 +58,30 @@ pub fn make(
         }
     };
     Ok(Bind { fd, dir: true, sources })
+}
+
+/// Refuses what a user namespace of others cannot have. The kernel lets no mount made there appear on the host
+/// (mount_namespaces(7)), and overlayfs takes no id map. `mapped`: whether the mount is to have one.
+pub fn check_for_own_ids(mount: &Mount, mapped: bool, field: &str) -> Result<()> {
+    match &mount.source {
+        MountSource::Overlay { .. } if mapped => Err(Error::Invalid {
+            field: field.to_owned(),
+            problem: format!(
+                "an overlay cannot be mounted on {}, where ids are mapped: {}",
+                mount.target,
+                explain::WITHOUT
+            ),
+        }),
+        MountSource::Bind { source, propagation: Propagation::Shared, .. } => Err(Error::Invalid {
+            field: field.to_owned(),
+            problem: format!(
+                "{} cannot be shared with a user namespace of its own: use the propagation slave; {}",
+                source.display(),
+                explain::WITHOUT
+            ),
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn directory(path: HostPath<'_>) -> Result<std::os::fd::OwnedFd> {

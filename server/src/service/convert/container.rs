@@ -8,6 +8,9 @@ use conti_shared::name;
 use super::{Field, Violations, devices, mounts, namespaces, process, sysctls, text};
 use crate::engine::spec::{ContainerSpec, Namespace, Rootfs};
 
+/// The most that the names and values of labels take, in bytes: they are shown with each container and session.
+const LABELS_MAX: usize = 256 * 1024;
+
 /// Checks a container.
 pub fn container(
     v: &mut Violations,
@@ -64,6 +67,10 @@ fn labels(
     at: Field<'_>,
     labels: BTreeMap<String, String>,
 ) -> BTreeMap<String, String> {
+    let total: usize = labels.iter().map(|(label, value)| label.len() + value.len()).sum();
+    if total > LABELS_MAX {
+        v.add(at, format_args!("take {total} bytes in all, at most {LABELS_MAX} are allowed"));
+    }
     for (label, value) in &labels {
         if let Err(problem) = name::check_label_name(label) {
             v.add(at.key(label), format_args!("has a name that {problem}"));

@@ -16,6 +16,9 @@ use crate::engine::{
 
 /// The most that the names and values of an environment take, in bytes.
 const ENV_MAX: usize = 1024 * 1024;
+/// The most that all arguments take, in bytes, each with its NUL and its pointer, as execve(2) counts them against a
+/// quarter of the stack's limit: 2 MiB together with the environment.
+const ARGV_MAX: usize = 1024 * 1024;
 /// The most that one argument or variable takes: MAX_ARG_STRLEN of execve(2), without its NUL.
 const STRING_MAX: usize = 128 * 1024 - 1;
 /// The size of a terminal where none was given.
@@ -62,7 +65,7 @@ pub fn io(
         Some(size) => terminal_size(v, at.name("terminal").name("size"), size),
         None => TERMINAL,
     });
-    let policy = super::session::policy(v, policy_at, policy, terminal.is_some());
+    let policy = super::session::policy(v, policy_at, policy);
     SessionIo { terminal, stdin: process.stdin || terminal.is_some(), policy }
 }
 
@@ -84,6 +87,11 @@ fn argv(v: &mut Violations, at: Field<'_>, argv: &[String]) {
     }
     if argv.first().is_some_and(String::is_empty) {
         v.add(at.index(0), "is empty: give the command to be run");
+    }
+    let total: usize = argv.iter().map(|argument| argument.len() + 1 + size_of::<u64>()).sum();
+    if total > ARGV_MAX {
+        v.add(at, format_args!("takes {total} bytes in all, at most {ARGV_MAX} are allowed"));
+        return;
     }
     for (index, argument) in argv.iter().enumerate() {
         text::no_nul(v, at.index(index), argument);
@@ -147,5 +155,25 @@ fn account(v: &mut Violations, at: Field<'_>, text: &str) {
         v.add(at, format_args!("is {text}, an id is 0 to 4294967294"));
     } else if text.chars().any(|c| matches!(c, ':' | '\n' | '\0')) {
         v.add(at, format_args!("is {}: `:`, newline and NUL cannot be in a name", quote(text)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::convert::checked;
+
+    #[test]
+    fn arguments_are_bounded_also_where_each_is_empty() {
+        let with = |count: usize| {
+            let mut all = vec![String::new(); count];
+            all[0] = "true".to_owned();
+            checked(|v| argv(v, Field::root("argv"), &all)).is_ok()
+        };
+        // Nine bytes each, and four of the first one.
+        assert!(with((ARGV_MAX - 4) / 9));
+        assert!(!with(ARGV_MAX / 9 + 1));
+        let long = vec!["x".repeat(STRING_MAX); 9];
+        assert!(checked(|v| argv(v, Field::root("argv"), &long)).is_err());
     }
 }

@@ -17,8 +17,6 @@ use crate::engine::{
     spec::{OnDisconnect, Policy, ProcessTarget, SessionSpec, SessionTarget, Tools, UnshareTarget},
 };
 
-/// How long a session is kept without a client, where nothing was said.
-const KEEP: Duration = Duration::from_secs(60);
 /// How long output is read on after the end, where nothing was said.
 const DRAIN: Duration = Duration::from_millis(500);
 
@@ -40,12 +38,7 @@ pub fn session(v: &mut Violations, at: Field<'_>, message: Option<v1::SessionSpe
 }
 
 /// Checks what happens to the streams of a session.
-pub fn policy(
-    v: &mut Violations,
-    at: Field<'_>,
-    message: Option<v1::SessionPolicy>,
-    terminal: bool,
-) -> Policy {
+pub fn policy(v: &mut Violations, at: Field<'_>, message: Option<v1::SessionPolicy>) -> Policy {
     let message = message.unwrap_or_default();
     let mut time = |name, duration: Option<prost_types::Duration>| {
         duration.map(|duration| text::duration(v, at.name(name), duration))
@@ -56,37 +49,34 @@ pub fn policy(
     if message.deadline == Some(prost_types::Duration::default()) {
         v.add(at.name("deadline"), "is zero: the session would end before it began");
     }
-    let kept = OnDisconnect::Keep(keep.unwrap_or(KEEP));
-    let on_disconnect =
-        match text::known(v, at.name("disconnect_policy"), message.disconnect_policy) {
-            DisconnectPolicy::Unspecified if terminal => kept,
-            DisconnectPolicy::Unspecified | DisconnectPolicy::Kill => OnDisconnect::Kill,
-            DisconnectPolicy::HangUp => OnDisconnect::HangUp,
-            DisconnectPolicy::Keep => kept,
-            DisconnectPolicy::Detach => OnDisconnect::Detach,
-        };
-    if keep.is_some() && on_disconnect != kept {
-        v.add(at.name("disconnect_timeout"), "needs disconnect_policy KEEP");
+    let chosen = text::known(v, at.name("disconnect_policy"), message.disconnect_policy);
+    let on_disconnect = match chosen {
+        DisconnectPolicy::Unspecified => None,
+        DisconnectPolicy::Kill => Some(OnDisconnect::Kill),
+        DisconnectPolicy::HangUp => Some(OnDisconnect::HangUp),
+        DisconnectPolicy::Keep => Some(OnDisconnect::Keep(keep.unwrap_or(Policy::KEEP))),
+        DisconnectPolicy::Detach => Some(OnDisconnect::Detach),
+    };
+    if keep.is_some() && !matches!(on_disconnect, None | Some(OnDisconnect::Keep(_))) {
+        v.add(at.name("disconnect_timeout"), "needs disconnect_policy KEEP, or none");
     }
+    let keep = keep.filter(|_| on_disconnect.is_none());
     let record = message.record.then_some(recording::Wanted::DEFAULT);
-    Policy { on_disconnect, drain, deadline, record }
+    Policy { on_disconnect, keep, drain, deadline, record }
 }
 
 /// A policy as a message.
 pub fn policy_back(policy: &Policy) -> v1::SessionPolicy {
-    let mut keep = None;
-    let chosen = match policy.on_disconnect {
-        OnDisconnect::Kill => DisconnectPolicy::Kill,
-        OnDisconnect::HangUp => DisconnectPolicy::HangUp,
-        OnDisconnect::Detach => DisconnectPolicy::Detach,
-        OnDisconnect::Keep(time) => {
-            keep = Some(info::duration(time));
-            DisconnectPolicy::Keep
-        }
+    let (chosen, keep) = match policy.on_disconnect {
+        None => (DisconnectPolicy::Unspecified, policy.keep),
+        Some(OnDisconnect::Kill) => (DisconnectPolicy::Kill, None),
+        Some(OnDisconnect::HangUp) => (DisconnectPolicy::HangUp, None),
+        Some(OnDisconnect::Detach) => (DisconnectPolicy::Detach, None),
+        Some(OnDisconnect::Keep(time)) => (DisconnectPolicy::Keep, Some(time)),
     };
     v1::SessionPolicy {
         disconnect_policy: chosen.into(),
-        disconnect_timeout: keep,
+        disconnect_timeout: keep.map(info::duration),
         drain_timeout: Some(info::duration(policy.drain)),
         deadline: policy.deadline.map(info::duration),
         record: policy.record.is_some(),
@@ -238,38 +228,53 @@ pub fn namespace_type_back(kind: NsType) -> NamespaceType {
 mod tests {
     use super::*;
 
-    fn convert(message: v1::SessionPolicy, terminal: bool) -> Result<Policy, Violations> {
-        super::super::checked(|v| policy(v, Field::root("policy"), Some(message), terminal))
+    fn convert(message: v1::SessionPolicy) -> Result<Policy, Violations> {
+        super::super::checked(|v| policy(v, Field::root("policy"), Some(message)))
     }
 
     #[test]
-    fn the_default_policy_follows_the_terminal() {
-        let of = |terminal| convert(v1::SessionPolicy::default(), terminal).unwrap().on_disconnect;
-        assert_eq!(of(true), OnDisconnect::Keep(KEEP));
-        assert_eq!(of(false), OnDisconnect::Kill);
+    fn without_a_choice_only_what_a_client_streams_from_its_start_ends_with_that_client() {
+        let policy = convert(v1::SessionPolicy::default()).unwrap();
+        assert_eq!(policy.on_disconnect(true, true), OnDisconnect::Keep(Policy::KEEP));
+        assert_eq!(policy.on_disconnect(true, false), OnDisconnect::Kill);
+        for terminal in [false, true] {
+            assert_eq!(policy.on_disconnect(false, terminal), OnDisconnect::Detach);
+        }
+        let kill = DisconnectPolicy::Kill.into();
+        let chosen = v1::SessionPolicy { disconnect_policy: kill, ..Default::default() };
+        let chosen = convert(chosen).unwrap();
+        assert_eq!(chosen.on_disconnect(false, true), OnDisconnect::Kill);
     }
 
     #[test]
-    fn a_time_to_keep_needs_the_policy_that_keeps() {
+    fn a_time_to_keep_goes_with_the_policy_that_keeps_or_none() {
         let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
-        let message = |policy: DisconnectPolicy| v1::SessionPolicy {
-            disconnect_policy: policy.into(),
-            disconnect_timeout: second,
-            ..Default::default()
+        let of = |policy: DisconnectPolicy| {
+            convert(v1::SessionPolicy {
+                disconnect_policy: policy.into(),
+                disconnect_timeout: second,
+                ..Default::default()
+            })
         };
-        assert!(convert(message(DisconnectPolicy::Keep), false).is_ok());
-        assert!(convert(message(DisconnectPolicy::Unspecified), true).is_ok());
-        assert!(convert(message(DisconnectPolicy::Unspecified), false).is_err());
-        assert!(convert(message(DisconnectPolicy::Kill), true).is_err());
+        let kept = OnDisconnect::Keep(Duration::from_secs(1));
+        for streamed in [false, true] {
+            let keep = of(DisconnectPolicy::Keep).unwrap();
+            assert_eq!(keep.on_disconnect(streamed, false), kept);
+        }
+        let none = of(DisconnectPolicy::Unspecified).unwrap();
+        assert_eq!(none.on_disconnect(true, false), kept);
+        assert_eq!(none.on_disconnect(false, false), OnDisconnect::Detach);
+        assert_eq!(policy_back(&none).disconnect_timeout, second);
+        for other in [DisconnectPolicy::Kill, DisconnectPolicy::HangUp, DisconnectPolicy::Detach] {
+            assert!(of(other).is_err(), "{other:?}");
+        }
     }
 
     #[test]
     fn a_deadline_is_not_zero() {
         let zero = Some(prost_types::Duration::default());
-        assert!(
-            convert(v1::SessionPolicy { deadline: zero, ..Default::default() }, false).is_err()
-        );
+        assert!(convert(v1::SessionPolicy { deadline: zero, ..Default::default() }).is_err());
         let drain = v1::SessionPolicy { drain_timeout: zero, ..Default::default() };
-        assert!(convert(drain, false).is_ok());
+        assert!(convert(drain).is_ok());
     }
 }

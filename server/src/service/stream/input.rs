@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     engine::{
+        Engine,
         error::Error,
         session::{Held, Hold, Session},
     },
@@ -44,6 +45,7 @@ type Writing = Pin<Box<dyn Future<Output = Result<u64, Error>> + Send>>;
 
 /// The input half of a stream.
 pub struct Inbound {
+    engine: Arc<Engine>,
     session: Arc<Session>,
     link: Arc<Link>,
     role: Role,
@@ -79,9 +81,15 @@ enum Item {
 
 impl Inbound {
     /// The input half of a stream of a call. Without a hold of the session its client only looks.
-    pub fn new(session: Arc<Session>, link: Arc<Link>, hold: Option<Hold>, call: &Call) -> Inbound {
+    pub fn new(
+        session: Arc<Session>,
+        link: Arc<Link>,
+        hold: Option<Hold>,
+        (engine, call): (&Arc<Engine>, &Call),
+    ) -> Inbound {
         let terminal = session.info().terminal;
         Inbound {
+            engine: engine.clone(),
             session,
             link,
             role: if hold.is_some() { Role::Drives } else { Role::Looks },
@@ -125,7 +133,9 @@ impl Inbound {
                 {
                     held_back = Duration::ZERO;
                     let handled = match message {
-                        Ok(Some(StreamRequest { message: Some(message) })) => self.handle(message),
+                        Ok(Some(StreamRequest { message: Some(message) })) => {
+                            self.handle(message).await
+                        }
                         Ok(Some(StreamRequest { message: None })) => {
                             Err(status::sequence("is empty, or of a kind that is not known"))
                         }
@@ -144,7 +154,7 @@ impl Inbound {
         }
     }
 
-    fn handle(&mut self, message: Message) -> Result<(), Status> {
+    async fn handle(&mut self, message: Message) -> Result<(), Status> {
         match message {
             Message::Open(_) => return Err(status::sequence("is a second `open`")),
             Message::OutputAck(v1::OutputAck { offset }) => {
@@ -163,13 +173,13 @@ impl Inbound {
             _ => {}
         }
         match self.role {
-            Role::Drives => self.drive(message),
+            Role::Drives => self.drive(message).await,
             Role::Looks => Err(status::sequence("is not taken from a client that only looks")),
             Role::Lost => Ok(()),
         }
     }
 
-    fn drive(&mut self, message: Message) -> Result<(), Status> {
+    async fn drive(&mut self, message: Message) -> Result<(), Status> {
         match message {
             Message::Input(v1::Input { offset, data }) => {
                 if data.len() > MESSAGE_BYTES_MAX {
@@ -206,8 +216,15 @@ impl Inbound {
             Message::Signal(v1::Signal { signal }) => {
                 let at = Field::root("signal");
                 let signal = valid(|v| text::signal(v, at.name("signal"), &signal, None))?;
-                let result = self.session.signal(signal);
-                return self.unless_over(result, false);
+                // What is frozen hears it when it is thawed, as all that is typed; to be killed it is thawed.
+                let result = match signal {
+                    libc::SIGKILL => self.engine.signal(&self.session, signal).await,
+                    _ => self.session.signal(signal),
+                };
+                return match result {
+                    Err(Error::Frozen { .. }) => Ok(()),
+                    result => self.unless_over(result, false),
+                };
             }
             Message::Open(_) | Message::OutputAck(_) | Message::Detach(_) => {}
         }

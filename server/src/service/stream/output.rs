@@ -17,7 +17,7 @@ use super::{
     link::{Finish, Link},
 };
 use crate::{
-    engine::session::{Driver, Event, Hold, Session, Viewer, Waiting},
+    engine::session::{Driver, Event, Hold, Session, Viewer},
     service::{convert::info, status, stopping::Stopping},
 };
 
@@ -29,6 +29,8 @@ const ROOM_MIN: usize = 4 << 10;
 pub enum Reader {
     /// The session waits for this client.
     Driver(Driver),
+    /// Another client drives now. This one looks on: as long as it is there, the session has not lost its clients.
+    Former(Driver),
     /// The session does not care.
     Viewer(Viewer),
 }
@@ -37,21 +39,21 @@ impl Reader {
     /// Where the next event begins.
     pub fn offset(&self) -> u64 {
         match self {
-            Reader::Driver(driver) => driver.offset(),
+            Reader::Driver(driver) | Reader::Former(driver) => driver.offset(),
             Reader::Viewer(viewer) => viewer.offset(),
         }
     }
 
     async fn next(&mut self, room: usize) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.next(room).await,
+            Reader::Driver(driver) | Reader::Former(driver) => driver.next(room).await,
             Reader::Viewer(viewer) => viewer.next(room).await,
         }
     }
 
     fn try_next(&mut self, room: usize) -> Option<Event> {
         match self {
-            Reader::Driver(driver) => driver.try_next(room),
+            Reader::Driver(driver) | Reader::Former(driver) => driver.try_next(room),
             Reader::Viewer(viewer) => viewer.try_next(room),
         }
     }
@@ -60,14 +62,13 @@ impl Reader {
     pub fn hold(&self) -> Option<Hold> {
         match self {
             Reader::Driver(driver) => Some(driver.hold()),
-            Reader::Viewer(_) => None,
+            Reader::Former(_) | Reader::Viewer(_) => None,
         }
     }
 }
 
 /// The output half of a stream. It owns all of the stream: when it is dropped, all is over.
 pub struct Outbound {
-    session: Arc<Session>,
     /// `None`: the stream has ended.
     reader: Option<Reader>,
     lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -76,8 +77,6 @@ pub struct Outbound {
     pending: Option<Event>,
     opened: Option<StreamOpened>,
     link: Arc<Link>,
-    /// What waits of all answers to the same caller.
-    waiting: Waiting,
     stopping: Stopping,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     inbound: JoinHandle<()>,
@@ -95,15 +94,14 @@ impl Outbound {
     ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
-        let inbound = Inbound::new(session.clone(), link.clone(), reader.hold(), &service.call);
+        let inbound =
+            Inbound::new(session, link.clone(), reader.hold(), (service.engine, &service.call));
         let outbound = Outbound {
-            session,
             lost: reader.hold().map(|hold| hold.lost().boxed()),
             flow: Flow::new(begin, window),
             pending: None,
             opened: Some(opened),
             link,
-            waiting: service.call.backlog.answers.clone(),
             stopped: Box::pin(service.stopping.wait()),
             stopping: service.stopping.clone(),
             inbound: tokio::spawn(inbound.follow(requests)),
@@ -141,7 +139,7 @@ impl Outbound {
             }
             if self.stopping.begun() {
                 // The agent goes, the session stays.
-                if let Some(Reader::Driver(driver)) = self.reader.take() {
+                if let Some(Reader::Driver(driver) | Reader::Former(driver)) = self.reader.take() {
                     driver.park();
                 }
                 return Some(Err(status::stopping()));
@@ -208,15 +206,17 @@ impl Outbound {
     /// Another client drives from now on.
     fn look_on(&mut self) -> Option<Result<StreamResponse, Status>> {
         self.lost = None;
-        let position = self.reader.as_ref()?.offset();
-        self.reader = Some(Reader::Viewer(self.session.view(Some(position), self.waiting.clone())));
+        self.reader = match self.reader.take() {
+            Some(Reader::Driver(driver)) => Some(Reader::Former(driver)),
+            other => other,
+        };
         message(Message::DriverLost(DriverLost {}))
     }
 
     /// Ends the stream and leaves the session running, whatever its policy.
     fn leave(&mut self) {
         let reader = self.reader.take();
-        if let Some(Reader::Driver(driver)) = reader {
+        if let Some(Reader::Driver(driver) | Reader::Former(driver)) = reader {
             driver.detach();
         }
     }

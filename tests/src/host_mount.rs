@@ -1,0 +1,50 @@
+//! Mounts of a test on the host.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change,
+    mount_remount, unmount,
+};
+
+/// A mount of the host, which goes with the test however that ends.
+#[derive(Debug)]
+pub struct HostMount(PathBuf);
+
+impl HostMount {
+    /// A new filesystem on a directory, which is made where it is missing.
+    pub fn new(fs_type: &str, at: &Path, flags: MountFlags) -> HostMount {
+        fs::create_dir_all(at).expect("a directory");
+        mount("conti-test", at, fs_type, flags, None).expect("it can be mounted");
+        HostMount(at.to_owned())
+    }
+
+    /// A tmpfs.
+    pub fn tmpfs(at: &Path) -> HostMount {
+        HostMount::new("tmpfs", at, MountFlags::empty())
+    }
+
+    /// A directory on itself, read-only.
+    pub fn read_only(at: &Path) -> HostMount {
+        mount_bind(at, at).expect("it can be bound");
+        let bound = HostMount(at.to_owned());
+        mount_change(at, MountPropagationFlags::PRIVATE).expect("it is private");
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        mount_remount(at, flags, "").expect("it becomes read-only");
+        bound
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for HostMount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
