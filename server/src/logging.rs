@@ -1,5 +1,7 @@
 //! The log: to stderr, for humans or as JSON.
 
+mod escaped;
+
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{
@@ -12,6 +14,7 @@ use tracing_subscriber::{
 };
 
 use crate::cli::LogFormat;
+use escaped::{Escaped, Form};
 
 /// Who else hears of spans and events, with a filter of its own.
 pub type Listener = Box<dyn Layer<Registry> + Send + Sync>;
@@ -39,10 +42,11 @@ pub fn start(format: LogFormat, level: &str, more: Option<Listener>) -> Result<(
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    let log = fmt::layer().with_writer(io::stderr);
-    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    let colours = terminal && std::env::var_os("NO_COLOR").is_none();
+    let form = if human { Form::Human { colours } } else { Form::Json };
+    let log = fmt::layer().with_writer(Escaped { out: io::stderr, form });
     let mut listeners = vec![match human {
-        true => log.with_ansi(colour).with_filter(filter).boxed(),
+        true => log.with_ansi(colours).with_filter(filter).boxed(),
         false => log.json().flatten_event(true).with_filter(filter).boxed(),
     }];
     listeners.extend(more);

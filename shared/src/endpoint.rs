@@ -146,10 +146,15 @@ impl FromStr for HostPort {
 impl FromStr for Place {
     type Err = &'static str;
 
-    /// Understands what [`HostPort`] does, and `vsock://CID:PORT`.
+    /// Understands what [`HostPort`] does, also behind `tcp://`, and `vsock://CID:PORT`.
     fn from_str(text: &str) -> Result<Self, &'static str> {
         match text.strip_prefix("vsock://").map(vsock) {
-            None => text.parse().map(Place::Tcp),
+            None => match text.strip_prefix("tcp://").unwrap_or(text) {
+                place if place.contains("://") => {
+                    Err("write HOST[:PORT], tcp://HOST[:PORT] or vsock://CID:PORT")
+                }
+                place => place.parse().map(Place::Tcp),
+            },
             Some(Ok((u32::MAX, _))) => {
                 Err("`any` is for who listens: write the CID of one machine")
             }
@@ -340,8 +345,19 @@ mod tests {
             assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
         }
         assert_eq!("vsock://3:1".parse(), Ok(Place::Vsock { cid: 3, port: 1 }));
-        for text in ["vsock://any:1", "vsock://4294967295:1", "vsock://3", "unix:///a", "tcp://a"] {
+        // As it is given to `--listen`, and printed by it.
+        for (text, place) in
+            [("tcp://web:1", "web:1"), ("tcp://[::1]:2", "[::1]:2"), ("tcp://a", "a:7443")]
+        {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), place);
+        }
+        for text in
+            ["vsock://any:1", "vsock://4294967295:1", "vsock://3", "tcp://", "tcp://tcp://a"]
+        {
             assert!(text.parse::<Place>().is_err(), "{text:?}");
+        }
+        for text in ["unix:///a", "ssh://web", "https://web:1"] {
+            assert!(text.parse::<Place>().unwrap_err().contains("tcp://HOST"), "{text:?}");
         }
     }
 

@@ -1,13 +1,43 @@
 //! Characters that make a text look like another one, or steer the terminal that shows it.
 
-/// Whether a character is not seen, or changes how others are: control characters (C0, DEL, C1), those that
-/// set the direction of writing (Unicode Standard Annex 9), those without width, and separators of lines and
-/// paragraphs.
+use std::{borrow::Cow, fmt::Write as _};
+
+/// Whether a character is not seen, or changes how others are:
+///
+/// - control characters (C0, DEL, C1), and separators of lines and paragraphs;
+/// - those that are not drawn by default (`Default_Ignorable_Code_Point` of the Unicode Character Database):
+///   among them are all without width, those that set the direction of writing (Unicode Standard Annex 9), tags,
+///   and those that choose the shape of the character before them;
+/// - what encloses annotations.
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// JSON with such characters escaped, which it may always be: to programs it says the same. Newlines
+/// stand only between values.
+pub fn json(text: &str) -> Cow<'_, str> {
+    let escaped = |c: char| c != '\n' && is_deceptive(c);
+    if !text.contains(escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !escaped(c) {
+            plain.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            // A String takes all that is written.
+            let _ = write!(plain, "\\u{unit:04x}");
+        }
+    }
+    Cow::Owned(plain)
 }
 
 #[cfg(test)]
@@ -23,5 +53,26 @@ mod tests {
             assert!(char::from_u32(c).is_some_and(is_deceptive), "{c:x}");
         }
         assert!(!"aZ ~ä\u{a0}λ中🦀\u{2010}\u{2030}".chars().any(is_deceptive));
+    }
+
+    #[test]
+    fn what_is_never_drawn_is_not_seen_either() {
+        for c in [0xad, 0x34f, 0x115f, 0x1160, 0x17b4, 0x180b, 0x180e, 0x2061, 0x2064, 0x206a] {
+            assert!(char::from_u32(c).is_some_and(is_deceptive), "{c:x}");
+        }
+        for c in [0x206f, 0x3164, 0xfe00, 0xfe0f, 0xffa0, 0xfff9, 0xfffb, 0x1bca0, 0x1d173] {
+            assert!(char::from_u32(c).is_some_and(is_deceptive), "{c:x}");
+        }
+        for c in [0xe0001, 0xe0041, 0xe007f, 0xe0100, 0xe01ef] {
+            assert!(char::from_u32(c).is_some_and(is_deceptive), "{c:x}");
+        }
+        assert!(!"\u{ac}\u{ae}\u{350}\u{2070}\u{3163}\u{fffc}\u{fffd}".chars().any(is_deceptive));
+    }
+
+    #[test]
+    fn json_is_escaped_in_units_of_utf_16() {
+        assert_eq!(json("\"a\u{202e}\u{9b}b\"\n"), "\"a\\u202e\\u009bb\"\n");
+        assert_eq!(json("\"\u{e0041}\""), "\"\\udb40\\udc41\"");
+        assert!(matches!(json("\"ä中🦀\"\n"), Cow::Borrowed(_)));
     }
 }

@@ -113,6 +113,35 @@ fn no_secret_is_in_the_log() {
 }
 
 #[test]
+fn nothing_that_a_caller_sends_steers_the_terminal_that_shows_a_log_or_stands_there_as_a_secret() {
+    const ODD: &str = "\u{202e}evil\u{9b}31m\u{200b}\u{ad}\u{e0041}";
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    agent.ok(["exec", "-e", "A=1", "c", "--", "true", ODD]);
+    agent.ctl(["kill", ODD]).run();
+    agent.ctl(["kill", "password=hunter2-zQzQ"]).run();
+    agent.ctl(["cat", "c", &format!("/{ODD}/token=hunter2-zQzQ")]).run();
+    agent.ctl(["exec", "-u", ODD, "c", "--", "true"]).run();
+    agent.ctl(["exec", "-e", &format!("{ODD}=1"), "c", "--", "true"]).run();
+    agent.ok(["mount", "--mkdir", "c", &format!("type=tmpfs,dst=/mnt/{ODD}")]);
+    last(&agent, "/conti.v1.MountService/CreateMount");
+    let audited: String =
+        files(&agent).iter().map(|file| fs::read_to_string(file).expect("text")).collect();
+    let log = agent.log();
+    for (what, text) in [("the audit log", audited), ("the log", log)] {
+        let hidden = |c: char| c != '\n' && (c.is_control() || ODD.contains(c) && !c.is_ascii());
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(hidden)).collect();
+        assert!(lines.is_empty(), "{what}: {lines:?}");
+        assert!(!text.contains("zQzQ"), "{what}: {text}");
+        assert!(text.contains("\\u202eevil\\u009b31m"), "{what} tells of it: {text}");
+        for line in text.lines() {
+            serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{what}: {e}: {line}"));
+        }
+    }
+    agent.finish();
+}
+
+#[test]
 fn whoever_has_to_give_a_reason_is_refused_without_one_and_quoted_with_one() {
     let agent = with_policy("[reason]\nrequired_for = [\"admin\"]");
     agent.api(async |mut api| {
@@ -308,9 +337,9 @@ fn who_is_not_let_in_leaves_a_line_but_no_more_than_some() {
     let stranger = Authority::make("others").client("root", "admin");
     world.agent.block_on(async {
         let method = "/conti.v1.AgentService/GetAgent";
-        if let Ok(channel) = common.channel(UNKNOWN).await {
-            assert!(knock(channel, method).await.is_none());
-        }
+        let channel = common.channel(UNKNOWN).await.expect("it may connect");
+        let refused = knock(channel, method).await.expect("it is told why");
+        assert_eq!(refused.code(), Code::PermissionDenied);
         let channel = common.channel(KNOWN).await.expect("it may connect");
         assert!(knock(channel, method).await.is_some());
         world.as_role("root", "admin").api().await.expect("it may connect");

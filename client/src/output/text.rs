@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use conti_proto::v1::{SessionEnd, session_end::Reason};
 use conti_shared::text::is_deceptive;
+pub use conti_shared::text::json;
 use prost_types::Timestamp;
 
 /// How many characters of an id a table shows.
@@ -18,19 +19,6 @@ pub fn plain(text: &str) -> String {
     for c in text.chars() {
         match is_deceptive(c) {
             true => plain.extend(c.escape_default()),
-            false => plain.push(c),
-        }
-    }
-    plain
-}
-
-/// JSON with such characters escaped, which it may always be: to programs it says the same. Newlines
-/// stand only between values.
-pub fn json(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_deceptive(c) && c != '\n' {
-            true => plain.push_str(&format!("\\u{:04x}", u32::from(c))),
             false => plain.push(c),
         }
     }
@@ -193,7 +181,8 @@ mod tests {
         #[test]
         fn json_says_the_same_and_shows_all_of_it(text in any::<String>(), pretty in any::<bool>()) {
             let value = serde_json::json!({ "x": [text.clone()], text: "\u{7f}\u{9b}\u{202e}\u{2066}" });
-            let shown = json(&if pretty { format!("{value:#}") } else { value.to_string() });
+            let written = if pretty { format!("{value:#}") } else { value.to_string() };
+            let shown = json(&written);
             prop_assert!(!shown.chars().any(|c| is_deceptive(c) && !(pretty && c == '\n')));
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
         }

@@ -75,7 +75,8 @@ fn fuzz_shown_text() {
         assert!(!plain.chars().any(is_deceptive));
         assert_eq!(text::plain(&plain), plain, "nothing is escaped twice");
         let value = serde_json::json!({ given.clone(): [given.clone()] });
-        let shown = text::json(&value.to_string());
+        let written = value.to_string();
+        let shown = text::json(&written);
         assert!(!shown.chars().any(is_deceptive));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("JSON"), value);
         assert!(text::cut(&given).chars().count() <= 40);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use conti_shared::{name, text};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -162,11 +163,12 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Cuts what is longer than any name.
+    /// Cuts what is longer than any name, and takes out what looks like a secret: a caller may have sent anything in
+    /// the place of a name.
     pub fn shorten(&mut self) {
         let texts = [&mut self.target, &mut self.session, &mut self.user, &mut self.detail];
-        for text in texts.into_iter().flatten() {
-            *text = redact::cut(text, TEXT_MAX);
+        for text in texts.into_iter().flatten().filter(|text| !is_name(text)) {
+            *text = short(text);
         }
     }
 
@@ -263,7 +265,7 @@ impl Entry {
             event,
             call: String::new(),
             who,
-            method: redact::cut(method, TEXT_MAX),
+            method: if is_path(method) { redact::cut(method, TEXT_MAX) } else { short(method) },
             subject,
             denied: None,
             outcome: Outcome::default(),
@@ -275,9 +277,10 @@ impl Entry {
     /// The line, with its end.
     pub(super) fn line(&self) -> Vec<u8> {
         // It holds text and numbers only, which all have a form in JSON.
-        let mut line = serde_json::to_vec(self).unwrap_or_default();
-        line.push(b'\n');
-        line
+        let mut line = serde_json::to_string(self).unwrap_or_default();
+        line.push('\n');
+        // It is read in terminals: what a caller sent is not to steer them.
+        text::json(&line).into_owned().into_bytes()
     }
 }
 
@@ -293,6 +296,18 @@ impl Outcome {
         // Microseconds say enough.
         self.seconds = Some((time.as_secs_f64() * 1e6).round() / 1e6);
     }
+}
+
+/// Whether a text has the form of a name or an id of the agent. An id looks like a key.
+fn is_name(text: &str) -> bool {
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+    name::check_container_name(text).is_ok() || (digits && text.len() <= 128)
+}
+
+/// Whether a text has the form of a method's path.
+fn is_path(text: &str) -> bool {
+    text.len() <= 128
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"./".contains(&byte))
 }
 
 /// A sentence as it may stand in the log: it may quote what a caller sent.
@@ -320,6 +335,57 @@ mod tests {
         let text = String::from_utf8(line).unwrap();
         assert!(!text.contains("secret") && text.contains(r#""env":["A"]"#));
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn an_entry_shows_all_of_what_stands_in_it() {
+        let odd = "\u{202e}evil\u{9b}31m\u{200b}\u{ad}\u{180e}\u{fff9}\u{e0041}\u{7f}";
+        let some = || Some(odd.to_owned());
+        let subject = Subject {
+            target: some(),
+            session: some(),
+            argv: vec!["echo".into(), odd.into()],
+            env: vec![odd.into()],
+            user: some(),
+            detail: some(),
+            reason: some(),
+            ..Subject::default()
+        };
+        let mut entry = Entry::new(Event::Denied, Who::unknown(odd), odd, subject);
+        entry.denied = some();
+        entry.outcome = Outcome::of("NOT_FOUND", odd);
+        let line = String::from_utf8(entry.line()).unwrap();
+        assert!(!line.trim_end().chars().any(text::is_deceptive), "{line}");
+        assert!(line.contains(r"\u202eevil\u009b31m") && line.contains(r"\udb40\udc41"), "{line}");
+        assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
+    }
+
+    #[test]
+    fn what_stands_in_the_place_of_a_name_is_redacted_and_names_stay() {
+        let secret = "/x/password=hunter2";
+        let id = "0123456789abcdef0123456789abcdef";
+        let some = |text: &str| Some(text.to_owned());
+        let mut subject = Subject {
+            target: some("password=hunter2"),
+            session: some("token: hunter2"),
+            user: some("joe --password hunter2"),
+            detail: some(secret),
+            ..Subject::default()
+        };
+        subject.shorten();
+        let entry = Entry::new(Event::Denied, Who::default(), secret, subject);
+        let line = String::from_utf8(entry.line()).unwrap();
+        assert!(!line.contains("hunter2") && line.contains("/x/password=[redacted]"), "{line}");
+        let mut subject = Subject {
+            target: some("web-1.token"),
+            session: some(id),
+            detail: some("01:9F:86:D0:81:88:4C:7D:65:9A:2F:EA:A0:C5:5A:D0:15"),
+            user: some("1000:1000"),
+            ..Subject::default()
+        };
+        let before = subject.clone();
+        subject.shorten();
+        assert_eq!(subject, before);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Fuzz target: lines of the audit log, which a later agent reads again.
 
 use conti_fuzz::target;
+use conti_shared::text::is_deceptive;
 
 use super::{Entry, Event, Subject, Who};
 
@@ -18,6 +19,9 @@ fn fuzz_audit_entry() {
         // One line, whatever stands in it.
         assert!(line.ends_with(b"}\n"));
         assert_eq!(line.iter().filter(|byte| **byte < 0x20).count(), 1);
+        // Nothing in it steers a terminal, or looks like something else.
+        let text = std::str::from_utf8(&line).expect("JSON is text");
+        assert!(!text.trim_end_matches('\n').chars().any(is_deceptive));
         let again: Entry = serde_json::from_slice(&line).expect("what was written is read");
         assert_eq!(again, entry);
     });

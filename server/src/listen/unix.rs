@@ -6,6 +6,7 @@
 use std::{
     fs::{self, DirBuilder},
     io,
+    net::Ipv4Addr,
     os::{
         fd::OwnedFd,
         unix::{
@@ -15,6 +16,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use rustix::{
@@ -24,7 +26,7 @@ use rustix::{
 use tokio::{net::UnixListener, time::sleep};
 use tracing::warn;
 
-use super::{Error, REST, connection::Connection, open::Open};
+use super::{Error, REST, connection::Connection, guests::Guests, open::Open};
 use crate::{
     access::{Identity, Peer, Role, policy::CurrentPolicy},
     audit::{Log, Who},
@@ -34,10 +36,15 @@ use crate::{
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// How long somebody without a role may stay: it is told so when it calls.
+const STRANGER_STAY: Duration = Duration::from_secs(10);
+
 /// A socket of the agent.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
+    /// The few of those without a role that are told so at a time.
+    strangers: Guests,
     path: PathBuf,
     /// Device and inode: the file is removed at the end only while it is still ours.
     file: (u64, u64),
@@ -66,10 +73,10 @@ impl Socket {
         let listener = UnixListener::from_std(listener).map_err(at("watch"))?;
         let metadata = fs::symlink_metadata(path).map_err(at("look at"))?;
         let file = (metadata.dev(), metadata.ino());
-        Ok(Socket { listener, path: path.to_owned(), file })
+        Ok(Socket { listener, strangers: Guests::default(), path: path.to_owned(), file })
     }
 
-    /// The next connection of a client that may call.
+    /// The next connection of a client that may call, or that is to be told that it may not.
     /// Those of users that are no administrators are counted in `open`.
     pub async fn accept(
         &self,
@@ -89,7 +96,13 @@ impl Socket {
                             counts.rejected("unix", "peer");
                             log.refused(Who::nobody(&peer), "this user has no role here");
                             warn!(uid, pid, "refused a connection: this user has no role here");
-                            continue;
+                            // Each user has its own places, as each address has elsewhere.
+                            match self.strangers.enter(Ipv4Addr::from(uid).into()) {
+                                Some(place) => {
+                                    return Connection::guest(stream, peer, place, STRANGER_STAY);
+                                }
+                                None => continue,
+                            }
                         };
                         if caller.role == Role::Admin {
                             return Connection::counted(stream, peer, counts.opened("unix"));

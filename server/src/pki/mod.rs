@@ -152,10 +152,13 @@ impl Pki {
 
     /// Waits until nobody else works on it, for as long as the value lives.
     fn lock(&self) -> Result<File> {
-        if !self.is_there() {
-            return Err(Error::None(self.dir.clone()));
+        let path = self.path("ca.pem");
+        match path.try_exists() {
+            Ok(true) => self.take_lock(),
+            Ok(false) => Err(Error::None(self.dir.clone())),
+            // Who may not look does not know whether there is one.
+            Err(source) => Err(Error::File { what: "look at", path, source }),
         }
-        self.take_lock()
     }
 
     fn take_lock(&self) -> Result<File> {
@@ -190,4 +193,20 @@ fn records<T: serde::de::DeserializeOwned>(dir: &Path) -> Vec<T> {
         }
     };
     paths.into_iter().filter_map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_that_cannot_be_looked_for_is_not_said_to_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(Pki::of(dir.path()).lock(), Err(Error::None(_))));
+        // Nothing can be looked for in it, by nobody.
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let refused = Pki::of(&file).lock().unwrap_err();
+        assert!(matches!(refused, Error::File { .. }), "{refused}");
+    }
 }

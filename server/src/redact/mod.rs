@@ -67,8 +67,13 @@ pub fn prepare() {
 
 /// The names of the variables of an environment of `NAME=value`; at most 64 of them.
 pub fn env_names(env: &[String]) -> Vec<String> {
-    let name =
-        |entry: &String| cut(entry.split_once('=').map_or(entry.as_str(), |(name, _)| name), 256);
+    let name = |entry: &String| {
+        // What stands behind a control character is no part of a name.
+        let end = entry.find(|c: char| c == '=' || c.is_control()).unwrap_or(entry.len());
+        let cut_off =
+            if entry[end..].starts_with(['=']) || end == entry.len() { "" } else { REDACTED };
+        cut(&(text(beginning(&entry[..end])) + cut_off), 256)
+    };
     let mut names: Vec<String> = env.iter().take(ARGUMENTS_MAX).map(name).collect();
     if env.len() > ARGUMENTS_MAX {
         names.push(format!("[{} more variables]", env.len() - ARGUMENTS_MAX));
@@ -121,7 +126,7 @@ mod tests {
                 &["sh", "-c", "mysql --password='hun ter2' db"],
                 "sh -c mysql --password=[redacted] db",
             ),
-            (&["sh", "-c", "x --token hunter2; y"], "sh -c x --token [redacted] y"),
+            (&["sh", "-c", "x --token hunter2; y"], "sh -c x --token [redacted]; y"),
             (
                 &["sh", "-c", "export A_TOKEN=\"hun ter2\" B=1"],
                 "sh -c export A_TOKEN=[redacted] B=1",
@@ -149,6 +154,28 @@ mod tests {
         let names = env_names(&["A=1".into(), "B".into(), format!("{}=x", "C".repeat(1000))]);
         assert_eq!(&names[..2], ["A", "B"]);
         assert!(names[2].len() < 300);
+    }
+
+    #[test]
+    fn what_is_no_name_of_a_variable_is_not_shown_as_one() {
+        let names = env_names(&["P\0hunter2=1".into(), "ghp_0123456789abcdefghij=1".into()]);
+        assert_eq!(names, ["P[redacted]", "[redacted]"]);
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_no_secret() {
+        for (error, wanted) in [
+            ("cannot write net.x of \"a secret\": Invalid argument (os error 22)", None),
+            ("cannot read /run/token: No such file or directory (os error 2)", None),
+            ("/x/cookie: Permission denied (os error 13)", None),
+            ("token: hunter2 (os error 22)", Some("token: [redacted] (os error 22)")),
+            (
+                "token=hunter2: Permission denied (os error 13)",
+                Some("token=[redacted] Permission denied (os error 13)"),
+            ),
+        ] {
+            assert_eq!(text(error), wanted.unwrap_or(error));
+        }
     }
 
     /// A secret as people choose them, and a place that gives it away.

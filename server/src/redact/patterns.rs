@@ -8,14 +8,26 @@ use super::REDACTED;
 
 /// Runs of letters and digits from this length on may be keys.
 const KEY_MIN: usize = 32;
+/// From this length on a single word of letters may be one: the shortest is `eyJ` and six more.
+const SHORTEST: usize = 9;
 /// The length of the secret keys of one large cloud, whose alphabet has the slash.
 const SLASHED_KEY: usize = 40;
 
 /// What the name of a flag, variable or field is made of where its value is a secret. Long words count
 /// anywhere in a name, short ones as a part of it.
-const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|mnemonic|totp|seed[_.-]?phrase|recovery[_.-]?(?:code|phrase)|session[_.-]?id|(?:slack|discord|teams)[_.-]?webhook|requirepass|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|auth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
-/// One word of a command line, with quotes where it has any; one that is not closed goes on to the end.
-const WORD: &str = r#"(?:"(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|\\.|[^\s"'\\])+"#;
+const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|mnemonic|totp|seed[_.-]?phrase|recovery[_.-]?(?:code|phrase)|session[_.-]?id|(?:slack|discord|teams)[_.-]?webhook|requirepass|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|rekey|hexkey|auth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
+/// The same of names that others use as well: a number is no secret there.
+const VAGUE_NAME: &str =
+    r"(?-u:(?:[a-z0-9_.-]*[_.-])?(?:session|hmac|seed|nonce|webhook(?:[_.-]?url)?))";
+/// One word of a command line, with quotes and substitutions where it has any; one that is not closed goes on to
+/// the end.
+const WORD: &str = concat!(
+    r#"(?:`[^`]*(?:`|$))?(?:"#,
+    r#""(?:[^"\\$]|\\.|\$\((?:[^()]|\([^()]*\))*(?:\)|$)|\$)*(?:"|$)"#,
+    r#"|'[^']*(?:'|$)"#,
+    r#"|[$<>]\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*(?:\)|$)"#,
+    r#"|\\.|[^\s"'\\])*"#,
+);
 /// Text in quotes.
 const QUOTED: &str = r#"(?:"[^"]*(?:"|$)|'[^']*(?:'|$))"#;
 /// The marks of those who issue keys.
@@ -27,21 +39,46 @@ pub struct Patterns {
     pub flag: Regex,
     /// A flag for a user and a password, whose value is the next argument.
     pub user: Regex,
+    /// A flag whose value is the next argument, if that is no number.
+    pub vague: Regex,
     /// A secret's name, or a path that ends with one.
     pub named: Regex,
+    /// A secret's name, and what says that its value comes next.
+    pub introduced: Regex,
+    /// What says so by itself, in whatever command.
+    pub bare: Regex,
     /// An argument that is as a whole a name and its value: the name.
     pub assignment: Regex,
-    /// In the order in which they are applied, each with what takes its place.
-    rules: Vec<(Regex, &'static str)>,
+    /// In the order in which they are applied.
+    rules: Vec<Rule>,
     /// What may be a key by its looks alone.
     run: Regex,
+}
+
+/// A pattern, and what takes its place.
+struct Rule {
+    pattern: Regex,
+    by: By,
+}
+
+#[derive(Clone, Copy)]
+enum By {
+    /// A text, in which `$1` stands for the first group.
+    Text(&'static str),
+    /// The first group and a mark for the second one, a word of a command line.
+    Value,
+    /// The same, unless it is a number.
+    Vague,
 }
 
 /// Made when it is first asked for.
 pub static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns {
     flag: new(&format!(r"^--?{SECRET_NAME}$")),
     user: new(r"^(?:-u|-U|--user|--proxy-user)$"),
-    named: new(&format!(r"^(?:[^-].*/)?{SECRET_NAME}$")),
+    vague: new(&format!(r"^--?{VAGUE_NAME}$")),
+    named: new(&format!(r"^(?:(?:[^-].*)?/)?{SECRET_NAME}$")),
+    introduced: new(&format!(r#"^["']?{SECRET_NAME}["']?(?:=>|:=|=|:)$"#)),
+    bare: new(r"^(?-u:(?:[a-z0-9_.-]*[.-])?(?:[a-z0-9]+_)?(?:password|passphrase|passcode))$"),
     assignment: new(&format!(r"^(-{{0,2}}{SECRET_NAME}=)")),
     rules: rules(),
     run: new(r"[a-z0-9+/_=-]{32,}"),
@@ -55,9 +92,11 @@ fn new(pattern: &str) -> Regex {
     }
 }
 
-fn rules() -> Vec<(Regex, &'static str)> {
-    let rule = |pattern: &str, replacement| (new(pattern), replacement);
-    vec![
+fn rules() -> Vec<Rule> {
+    let rule = |pattern: &str, text| Rule { pattern: new(pattern), by: By::Text(text) };
+    let value =
+        |pattern: &str| Rule { pattern: new(&format!("({pattern})({WORD})")), by: By::Value };
+    let mut rules = vec![
         // Headers: all that follows.
         rule(
             r"((?:authorization|cookie|x-[a-z-]*(?:key|token|auth)[a-z-]*)\s*:)\s*\S.*",
@@ -80,41 +119,131 @@ fn rules() -> Vec<(Regex, &'static str)> {
             r"(hooks\.slack\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/)[^\s]+",
             "${1}[redacted]",
         ),
-        // NAME=value, name: value, "name": "value"; `=` and `:` may stand alone.
+        // Markup: what an element holds that is named so, or that stands behind such a name.
         rule(
-            &format!(r#"((?-u:\b){SECRET_NAME}["']?\s*(?:=>|:=|=|:)\s*){WORD}"#),
-            "${1}[redacted]",
+            &format!(r"(<key>\s*{SECRET_NAME}\s*</key>\s*<string>)[^<]+(</string>)"),
+            "${1}[redacted]$2",
         ),
+        rule(
+            &format!(
+                r"(<(?:[a-z0-9_.-]+:)?{SECRET_NAME}(?:\s[^<>]*)?>)\s*(?:<!\[CDATA\[.*?\]\]>\s*|[^<]+)(</(?:[a-z0-9_.-]+:)?{SECRET_NAME}\s*>)"
+            ),
+            "${1}[redacted]$2",
+        ),
+        value(&format!(r#"name\s*=\s*["']{SECRET_NAME}["']\s+value\s*=\s*"#)),
+        // NAME=value, name: value, "name": "value"; `=` and `:` may stand alone.
+        value(&format!(r#"(?-u:\b){SECRET_NAME}["']?\]?\s*(?:=>|:=|=|:)\s*"#)),
+        Rule { pattern: new(&format!(r"((?-u:\b){VAGUE_NAME}=)({WORD})")), by: By::Vague },
+        // A name and its value as the arguments of a function.
+        rule(&format!(r#"(["']{SECRET_NAME}["']\s*,\s*){QUOTED}"#), "${1}[redacted]"),
         // A flag and its value inside of a script.
-        rule(&format!(r"((?:^|[\s;|&(])--?{SECRET_NAME}\s+){WORD}"), "${1}[redacted]"),
+        value(&format!(r"(?:^|[\s;|&(])--?{SECRET_NAME}\s+")),
         rule(
             r"((?:^|\s)(?:-u|--user|--proxy-user)[\s=]*[^\s:=]+:)[^\s]*[^\s0-9][^\s]*",
             "${1}[redacted]",
         ),
         rule(r"(?-u:\b)(pass:)[^\s]+", "${1}[redacted]"),
         // Literals of `kubectl create`, whatever their names.
-        rule(&format!(r"(--from-literal[\s=]+[^\s=]+=){WORD}"), "${1}[redacted]"),
+        value(r"--from-literal[\s=]+[^\s=]+="),
         // SQL, and .netrc.
+        value(
+            r"identified\s+(?:(?:with|via)\s+\S+\s+)?(?:by|as|using)\s+(?:(?:password|values)\s+)?",
+        ),
+        value(r"set\s+password\s+for\s+\S+\s*(?:=|to)\s*"),
+        rule(&format!(r"((?-u:\b)password(?:\s+|\s*\(\s*)(?:e|n|u&)?){QUOTED}"), "${1}[redacted]"),
+        rule(r"((?-u:\b)password\s+)\$[a-z_]*\$.*?(?:\$[a-z_]*\$|$)", "${1}[redacted]"),
+        rule(r"((?-u:\b)login\s+\S+\s+password\s+)\S+", "${1}[redacted]"),
+        // What takes the place of a secret's name: s/NAME/value/, and sub(/NAME/, "value").
         rule(
-            &format!(r"(identified\s+(?:with\s+\S+\s+)?by\s+(?:password\s+)?){WORD}"),
+            &format!(r#"(sub\(\s*/[^/\n]*(?-u:\b){SECRET_NAME}(?-u:\b)[^/\n]*/\s*,\s*){QUOTED}"#),
             "${1}[redacted]",
         ),
-        rule(&format!(r"((?-u:\b)password(?:\s+|\s*\(\s*)){QUOTED}"), "${1}[redacted]"),
-        rule(r"((?-u:\b)login\s+\S+\s+password\s+)\S+", "${1}[redacted]"),
+        rule(
+            &format!(
+                r"((?:^|[\s;'\x22])s\{{[^}}\n]*(?-u:\b){SECRET_NAME}(?-u:\b)[^}}\n]*\}}\s*\{{)[^}}\n]+"
+            ),
+            "${1}[redacted]",
+        ),
+    ];
+    rules.extend(["/", "|", "#", ",", "@"].map(|mark| {
+        let pattern = format!(
+            r"((?:^|[\s;'\x22{{}}!$/0-9])s[{mark}][^{mark}\n]*(?-u:\b){SECRET_NAME}(?-u:\b)[^{mark}\n]*[{mark}])[^{mark}\n]+"
+        );
+        rule(&pattern, "${1}[redacted]")
+    }));
+    rules.extend([
         // Keys by the marks of those who issue them.
         rule(r"eyJ[a-z0-9_=-]{6,}(?:\.[a-z0-9_=-]*)*", REDACTED),
         rule(r"(?-u:\b)(?-i:A[A-Z]{2}A[A-Z0-9]{16})(?-u:\b)", REDACTED),
         rule(&format!(r"{ISSUED}[a-z0-9_=.-]{{16,}}"), REDACTED),
         // Of bots.
         rule(r"(?-u:\b)[0-9]{8,10}:AA[a-z0-9_-]{30,}", REDACTED),
-    ]
+    ]);
+    rules
+}
+
+impl Rule {
+    fn applied<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.by {
+            By::Text(replacement) => self.pattern.replace_all(text, replacement),
+            By::Value | By::Vague => self.pattern.replace_all(text, |found: &Captures<'_>| {
+                let (before, value) = (&found[1], &found[2]);
+                let (value, behind) = value.split_at(value_end(value));
+                let plain = value.trim_matches(['"', '\'']);
+                match self.by {
+                    // What comes behind `--` is the value; the next word is none of a flag's.
+                    _ if plain.is_empty() || value == "--" => found[0].to_owned(),
+                    By::Vague if is_number(plain) => found[0].to_owned(),
+                    _ => format!("{before}{REDACTED}{behind}"),
+                }
+            }),
+        }
+    }
+}
+
+/// Where a value ends: what closes a command, or commands around it, belongs to a script.
+fn value_end(value: &str) -> usize {
+    let opened = value.bytes().filter(|byte| *byte == b'(').count();
+    let mut closed = value.bytes().filter(|byte| *byte == b')').count();
+    let mut end = value.len();
+    for byte in value.bytes().rev() {
+        match byte {
+            b')' if closed > opened => closed -= 1,
+            b';' => {}
+            _ => break,
+        }
+        end -= 1;
+    }
+    end
 }
 
 /// A text without what looks like a secret.
 pub fn text(text: &str) -> Cow<'_, str> {
+    // Most words of a script. No pattern fits what is that short and has nothing between its letters.
+    let letters = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    if text.len() < SHORTEST && text.bytes().all(letters) {
+        return Cow::Borrowed(text);
+    }
+    let (own, said) = text.split_at(text.len() - said_by_kernel(text));
+    match without_secrets(own) {
+        Cow::Borrowed(_) => Cow::Borrowed(text),
+        Cow::Owned(shown) => Cow::Owned(shown + said),
+    }
+}
+
+/// How many bytes at the end of a text are what the kernel says of an error: it stands behind a colon, but is no
+/// secret.
+fn said_by_kernel(text: &str) -> usize {
+    let number = text.rsplit_once(" (os error ").and_then(|(_, end)| end.strip_suffix(')'));
+    let Some(number) = number.and_then(|number| number.parse().ok()) else { return 0 };
+    let said = std::io::Error::from_raw_os_error(number).to_string();
+    if text.ends_with(&said) { said.len() } else { 0 }
+}
+
+fn without_secrets(text: &str) -> Cow<'_, str> {
     let mut shown = Cow::Borrowed(text);
-    for (pattern, replacement) in &PATTERNS.rules {
-        if let Cow::Owned(replaced) = pattern.replace_all(&shown, *replacement) {
+    for rule in &PATTERNS.rules {
+        if let Cow::Owned(replaced) = rule.applied(&shown) {
             shown = Cow::Owned(replaced);
         }
     }

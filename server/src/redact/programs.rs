@@ -17,8 +17,11 @@ pub struct Program {
 /// Where a secret stands. Flags are given as one text, with spaces between them.
 #[derive(Debug)]
 pub enum Place {
-    /// Behind one of these flags, with a space or `=`.
+    /// Behind one of these flags, with a space or `=`; behind one of a single letter also with nothing between,
+    /// and that may be the last of several that are written as one, as getopt(3) reads them.
     After(&'static str),
+    /// Behind one of these flags, with a space or `=`: the program has long flags with one dash.
+    Apart(&'static str),
     /// Behind one of these flags, with nothing between.
     Glued(&'static str),
     /// Behind a character, in the value of one of these flags. No flags: in an operand.
@@ -35,36 +38,42 @@ pub enum Place {
     Input(&'static str),
     /// No secret: the values of these flags, which other programs take secrets with.
     Plain(&'static str),
+    /// No secret: its words are what it looks for or works on, also where they are a secret's name.
+    Words,
 }
 
 const PROGRAMS: &[Program] = &[
     // Databases.
-    of(&["mysql*", "mariadb*"], &[Glued("-p")]),
-    of(&["mongo*"], &[After("-p"), Glued("-p")]),
+    of(&["mysql*", "mariadb*"], &[Glued("-p"), Input("--defaults-extra-file --defaults-file")]),
+    of(&["mycli", "mydumper", "myloader", "mytop", "pt-*"], &[After("-p")]),
+    of(&["xtrabackup", "mariabackup", "innobackupex"], &[Glued("-p")]),
+    of(&["mongo*"], &[After("-p")]),
     of(&["mysqladmin"], &[Named]),
     of(&["redis-cli", "valkey-cli"], &[After("-a masterauth MASTERAUTH"), Named]),
     of(&["acl setuser", "ACL SETUSER"], &[Glued("> <")]),
     of(&["set-initial-password", "reset-admin-password"], &[Operands(0)]),
     of(&["add_user", "change_password", "authenticate_user"], &[Operands(1)]),
     of(&["AUTH", "redis-cli auth"], &[Operands(0)]),
-    of(&["sqlcmd", "bcp", "osql", "tsql"], &[After("-P"), Glued("-P")]),
+    of(&["sqlcmd", "bcp", "osql", "tsql"], &[After("-P")]),
     of(&["sqlplus", "rman", "expdp", "impdp"], &[Part("", '/')]),
-    of(&["cqlsh", "influx", "clickhouse-client"], &[After("-p")]),
+    of(&["cqlsh"], &[After("-p")]),
+    of(&["influx", "clickhouse-client"], &[Apart("-p")]),
     // The web.
-    of(&["curl"], &[Part(CURL, ':'), After("-b --cookie")]),
+    of(&["curl"], &[Part(CURL, ':'), After("-b --cookie"), Input("-K --config")]),
     of(&["http", "https", "xh"], &[Part("-a --auth", ':')]),
     of(&["lftp", "ncftp"], &[Part("-u", ','), After("-p")]),
     of(&["mosquitto_*"], &[After("-P")]),
     of(&["swaks"], &[After("-ap")]),
     // Other machines.
-    of(&["sshpass"], &[After("-p"), Glued("-p")]),
+    of(&["sshpass"], &[After("-p")]),
+    of(&["ssh-add"], &[Input("")]),
     of(&["ssh-keygen"], &[After("-N -P")]),
     of(&["smb*", "rpcclient", "winexe", "wmic", "net"], &[Part("-U --user", '%')]),
     of(&["xfreerdp*", "wfreerdp*", "rdesktop"], &[After("-p"), Glued("/p: /password:")]),
     of(&["ipmitool"], &[After("-P")]),
     of(&["radtest"], &[Operands(1)]),
-    of(&["snmp*"], &[After("-A -X -c"), Glued("-A -X -c")]),
-    of(&["ldap*"], &[After("-w"), Glued("-w")]),
+    of(&["snmp*"], &[After("-A -X -c")]),
+    of(&["ldap*"], &[After("-w")]),
     of(&["ldappasswd"], &[After("-a -s")]),
     of(&["nsupdate", "dig"], &[After("-y")]),
     of(&["send", "exp_send"], &[Operands(0)]),
@@ -73,14 +82,16 @@ const PROGRAMS: &[Program] = &[
     of(&["htpasswd"], &[Last('b'), Input("-i")]),
     of(&["net user", "net use"], &[Operands(1)]),
     of(&["chpasswd", "chgpasswd", "newusers", "passwd", "smbpasswd", "kinit", "su"], &[Input("")]),
+    of(&["chpasswd", "chgpasswd"], &[Operands(0)]),
+    of(&["kinit"], &[Operands(1)]),
     of(&["sudo", "doas"], &[Input("-S --stdin")]),
     of(&["mkpasswd", "openssl passwd"], &[Operands(0), Input("")]),
     of(&["keyctl add"], &[Operands(2)]),
     // Ciphers and archives.
-    of(&["openssl"], &[After("-k -K -hmac -psk"), Input("stdin fd:0")]),
+    of(&["openssl"], &[Apart("-k -K -hmac -psk"), Input("stdin fd:0")]),
     of(&["gpg", "gpg2"], &[Input("--passphrase-fd")]),
     of(&["cryptsetup"], &[Input("")]),
-    of(&["zip", "unzip"], &[After("-P"), Glued("-P")]),
+    of(&["zip", "unzip"], &[After("-P")]),
     of(&["7z", "7za", "7zr"], &[Glued("-p")]),
     of(&["rar", "unrar"], &[Glued("-p -hp")]),
     of(&["pdf*", "qpdf"], &[After("-upw -opw user_pw owner_pw input_pw")]),
@@ -95,20 +106,27 @@ const PROGRAMS: &[Program] = &[
     of(&["git config", "snap set", "configure set", "config set"], &[Named]),
     of(&["debconf-set-selections"], &[Input("")]),
     // Registries, clouds and stores of secrets.
-    of(&["login"], &[After("-p"), Glued("-p"), Input("--password-stdin")]),
+    of(&["login"], &[After("-p"), Input("--password-stdin")]),
     of(&["vault login", "authtoken", "add-authtoken"], &[Operands(0)]),
     of(&["vault unseal", "operator unseal", "operator rekey"], &[Operands(0)]),
     of(&["operator generate-root", "bw unlock", "snyk auth", "cargo login"], &[Operands(0)]),
     of(&["bw login"], &[Operands(1)]),
-    of(&["gitlab-runner"], &[After("-r")]),
-    of(&["doctl"], &[After("-t")]),
+    of(&["gitlab-runner"], &[Apart("-r")]),
+    of(&["doctl"], &[Apart("-t")]),
     of(&["vault write", "secrets set", "config:set"], &[Values]),
     of(&["kv put", "kv patch"], &[Operands(1), Values]),
-    of(&["create secret"], &[After("--from-literal")]),
+    of(&["create secret"], &[After("--from-literal"), Input("")]),
     of(&["secret create"], &[Input("")]),
     of(&["secret set"], &[After("-b --body --value"), Operands(1), Input("")]),
     of(&["configure set", "config set"], &[Operands(1)]),
     of(&["alias set", "host add"], &[Operands(3)]),
+    // Those that take words as they are.
+    of(
+        &["grep", "egrep", "fgrep", "zgrep", "rg", "ag", "ack", "git", "find", "fd", "locate"],
+        &[Words],
+    ),
+    of(&["man", "apropos", "which", "whereis", "getent", "info", "help", "apt*", "dnf"], &[Words]),
+    of(&["yum", "apk", "pacman", "brew", "systemctl", "ls", "cat", "read", "test"], &[Words]),
     // Those of which `-p` is known to be something else.
     of(&["mkdir", "cp", "install", "rmdir", "cargo"], &[Plain("-p")]),
 ];

@@ -27,30 +27,43 @@ pub struct Word {
     pub kind: Kind,
 }
 
-/// A simple command.
+/// A simple command. One without words stands for what a group of commands reads, or writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Command {
     /// Its words in the order of the script.
     pub words: Vec<Word>,
-    /// Whether its output goes into the next command.
-    pub piped: bool,
+    /// Of what a group writes: the one that stands for what it reads.
+    pub reads: Option<usize>,
+}
+
+/// A script.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Script {
+    /// Its commands, in the order in which they begin.
+    pub commands: Vec<Command>,
+    /// Which of them reads what another one writes: first who writes.
+    pub gives: Vec<(usize, usize)>,
 }
 
 /// Cuts a script into its commands.
-pub fn commands(script: &str) -> Vec<Command> {
+///
+/// A substitution is a part of its word: in the word's text only `$()`, `<()` or `>()` stands for it. The commands
+/// in it are commands like others.
+pub fn read(script: &str) -> Script {
     let mut reader = Reader {
         script,
         at: 0,
-        commands: Vec::new(),
-        command: Command::default(),
-        next: Next::Argument,
+        read: Script::default(),
+        frames: vec![Frame::new(Until::End)],
+        brackets: 0,
+        backquotes: 0,
         bodies: Vec::new(),
     };
     while let Some(byte) = script.as_bytes().get(reader.at) {
         reader.step(*byte);
     }
-    reader.end_command(false);
-    reader.commands
+    while reader.close() {}
+    reader.read
 }
 
 /// What the next word is.
@@ -63,38 +76,109 @@ enum Next {
     Delimiter,
 }
 
+/// What ends commands that stand in another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    End,
+    Bracket,
+    Backquote,
+    /// The word that closes what a word like `{` has opened.
+    Word(&'static str),
+}
+
+/// Commands that stand in one another.
+struct Frame {
+    until: Until,
+    /// The command that goes on.
+    command: Option<usize>,
+    next: Next,
+    /// A word in which there is a substitution: where it begins, and its text so far.
+    word: Option<(usize, String)>,
+    /// The command whose output the next one gets.
+    piped: Option<usize>,
+    /// Whose input the commands read.
+    input: Option<usize>,
+    /// Who gets what they write.
+    output: Option<usize>,
+}
+
+impl Frame {
+    fn new(until: Until) -> Frame {
+        Frame {
+            until,
+            command: None,
+            next: Next::Argument,
+            word: None,
+            piped: None,
+            input: None,
+            output: None,
+        }
+    }
+}
+
 struct Reader<'a> {
     script: &'a str,
     at: usize,
-    commands: Vec<Command>,
-    command: Command,
-    next: Next,
+    read: Script,
+    /// The innermost is the last. There is always one.
+    frames: Vec<Frame>,
+    /// How many of them end with a bracket.
+    brackets: usize,
+    /// How many of them end with a backquote.
+    backquotes: usize,
     /// Here-documents that begin behind this line: the index of their command, and the line that ends them.
     bodies: Vec<(usize, String)>,
 }
 
-impl Reader<'_> {
-    fn rest(&self) -> &str {
+impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a str {
         &self.script[self.at..]
     }
 
+    fn frame(&mut self) -> &mut Frame {
+        // The outermost is taken away last, when nothing is read any more.
+        let last = self.frames.len() - 1;
+        &mut self.frames[last]
+    }
+
     fn step(&mut self, byte: u8) {
+        if self.frame().word.is_some() {
+            return self.word();
+        }
         match byte {
             b'\n' => {
                 self.at += 1;
                 self.end_command(false);
                 self.read_bodies();
             }
-            b';' | b'(' | b')' | b'`' => {
+            b';' => {
                 self.at += 1;
                 self.end_command(false);
+            }
+            b'(' => {
+                self.at += 1;
+                self.group(Until::Bracket);
+            }
+            b')' => {
+                self.at += 1;
+                // In `case` it ends a pattern.
+                let until = self.frame().until;
+                match until {
+                    Until::Word("esac") => self.end_command(false),
+                    _ if self.brackets == 0 => self.end_command(false),
+                    _ => self.close_to(Until::Bracket),
+                }
+            }
+            b'`' if self.backquotes > 0 => {
+                self.at += 1;
+                self.close_to(Until::Backquote);
             }
             b'&' | b'|' => {
                 let piped = byte == b'|' && !self.rest().starts_with("||");
                 self.at += 1 + usize::from(self.rest()[1..].starts_with(['|', '&']));
                 self.end_command(piped);
             }
-            b'<' | b'>' => {
+            b'<' | b'>' if !self.rest()[1..].starts_with('(') => {
                 let (length, next) = match self.rest() {
                     rest if rest.starts_with("<<<") => (3, Next::HereString),
                     rest if rest.starts_with("<<-") => (3, Next::Delimiter),
@@ -103,7 +187,7 @@ impl Reader<'_> {
                     _ => (1, Next::Redirection),
                 };
                 self.at += length;
-                self.next = next;
+                self.frame().next = next;
             }
             b'\\' if self.rest().starts_with("\\\n") => self.at += 2,
             _ if byte.is_ascii_whitespace() => self.at += 1,
@@ -111,18 +195,44 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a word, or what comes behind a substitution in it.
     fn word(&mut self) {
-        let (begin, mut text) = (self.at, String::new());
-        let mut quote = None;
-        let mut characters = self.rest().char_indices().peekable();
-        let mut length = self.rest().len();
+        let begun = self.frame().word.take();
+        // A byte that begins no word was taken care of by `step`; that each step moves on is what ends the loop.
+        let least = usize::from(begun.is_none());
+        let (begin, mut text) = begun.unwrap_or_else(|| (self.at, String::new()));
+        let rest = self.rest();
+        let (mut quote, mut nested) = (None, 0_usize);
+        let mut characters = rest.char_indices().peekable();
+        let mut length = rest.len();
         while let Some((index, c)) = characters.next() {
+            let opens = characters.peek().is_some_and(|(_, next)| *next == '(');
             match (quote, c) {
+                (None, '$' | '<' | '>') if opens => {
+                    self.at += index + 2;
+                    text.extend([c, '(', ')']);
+                    return self.substitution(c, (begin, text));
+                }
+                (None, '`') if self.backquotes == 0 => {
+                    self.at += index + 1;
+                    text.push_str("$()");
+                    return self.substitution(c, (begin, text));
+                }
                 (None, c) if c.is_ascii_whitespace() || ";()`&|<>".contains(c) => {
                     length = index;
                     break;
                 }
                 (None, '\'' | '"') => quote = Some(c),
+                // Quotes in a substitution do not end those around it.
+                (Some('"'), '$') if opens => {
+                    characters.next();
+                    nested += 1;
+                    text.push_str("$(");
+                }
+                (Some('"'), _) if nested > 0 && c != '\\' => {
+                    nested = nested + usize::from(c == '(') - usize::from(c == ')');
+                    text.push(c);
+                }
                 (Some(open), c) if c == open => quote = None,
                 (None | Some('"'), '\\') => match characters.next() {
                     Some((_, '\n')) | None => {}
@@ -131,29 +241,134 @@ impl Reader<'_> {
                 (_, c) => text.push(c),
             }
         }
-        // A byte that begins no word was taken care of by `step`; that each step moves on is what ends the loop.
-        self.at = begin + length.max(1);
+        self.at += length.max(least);
+        self.end_word(begin, text);
+    }
+
+    fn end_word(&mut self, begin: usize, text: String) {
         let span = begin..self.at;
-        let kind = match std::mem::replace(&mut self.next, Next::Argument) {
+        let kind = match std::mem::replace(&mut self.frame().next, Next::Argument) {
+            Next::Argument if self.keyword(&self.script[span.clone()]) => return,
             Next::Argument => Kind::Argument,
             Next::Redirection => Kind::Redirection,
             Next::HereString => Kind::Input,
             Next::Delimiter => {
-                self.bodies.push((self.commands.len(), text.clone()));
+                let command = self.command();
+                self.bodies.push((command, text.clone()));
                 Kind::Redirection
             }
         };
-        self.command.words.push(Word { span, text, kind });
+        let command = self.command();
+        self.read.commands[command].words.push(Word { span, text, kind });
+    }
+
+    /// Opens or closes a group, where this word does so as the first one of a command. `true`: it belongs to no
+    /// command.
+    fn keyword(&mut self, word: &str) -> bool {
+        let words = self.frame().command.map(|command| &self.read.commands[command].words);
+        if words.is_some_and(|words| words.iter().any(|word| word.kind == Kind::Argument)) {
+            return false;
+        }
+        let end = match word {
+            "{" => "}",
+            "if" => "fi",
+            "case" => "esac",
+            "for" | "while" | "until" | "select" => "done",
+            word if self.frame().until == Until::Word("}") && word == "}" => "",
+            word if self.frame().until == Until::Word("fi") && word == "fi" => "",
+            word if self.frame().until == Until::Word("esac") && word == "esac" => "",
+            word if self.frame().until == Until::Word("done") && word == "done" => "",
+            _ => return false,
+        };
+        if end.is_empty() {
+            self.close();
+            return true;
+        }
+        self.group(Until::Word(end));
+        word == "{"
+    }
+
+    /// The command that goes on; a new one where there is none.
+    fn command(&mut self) -> usize {
+        if let Some(command) = self.frame().command {
+            return command;
+        }
+        let command = self.add(Command::default());
+        let frame = self.frame();
+        frame.command = Some(command);
+        let from = frame.piped.take().or(frame.input);
+        self.read.gives.extend(from.map(|from| (from, command)));
+        command
+    }
+
+    fn add(&mut self, command: Command) -> usize {
+        self.read.commands.push(command);
+        self.read.commands.len() - 1
     }
 
     fn end_command(&mut self, piped: bool) {
-        self.next = Next::Argument;
-        let mut command = std::mem::take(&mut self.command);
-        command.piped = piped;
-        // One without words is kept where a here-document counts on its place.
-        if !command.words.is_empty() {
-            self.commands.push(command);
+        let frame = self.frame();
+        frame.next = Next::Argument;
+        let ended = frame.command.take();
+        frame.piped = ended.filter(|_| piped);
+        let gives = ended.zip(frame.output).filter(|_| !piped);
+        self.read.gives.extend(gives);
+    }
+
+    /// Begins a group: what is piped into it is for all its commands, and what they write goes on behind it.
+    fn group(&mut self, until: Until) {
+        if self.frame().command.is_some() {
+            self.end_command(false);
         }
+        let input = self.command();
+        let output = self.add(Command { reads: Some(input), ..Command::default() });
+        self.frame().command = Some(output);
+        let frame = Frame { input: Some(input), output: Some(output), ..Frame::new(until) };
+        self.push(frame);
+    }
+
+    /// Begins a substitution in a word that goes on behind it.
+    fn substitution(&mut self, mark: char, word: (usize, String)) {
+        let until = if mark == '`' { Until::Backquote } else { Until::Bracket };
+        let mut frame = Frame::new(until);
+        let command = self.command();
+        match mark {
+            '<' => frame.output = Some(command),
+            '>' => frame.input = Some(command),
+            _ => {}
+        }
+        self.frame().word = Some(word);
+        self.push(frame);
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.brackets += usize::from(frame.until == Until::Bracket);
+        self.backquotes += usize::from(frame.until == Until::Backquote);
+        self.frames.push(frame);
+    }
+
+    /// Ends the innermost commands. `false`: there were none.
+    fn close(&mut self) -> bool {
+        if self.frames.is_empty() {
+            return false;
+        }
+        if let Some((begin, text)) = self.frame().word.take() {
+            self.end_word(begin, text);
+        }
+        self.end_command(false);
+        if let Some(frame) = self.frames.pop() {
+            self.brackets -= usize::from(frame.until == Until::Bracket);
+            self.backquotes -= usize::from(frame.until == Until::Backquote);
+        }
+        true
+    }
+
+    /// Ends commands up to those that end so. There are some.
+    fn close_to(&mut self, until: Until) {
+        while self.frame().until != until {
+            self.close();
+        }
+        self.close();
     }
 
     /// Reads the here-documents whose commands stand in the line that has ended.
@@ -171,7 +386,7 @@ impl Reader<'_> {
             }
             self.at = next;
             let text = self.script[begin..end].to_owned();
-            if let Some(command) = self.commands.get_mut(command) {
+            if let Some(command) = self.read.commands.get_mut(command) {
                 command.words.push(Word { span: begin..end, text, kind: Kind::Input });
             }
         }
@@ -186,31 +401,53 @@ mod tests {
 
     fn words(script: &str) -> Vec<Vec<String>> {
         let text = |command: Command| command.words.into_iter().map(|word| word.text).collect();
-        commands(script).into_iter().map(text).collect()
+        let all: Vec<Vec<String>> = read(script).commands.into_iter().map(text).collect();
+        all.into_iter().filter(|words| !words.is_empty()).collect()
     }
 
     #[test]
     fn a_script_is_cut_where_a_shell_cuts_it() {
         assert_eq!(words("a b; c&&d|e"), [vec!["a", "b"], vec!["c"], vec!["d"], vec!["e"]]);
         assert_eq!(words("a 'b c'\"d $e\"f \\g"), [["a", "b cd $ef", "g"]]);
-        assert_eq!(words("x=$(a b) `c`"), [vec!["x=$"], vec!["a", "b"], vec!["c"]]);
+        assert_eq!(
+            words("x=$(a b)y `c` d"),
+            [vec!["x=$()y", "$()", "d"], vec!["a", "b"], vec!["c"]]
+        );
+        assert_eq!(
+            words("a -f=<(b $(c)) d"),
+            [vec!["a", "-f=<()", "d"], vec!["b", "$()"], vec!["c"]]
+        );
+        assert_eq!(words("a \"$(b \"c d\")\" e"), [["a", "$(b \"c d\")", "e"]]);
+        assert_eq!(words("{ a; (b); } >f"), [vec!["f"], vec!["a"], vec!["b"]]);
         assert_eq!(words("a >f 2>&1 <<< 'x y'"), [["a", "f", "2", "1", "x y"]]);
         assert_eq!(words("a <<E b\nx 'y\nE\nc"), [vec!["a", "E", "b", "x 'y\n"], vec!["c"]]);
         assert_eq!(words("a 'never closed"), [["a", "never closed"]]);
-        assert!(commands("a | b")[0].piped && !commands("a || b")[0].piped);
+    }
+
+    /// Which commands give what they write to which, by their first words.
+    fn gives(script: &str) -> Vec<String> {
+        let read = read(script);
+        let name = |index: usize| match read.commands[index].words.first() {
+            Some(word) => word.text.clone(),
+            None => if read.commands[index].reads.is_some() { "out" } else { "in" }.to_owned(),
+        };
+        read.gives.iter().map(|(from, to)| format!("{} {}", name(*from), name(*to))).collect()
+    }
+
+    #[test]
+    fn what_a_command_writes_goes_where_a_shell_sends_it() {
+        assert_eq!(gives("a | b || c"), ["a b"]);
+        assert_eq!(gives("a <(b; c) >(d) $(e)"), ["b a", "c a", "a d"]);
+        assert_eq!(gives("(a; b) | c"), ["in a", "a out", "in b", "b out", "out c"]);
+        assert_eq!(gives("a | { b; }"), ["a in", "in b", "b out"]);
+        assert_eq!(gives("case a in b) c;; esac | d").last().unwrap(), "out d");
     }
 
     proptest! {
         #[test]
         fn no_script_is_too_odd(script in r#"[a\u{e9}'"\\<>|&;()$ \n`#-]{0,80}"#) {
-            let mut at = 0;
-            for word in commands(&script).iter().flat_map(|command| &command.words) {
-                // Here-documents stand behind what comes after them in their line.
+            for word in read(&script).commands.iter().flat_map(|command| &command.words) {
                 prop_assert!(script.get(word.span.clone()).is_some());
-                if word.kind != Kind::Input {
-                    prop_assert!(at <= word.span.start);
-                    at = word.span.end;
-                }
             }
         }
     }
@@ -218,7 +455,8 @@ mod tests {
     #[test]
     fn every_word_stands_where_it_says() {
         let script = "a 'b c' <<E\nx\nE\nd\u{e9}\\\n -f";
-        let spans: Vec<&str> = commands(script)
+        let spans: Vec<&str> = read(script)
+            .commands
             .iter()
             .flat_map(|command| command.words.iter().map(|word| &script[word.span.clone()]))
             .collect();

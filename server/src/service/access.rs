@@ -11,7 +11,10 @@ use std::{
 };
 
 use conti_proto::{METHODS, v1};
-use http::{Request, Response};
+use http::{
+    Method, Request, Response, StatusCode,
+    header::{CONTENT_TYPE, ORIGIN},
+};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -100,6 +103,30 @@ impl<S> Access<S> {
     }
 }
 
+/// Whether a request is a call of gRPC. A page in a browser can have others sent, with the certificate of who looks at
+/// it: without asking the agent first it may send neither this type of content, nor leave out where it comes from.
+fn is_call<B>(request: &Request<B>) -> Result<(), (StatusCode, Status)> {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let content = header(CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let rest = content.strip_prefix("application/grpc");
+    let grpc = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['+', ';']));
+    let problem = |code, what: &str| Err((code, status::no_call(what)));
+    if request.method() != Method::POST {
+        return problem(StatusCode::METHOD_NOT_ALLOWED, "its method is not POST");
+    }
+    if !grpc {
+        let what = "its content-type is not application/grpc";
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, what);
+    }
+    if request.uri().query().is_some() {
+        return problem(StatusCode::NOT_FOUND, "its path has a query");
+    }
+    match request.headers().contains_key(ORIGIN) {
+        true => problem(StatusCode::FORBIDDEN, "it comes from a page in a browser"),
+        false => Ok(()),
+    }
+}
+
 /// The least role for a method; `None`: there is no such method, or it is for guests.
 pub fn least(path: &str) -> Option<Role> {
     LEAST.get(path).copied()
@@ -121,6 +148,12 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<PeerInfo>().map(|info| info.0.clone());
+        if let Err((code, status)) = is_call(&request) {
+            self.refused(request.uri().path(), peer.as_ref(), &status);
+            let mut response = status.into_http();
+            *response.status_mut() = code;
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         match self.admit(request.uri().path(), peer.as_ref()) {
             Ok(caller) => {
                 request.extensions_mut().insert(caller);
@@ -188,6 +221,32 @@ mod tests {
         ] {
             assert_eq!(admit(0, path), Err(tonic::Code::Unimplemented), "{path:?}");
         }
+    }
+
+    #[test]
+    fn what_a_page_in_a_browser_can_send_is_no_call() {
+        let request = |method: &str, uri: &str, headers: &[(&str, &str)]| {
+            let mut request = Request::builder().method(method).uri(uri);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            is_call(&request.body(()).unwrap()).map_err(|(code, _)| code.as_u16())
+        };
+        let uri = "https://agent/conti.v1.AgentService/GetAgent";
+        let grpc = ("content-type", "application/grpc");
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc;charset=x"] {
+            assert_eq!(request("POST", uri, &[("content-type", kind)]), Ok(()));
+        }
+        for method in ["GET", "PUT", "HEAD", "OPTIONS", "CONNECT"] {
+            assert_eq!(request(method, uri, &[grpc]), Err(405), "{method}");
+        }
+        for kind in ["text/plain;charset=UTF-8", "application/json", "application/grpc-web", ""] {
+            assert_eq!(request("POST", uri, &[("content-type", kind)]), Err(415), "{kind}");
+        }
+        assert_eq!(request("POST", uri, &[]), Err(415));
+        assert_eq!(request("POST", &format!("{uri}?x=1"), &[grpc]), Err(404));
+        assert_eq!(request("POST", &format!("{uri}?"), &[grpc]), Err(404));
+        assert_eq!(request("POST", uri, &[grpc, ("origin", "https://evil.example")]), Err(403));
     }
 
     #[test]

@@ -181,10 +181,11 @@ pub fn denied(caller: &Caller, needs: Role, field: &str, what: &str) -> Status {
 /// The status of a call by somebody who is known and has no role.
 pub fn no_role(peer: &Peer) -> Status {
     let name = peer.identity.name();
-    let message = format!(
-        "{name} has no role on this agent: neither its certificate's organisational unit nor the agent's \
-         policy gives one"
-    );
+    let why = match peer.identity.certificate() {
+        Some(_) => "neither its certificate's organisational unit nor the agent's policy gives one",
+        None => "the agent's policy gives it none",
+    };
+    let message = format!("{name} has no role on this agent: {why}");
     let metadata = vec![("identity", name), ("role", String::new())];
     let details = ErrorDetails::new();
     build(Code::PermissionDenied, message, Reason::PermissionDenied, metadata, details)
@@ -285,6 +286,12 @@ pub fn unknown_method(path: &str) -> Status {
     let message = "this agent has no such method; is it older than its client?".to_owned();
     let metadata = vec![("path", path.to_owned())];
     build(Code::Unimplemented, message, Reason::MethodUnknown, metadata, ErrorDetails::new())
+}
+
+/// The status of a request that is no call: what is wrong with it.
+pub fn no_call(problem: &str) -> Status {
+    let message = format!("this is no call of gRPC: {problem}");
+    build(Code::Unimplemented, message, Reason::MethodUnknown, Vec::new(), ErrorDetails::new())
 }
 
 /// The status of what goes wrong with the agent's own authority.

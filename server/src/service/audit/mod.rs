@@ -47,7 +47,7 @@ use crate::{
     audit::{Log, Subject, Who},
     listen::PeerInfo,
     metrics::AuditFailures,
-    redact::{Arguments, Fingerprint},
+    redact::{self, Arguments, Fingerprint},
 };
 pub use ends::resume;
 use subject::{Known, Reach};
@@ -176,7 +176,7 @@ impl AuditLayer {
             return Err(status::too_many_guests());
         }
         match reason(&parts.headers) {
-            Ok(reason) => subject.reason = reason,
+            Ok(reason) => subject.reason = reason.map(|reason| redact::text(&reason).into_owned()),
             Err(status) => return Err(self.denied(who, &path, subject, status)),
         }
         let missing = subject.reason.is_none() && role.is_some_and(|r| policy.requires_reason(r));

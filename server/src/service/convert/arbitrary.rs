@@ -272,7 +272,8 @@ pub fn mend(mut spec: v1::ContainerSpec) -> v1::ContainerSpec {
     if !good(&spec.name) {
         spec.name.clear();
     }
-    spec.labels.retain(|name, value| good(name) && value.len() < 4096 && !value.contains('\0'));
+    let seen = |value: &str| conti_shared::name::check_label_value(value).is_ok();
+    spec.labels.retain(|name, value| good(name) && seen(value));
     spec.hostname.retain(|c| c.is_ascii_alphanumeric());
     spec.hostname.truncate(64);
     spec.domainname.clear();

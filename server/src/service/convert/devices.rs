@@ -7,8 +7,19 @@ use conti_proto::v1;
 use super::{Field, Violations, text, violation::quote};
 use crate::engine::spec::Device;
 
+/// The most devices, and how deep below /dev one of them may be: each directory is made in a step of its own.
+const DEVICES_MAX: usize = 256;
+const PARTS_MAX: usize = 16;
+
 /// Checks the devices of a container.
 pub fn devices(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Device>) -> Vec<Device> {
+    if messages.len() > DEVICES_MAX {
+        v.add(
+            at,
+            format_args!("has {} devices, at most {DEVICES_MAX} are allowed", messages.len()),
+        );
+        return Vec::new();
+    }
     let mut places: BTreeSet<Vec<String>> = BTreeSet::new();
     let mut devices = Vec::with_capacity(messages.len());
     for (index, message) in messages.into_iter().enumerate() {
@@ -22,6 +33,9 @@ pub fn devices(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Device>) -> 
         let place: Vec<String> = text::parts(&inside).into_iter().map(str::to_owned).collect();
         if !inside.starts_with('/') || place.len() < 2 || place[0] != "dev" {
             v.add(inside_at, format_args!("is {}, which is not below /dev", quote(&inside)));
+        } else if place.len() > PARTS_MAX {
+            let parts = place.len();
+            v.add(inside_at, format_args!("has {parts} parts, at most {PARTS_MAX} are allowed"));
         } else {
             text::absolute_path(v, inside_at, &inside);
             if !places.insert(place) {
@@ -29,15 +43,21 @@ pub fn devices(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Device>) -> 
             }
         }
         let [read, write, mknod] = access(v, at.name("access"), &message.access);
+        // In one form only: what was granted is compared by its parts, and the device is made by its text.
         devices.push(Device {
-            path: PathBuf::from(message.path),
-            path_in_container: inside,
+            path: PathBuf::from(plain(&message.path)),
+            path_in_container: plain(&inside),
             read,
             write,
             mknod,
         });
     }
     devices
+}
+
+/// A path that was checked, without empty parts.
+fn plain(path: &str) -> String {
+    format!("/{}", text::parts(path).join("/"))
 }
 
 fn access(v: &mut Violations, at: Field<'_>, text: &str) -> [bool; 3] {
@@ -74,6 +94,38 @@ mod tests {
         let mut v = Violations::default();
         devices(&mut v, Field::root("d"), list.iter().map(message).collect());
         v.named().iter().map(|(field, _)| field.clone()).collect()
+    }
+
+    #[test]
+    fn devices_and_the_directories_that_they_need_are_bounded() {
+        let names: Vec<String> = (0..=DEVICES_MAX).map(|n| format!("/dev/d{n}")).collect();
+        let all: Vec<_> = names.iter().map(|name| ("/dev/fuse", name.as_str(), "")).collect();
+        assert!(faults(&all[1..]).is_empty());
+        assert_eq!(faults(&all), ["d"]);
+        let deep = |parts: usize| format!("/dev{}", "/x".repeat(parts - 1));
+        assert!(faults(&[("/dev/fuse", &deep(PARTS_MAX), "")]).is_empty());
+        let fault = faults(&[("/dev/fuse", &deep(PARTS_MAX + 1), "")]);
+        assert_eq!(fault, ["d[0].path_in_container"]);
+    }
+
+    #[test]
+    fn equal_paths_are_one_device() {
+        let messages =
+            [("/dev//fuse", ""), ("/dev/./fuse", "/dev//x//fuse/"), ("/dev/fuse", "/dev/f")];
+        let messages = messages.map(|(path, inside)| v1::Device {
+            path: path.into(),
+            path_in_container: inside.into(),
+            access: String::new(),
+        });
+        let mut v = Violations::default();
+        let devices = devices(&mut v, Field::root("d"), messages.into());
+        assert_eq!(v.total(), 0);
+        let paths =
+            devices.iter().map(|d| (d.path.to_str().unwrap(), d.path_in_container.as_str()));
+        assert_eq!(
+            paths.collect::<Vec<_>>(),
+            [("/dev/fuse", "/dev/fuse"), ("/dev/fuse", "/dev/x/fuse"), ("/dev/fuse", "/dev/f")]
+        );
     }
 
     #[test]

@@ -14,8 +14,15 @@ const OPTION_MAX: usize = 255;
 /// The most lower directories: their names must fit into one option.
 const LOWERS_MAX: usize = 8;
 
+/// The most mounts: for each one the kernel and the agent look at those before it.
+const MOUNTS_MAX: usize = 256;
+
 /// Checks the mounts of a container.
 pub fn mounts(v: &mut Violations, at: Field<'_>, messages: Vec<v1::Mount>) -> Vec<Mount> {
+    if messages.len() > MOUNTS_MAX {
+        v.add(at, format_args!("has {} mounts, at most {MOUNTS_MAX} are allowed", messages.len()));
+        return Vec::new();
+    }
     let mut targets: BTreeSet<Vec<String>> = BTreeSet::new();
     let mut mounts = Vec::with_capacity(messages.len());
     for (index, message) in messages.into_iter().enumerate() {
@@ -207,6 +214,13 @@ mod tests {
         let mut v = Violations::default();
         mounts(&mut v, Field::root("m"), messages);
         v.named().iter().map(|(field, _)| field.clone()).collect()
+    }
+
+    #[test]
+    fn mounts_are_bounded() {
+        let some = |count: usize| (0..count).map(|n| tmpfs(&format!("/m{n}"), None)).collect();
+        assert!(faults(some(MOUNTS_MAX)).is_empty());
+        assert_eq!(faults(some(MOUNTS_MAX + 1)), ["m"]);
     }
 
     fn tmpfs(target: &str, mode: Option<u32>) -> v1::Mount {

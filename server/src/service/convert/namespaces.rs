@@ -9,6 +9,10 @@ use crate::engine::spec::{Ids, Namespace, Namespaces};
 /// The most ranges that the kernel takes (user_namespaces(7)).
 const RANGES_MAX: usize = 340;
 
+/// The most bytes of a map's text: it is written at once, and what the kernel takes so is shorter than a page, of
+/// which the smallest have 4 KiB.
+const TEXT_MAX: usize = 4095;
+
 /// Checks the namespaces of a container. Absent: the default ones.
 pub fn namespaces(
     v: &mut Violations,
@@ -122,6 +126,18 @@ fn id_map(v: &mut Violations, at: Field<'_>, ranges: &[v1::IdMapping]) -> Vec<Id
         v.add(at, format_args!("has {} ranges, at most {RANGES_MAX} are allowed", ranges.len()));
         return Vec::new();
     }
+    let line = |r: &v1::IdMapping| format!("{} {} {}\n", r.inside, r.outside, r.count).len();
+    let (length, max) = (ranges.iter().map(line).sum::<usize>(), TEXT_MAX);
+    if length > max {
+        let count = ranges.len();
+        v.add(
+            at,
+            format_args!(
+                "has {count} ranges, which take {length} bytes as text: the kernel takes at most {max} of one map"
+            ),
+        );
+        return Vec::new();
+    }
     let before = v.total();
     for (index, range) in ranges.iter().enumerate() {
         let at = at.index(index);
@@ -194,6 +210,24 @@ mod tests {
         let many: Vec<_> = (0..341).map(|n| (n, n, 1)).collect();
         assert_eq!(faults(&many), ["m"]);
         assert!(faults(&many[1..]).is_empty());
+    }
+
+    #[test]
+    fn an_id_map_whose_text_is_longer_than_the_kernel_takes_is_refused_with_the_reason() {
+        // Each is a line of the same length.
+        let range =
+            |n: u32| v1::IdMapping { inside: 100 + n, outside: 1_000_000_000 + 2 * n, count: 1 };
+        let fit = TEXT_MAX / "100 1000000000 1\n".len();
+        let checked = |count: usize| {
+            let ranges: Vec<_> = (0..u32::try_from(count).unwrap()).map(range).collect();
+            let mut v = Violations::default();
+            id_map(&mut v, Field::root("m"), &ranges);
+            v.named().iter().map(|(field, why)| format!("{field} {why}")).collect::<Vec<_>>()
+        };
+        assert!(fit < RANGES_MAX && checked(fit).is_empty());
+        let refused = checked(fit + 1);
+        assert!(refused.len() == 1 && refused[0].contains("of one map"), "{refused:?}");
+        assert!(refused[0].starts_with("m "), "{refused:?}");
     }
 
     fn user(mode: NamespaceMode, map: &[v1::IdMapping]) -> usize {
