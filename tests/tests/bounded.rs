@@ -468,10 +468,10 @@ mod held {
     /// Far longer than any of these calls takes, and less than a call waits that finds out nothing.
     const GIVEN_UP: Duration = Duration::from_secs(60);
 
-    /// Starts a container with `/holder` in it.
+    /// Starts a container with `/escape` in it.
     fn container(agent: &Agent, name: &str, flags: &[&str]) {
-        let binary = probe().with_file_name("holder");
-        let volume = format!("{}:/holder:ro", binary.display());
+        let binary = probe().with_file_name("escape");
+        let volume = format!("{}:/escape:ro", binary.display());
         let mut args = vec!["run", "-d", "--name", name, "-v", &volume];
         args.extend(flags);
         args.extend(["--", "sleep", "100000"]);
@@ -480,7 +480,7 @@ mod held {
 
     /// Has it hold what comes into a container from here on, until this is dropped.
     fn hold(agent: &Agent, name: &str, how: &str) -> Running {
-        let mut holder = agent.ctl(["exec", name, "--", "/holder", how]).spawn();
+        let mut holder = agent.ctl(["exec", name, "--", "/escape", "hold", how]).spawn();
         let mut line = String::new();
         let read = BufReader::new(holder.stdout()).read_line(&mut line);
         assert_eq!((read.is_ok(), line.as_str()), (true, "holds\n"), "{}", holder.stderr_text());
@@ -494,7 +494,7 @@ mod held {
             container(&agent, how, &[]);
             let _holder = hold(&agent, how, how);
             for code in ["0", "7"] {
-                let mut call = vec!["exec", how, "--", "/holder", "victim", code];
+                let mut call = vec!["exec", how, "--", "/escape", "hold", "victim", code];
                 call.extend(threads);
                 let ended = agent.ctl(call).timeout(GIVEN_UP).run();
                 ended.exits(code.parse().expect("a number"));
@@ -518,7 +518,8 @@ mod held {
             // On a host that is very busy, time may be up before it is traced.
             let traced = [2, 8, 32].iter().any(|seconds| {
                 let deadline = format!("--deadline={seconds}s");
-                let mut call = vec!["exec", &deadline, how, "--", "/holder", "victim", "never"];
+                let mut call =
+                    vec!["exec", &deadline, how, "--", "/escape", "hold", "victim", "never"];
                 call.extend(threads);
                 let ended = agent.ctl(call).timeout(GIVEN_UP).run();
                 ended.exits(124).text() == "traced"
@@ -535,7 +536,7 @@ mod held {
         container(&agent, "c", &[]);
         let _holder = hold(&agent, "c", "trace-exit");
         // It is kept at its own end, where a signal does nothing any more.
-        let victim = agent.ctl(["exec", "c", "--", "/holder", "victim", "7"]).spawn();
+        let victim = agent.ctl(["exec", "c", "--", "/escape", "hold", "victim", "7"]).spawn();
         let session = agent.api(async |mut api| {
             loop {
                 let all = api.sessions.list_sessions(ListSessionsRequest::default()).await;

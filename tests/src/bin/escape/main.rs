@@ -5,6 +5,7 @@
 //!   socket there and of keys, each DEVICE one of its device nodes as `b:MAJOR:MINOR` or `c:MAJOR:MINOR`;
 //! - `escape plant KEY SECRET DIR COMMAND…`: for the host: runs a command with everything that it must not pass on:
 //!   a secret in its environment and its keyrings as KEY, open directories, groups, inheritable capabilities;
+//! - `escape hold …`: traces or stops what comes into the container, or is the victim of that, see `hold`;
 //! - `escape watch`: opens the program of every process that comes, and tells whether it can be written.
 //!
 //! No attempt does harm where it succeeds: files are opened and not written, structures are such that the kernel
@@ -15,6 +16,7 @@
 
 mod devices;
 mod files;
+mod hold;
 mod kernel;
 mod keys;
 mod mounts;
@@ -46,6 +48,10 @@ fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["plant", name, secret, dir, ref command @ ..] => plant::run(name, secret, dir, command),
+        ["hold", ref how @ ..] => {
+            assert_inside();
+            hold::run(how);
+        }
         ["watch"] => {
             assert_inside();
             watch::run();

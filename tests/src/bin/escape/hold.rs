@@ -1,28 +1,25 @@
 //! Holds up other processes of a container, as an attacker in there would, and the victims of it.
 //!
-//! - `holder trace`: traces each process that comes and never waits for it: what ends stays a zombie;
-//! - `holder trace-threads`: the same, but for the first thread of each;
-//! - `holder trace-exit`: traces each process, and keeps it before its end (PTRACE_EVENT_EXIT);
-//! - `holder stop`: stops each process that comes, as soon as it is there, and once;
-//! - `holder victim CODE [thread]`: with a second thread or without, waits until it is traced, and exits;
-//! - `holder victim never [thread]`: says `traced` then, and waits for its end.
+//! - `escape hold trace`: traces each process that comes and never waits for it: what ends stays a zombie;
+//! - `escape hold trace-threads`: the same, but for the first thread of each;
+//! - `escape hold trace-exit`: traces each process, and keeps it before its end (PTRACE_EVENT_EXIT);
+//! - `escape hold stop`: stops each process that comes, as soon as it is there, and once;
+//! - `escape hold victim CODE [thread]`: with a second thread or without, waits until it is traced, and exits;
+//! - `escape hold victim never [thread]`: says `traced` then, and waits for its end.
 //!
 //! The first ones print `holds` when they begin, and leave alone who is there by then.
 
-// What it prints is what it is for.
-#![allow(clippy::print_stdout)]
-#![allow(unsafe_code)]
-
-use std::{collections::HashSet, env, fs, process, ptr, thread, time::Duration};
+use std::{collections::HashSet, fs, process, thread, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::sys::call;
 
 /// A fixed point in time that does not come.
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
-fn main() {
-    let args: Vec<String> = env::args().skip(1).collect();
-    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+pub fn run(args: &[&str]) {
+    match *args {
         ["trace"] => hold(|pid| trace(pid, 0)),
         ["trace-threads"] => hold(|pid| {
             let threads = numbers(&format!("/proc/{pid}/task"));
@@ -58,9 +55,7 @@ fn numbers(directory: &str) -> impl Iterator<Item = i32> + use<> {
 }
 
 fn trace(pid: i32, options: i32) -> bool {
-    let none = ptr::null_mut::<libc::c_void>();
-    // SAFETY: PTRACE_SEIZE takes numbers alone; the kernel writes nothing to this process's memory.
-    unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, none, options as usize) == 0 }
+    call!(libc::SYS_ptrace, libc::PTRACE_SEIZE as usize, pid, 0, options).is_ok()
 }
 
 fn victim(code: &str, with_thread: bool) {
