@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
+use crate::sys::signal::stop_here;
 
 /// The environment variable.
 pub const VARIABLE: &str = "CONTI_TEST_DELAYS";
@@ -70,11 +70,16 @@ pub fn delay(point: &str) -> Option<Duration> {
     }
 }
 
+/// Stops this process at a point, where that was asked for.
+pub fn stop(point: &str) {
+    if at(point) == Some(What::Stop) {
+        stop_here();
+    }
+}
+
 /// Waits or stops at a point, where that was asked for. It blocks the thread.
 pub fn point(name: &str) {
-    if at(name) == Some(What::Stop) {
-        let _ = kill_process(getpid(), Signal::STOP);
-    }
+    stop(name);
     if let Some(delay) = delay(name) {
         thread::sleep(delay);
     }

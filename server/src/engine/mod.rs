@@ -5,7 +5,7 @@
 //! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
 //! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host;
-//! - [`enter`]: sessions in containers and in processes of the host;
+//! - [`enter`]: sessions in containers and in processes of the host; [`joining`]: of which namespaces;
 //! - [`session`]: streams, ends, and the task that follows a monitor;
 //! - [`recording`]: sessions on disk;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
@@ -45,6 +45,7 @@ pub mod id_ranges;
 pub mod info;
 pub mod inherit;
 pub mod inspect;
+mod joining;
 pub mod launcher;
 mod left;
 pub mod lifecycle;
@@ -82,7 +83,7 @@ use std::{
 
 use cgroup::Cgroups;
 use container::Container;
-use conti_runtime::own;
+use conti_runtime::{inspect::held_namespaces::OwnNamespaces, own};
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
@@ -153,6 +154,8 @@ pub struct Engine {
     recordings: Recordings,
     /// The agent's own mount namespace: the host's.
     host_mount_ns: OwnedFd,
+    /// The namespaces that the agent is in.
+    own_namespaces: OwnNamespaces,
     /// The agent's own devpts, for terminals in processes of the host.
     host_devpts: OwnedFd,
     /// What is being removed.
@@ -233,6 +236,7 @@ impl Engine {
             sessions_dir,
             recordings,
             host_mount_ns: open("/proc/self/ns/mnt")?,
+            own_namespaces: OwnNamespaces::look()?,
             host_devpts: open("/dev/pts")?,
             background: TaskTracker::new(),
             _locks: locks,
