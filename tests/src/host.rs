@@ -46,6 +46,12 @@ impl Pinned {
         pinned(self.pid).as_ref() == Some(self)
     }
 
+    /// Whether it is stopped (SIGSTOP).
+    pub fn is_stopped(&self) -> bool {
+        stat(self.pid)
+            .is_some_and(|stat| stat.start_ticks == self.start_ticks && matches!(stat.state, 'T'))
+    }
+
     /// Its command line, for a message.
     pub fn describe(&self) -> String {
         format!("process {} ({})", self.pid, command_line(self.pid))

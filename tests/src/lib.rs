@@ -16,6 +16,7 @@
 //! - [`network`]: two hosts and a bad network between them;
 //! - [`pattern`]: a stream of bytes of which every one can be checked;
 //! - [`host`]: what /proc and /sys say about the machine;
+//! - [`plain`]: plain processes of the host; [`moving`]: one that goes elsewhere while a call waits;
 //! - [`wait`]: waiting for something to become true.
 //!
 //! The tests are in `tests/`, one topic a file, each named by the sentence that it proves. A test
@@ -35,6 +36,7 @@ pub mod frames;
 pub mod guest;
 pub mod host;
 pub mod host_mount;
+pub mod moving;
 pub mod network;
 pub mod pattern;
 pub mod pki;

@@ -40,6 +40,22 @@ impl Plain {
         Plain::spawn(command)
     }
 
+    /// Starts one in a user namespace of its own, but with mounts that belong to the host's.
+    pub fn below_host_mounts() -> Plain {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--pid", "--fork", "--mount-proc", "unshare", "--user"]);
+        command.args(["--map-root-user", "sleep", "100000"]);
+        Plain::spawn(command)
+    }
+
+    /// Starts one in the mounts of another alone, as `nsenter --mount` leaves it.
+    pub fn in_mounts_of(other: &Plain) -> Plain {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "nsenter", "--mount", "--target"]);
+        command.arg(other.pid.to_string()).args(["sleep", "100000"]);
+        Plain::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Plain {
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("PLAIN", "yes");
         command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);

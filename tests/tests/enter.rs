@@ -269,3 +269,103 @@ fn a_user_namespace_that_denies_groups_or_has_no_root_is_entered_and_debugged() 
     }
     agent.finish();
 }
+
+/// Whoever is root in there has put any program into its mounts: with other rights than its own nothing is run there.
+#[test]
+fn mounts_of_a_user_namespace_are_entered_in_that_one_only() {
+    let agent = Agent::start();
+    // A root directory is chosen by root of its user namespace too, also in mounts that belong to the host's.
+    let own_mounts = Plain::after(":", &["--user", "--map-root-user"]);
+    let hosts_mounts = Plain::below_host_mounts();
+    let error = |pid: u32, flags: &[&str]| {
+        let pid = pid.to_string();
+        let args = [&["enter", "--target", &pid], flags, &["--", "true"]].concat();
+        agent.ctl(args).run().exits(125).errors()
+    };
+    for flags in [&["-m"][..], &["-m", "-p", "-n"], &["-m", "-r", "-w"]] {
+        let error = error(own_mounts.pid, flags);
+        let says = format!("cannot enter the mount namespace of process \"{}\"", own_mounts.pid);
+        assert!(error.contains(&says) && error.contains("(-U)"), "{flags:?}: {error}");
+    }
+    for pid in [own_mounts.pid, hosts_mounts.pid] {
+        let error = error(pid, &["-r"]);
+        let says = format!("cannot take the root directory of process \"{pid}\"");
+        assert!(error.contains(&says) && error.contains("(-U)"), "{error}");
+    }
+    for (plain, flags) in [
+        (&own_mounts, &["-m", "-U"][..]),
+        (&own_mounts, &["-m", "-U", "-r"]),
+        (&own_mounts, &["-U", "-r"]),
+        (&hosts_mounts, &["-U", "-r"]),
+        (&hosts_mounts, &["-m"]),
+    ] {
+        let of = |joined: bool| if joined { plain.pid.to_string() } else { "self".to_owned() };
+        // Their /proc knows the probe only in their pid namespace.
+        let facts = enter(&agent, plain.pid, &[flags, &["-p"]].concat());
+        for (flag, kind) in [("-U", "user"), ("-m", "mnt")] {
+            let expected = namespace(&of(flags.contains(&flag)), kind);
+            assert_eq!(facts.namespace(kind), expected, "{flags:?}: {kind}");
+        }
+    }
+    // What holds no programs is entered by itself.
+    for flags in [&["-n"][..], &["-u", "-i"], &["-U"]] {
+        enter(&agent, own_mounts.pid, flags);
+    }
+    drop((own_mounts, hosts_mounts));
+    agent.finish();
+}
+
+#[test]
+fn mounts_of_a_user_namespace_above_the_targets_are_entered_with_both() {
+    let agent = Agent::start();
+    let inner = ["--user", "--map-root-user", "unshare", "--user", "--map-root-user"];
+    let plain = Plain::after(":", &inner);
+    let facts = enter(&agent, plain.pid, &["-a"]);
+    for kind in ["mnt", "user"] {
+        assert_eq!(facts.namespace(kind), namespace(&plain.pid.to_string(), kind), "{kind}");
+    }
+    assert_eq!(agent.ok(["debug", &plain.target(), "--", "id", "-u"]), "0");
+    drop(plain);
+    agent.finish();
+}
+
+#[test]
+fn a_process_that_is_not_in_the_user_namespace_of_its_mounts_is_not_entered() {
+    let agent = Agent::start();
+    let theirs = Plain::after(":", &["--user", "--map-root-user"]);
+    let plain = Plain::in_mounts_of(&theirs);
+    let (pid, target) = (plain.pid.to_string(), plain.target());
+    for args in [
+        &["enter", "--target", &pid, "-a", "--", "true"][..],
+        &["enter", "--target", &pid, "-m", "--", "true"],
+        &["debug", &target, "--", "true"],
+    ] {
+        let error = agent.ctl(args).run().exits(125).errors();
+        let says = format!("cannot enter the mount namespace of process \"{pid}\"");
+        assert!(error.contains(&says) && !error.contains("(-U)"), "{args:?}: {error}");
+    }
+    assert_eq!(agent.ok(["enter", "--target", &pid, "-n", "--", "id", "-u"]), "0");
+    drop((plain, theirs));
+    agent.finish();
+}
+
+mod needs_user_namespaces {
+    use super::*;
+
+    #[test]
+    fn mounts_of_a_container_are_entered_with_its_ids_only() {
+        let agent = Agent::start();
+        agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+        let error = agent.ctl(["enter", "c", "-m", "--", "true"]).run().exits(125).errors();
+        assert!(
+            error.contains("cannot enter the mount namespace") && error.contains("(-U)"),
+            "{error}"
+        );
+        let script = "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/mnt";
+        let pid = agent.api(async |mut api| api.get("c").await.expect("there").pid).to_string();
+        let facts = agent.ok(["enter", "c", "-m", "-U", "-p", "--", "sh", "-c", script]);
+        let own = format!("0\n{}\n{}", namespace(&pid, "user"), namespace(&pid, "mnt"));
+        assert_eq!(facts, own);
+        agent.finish();
+    }
+}

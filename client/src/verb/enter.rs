@@ -35,7 +35,7 @@ pub struct Enter {
     /// Enter all namespaces
     #[arg(short, long)]
     all: bool,
-    /// Enter the mount namespace
+    /// Enter the mount namespace; one that belongs to the target's user namespace only with -U
     #[arg(short, long)]
     mount: bool,
     /// Enter the uts namespace: host name and domain name
@@ -62,7 +62,7 @@ pub struct Enter {
     /// Join the target's cgroups
     #[arg(short = 'c', long)]
     join_cgroup: bool,
-    /// Take the target's root directory
+    /// Take the target's root directory; that of a target with a user namespace of its own only with -U
     #[arg(short, long)]
     root: bool,
     /// Take the target's working directory

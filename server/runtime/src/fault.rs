@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, getpid, kill_process};
+use crate::sys::signal::stop_here;
 
 /// The environment variable.
 pub const VARIABLE: &str = "CONTI_TEST_DELAYS";
@@ -74,15 +74,20 @@ pub fn delay(point: &str) -> Option<Duration> {
     }
 }
 
+/// Stops this process at a point, where that was asked for.
+pub fn stop(point: &str) {
+    match at(point) {
+        Some(What::Stop) => stop_here(),
+        Some(What::Stops) => loop {
+            stop_here();
+        },
+        _ => {}
+    }
+}
+
 /// Waits or stops at a point, where that was asked for. It blocks the thread.
 pub fn point(name: &str) {
-    let what = at(name);
-    while let Some(What::Stop | What::Stops) = what {
-        let _ = kill_process(getpid(), Signal::STOP);
-        if what == Some(What::Stop) {
-            break;
-        }
-    }
+    stop(name);
     if let Some(delay) = delay(name) {
         thread::sleep(delay);
     }

@@ -239,13 +239,27 @@ pub struct IdMap {
     pub count: u32,
 }
 
+impl IdMap {
+    /// The id inside that stands for one outside. `None`: there is none.
+    pub fn inside(maps: &[IdMap], outside: u32) -> Option<u32> {
+        let above =
+            |map: &IdMap| outside.checked_sub(map.outside).filter(|above| *above < map.count);
+        maps.iter().find_map(|map| Some(map.inside + above(map)?))
+    }
+}
+
 /// A process whose namespaces are joined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JoinPlan {
-    /// A pidfd of the process.
+    /// A pidfd of the process, which must be alive.
     pub pidfd: Fd,
-    /// Which of its namespaces are joined; such as are the launcher's own are left out already.
-    pub namespaces: Vec<NsType>,
+    /// Its namespaces that are joined, as they were when it was looked at, in this order; such as are the launcher's
+    /// own are left out already.
+    pub namespaces: Vec<JoinedNamespace>,
+    /// The id map of users in the user namespace that is joined; empty without one.
+    pub uid_maps: Vec<IdMap>,
+    /// As `uid_maps`, for groups.
+    pub gid_maps: Vec<IdMap>,
     /// The mount namespace to go to where `namespaces` has no `Mount`: the host's, an fd of
     /// /proc/PID/ns/mnt. The launcher's own is no place for a command.
     pub host_mount_ns: Option<Fd>,
@@ -257,6 +271,22 @@ pub struct JoinPlan {
     /// What is put on top of the target's view, in a copy of its mount namespace. `None`: nothing, and no
     /// copy.
     pub tools: Option<Vec<Tool>>,
+}
+
+impl JoinPlan {
+    /// Whether a namespace of this type is joined.
+    pub fn takes(&self, kind: NsType) -> bool {
+        self.namespaces.iter().any(|joined| joined.kind == kind)
+    }
+}
+
+/// A namespace that is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinedNamespace {
+    /// Its type.
+    pub kind: NsType,
+    /// An fd of /proc/PID/ns/TYPE.
+    pub fd: Fd,
 }
 
 /// An entry of the root of a set of tools.
@@ -308,6 +338,12 @@ impl NsType {
         NsType::Mount,
         NsType::Time,
     ];
+
+    /// All types, in an order in which they can be joined one by one: the user namespace last, as whoever is in
+    /// there has no rights over the others any more.
+    pub fn to_join() -> impl Iterator<Item = NsType> {
+        NsType::ALL.into_iter().rev()
+    }
 
     /// Its file below /proc/PID/ns.
     pub fn file_name(self) -> &'static str {

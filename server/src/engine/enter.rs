@@ -8,9 +8,9 @@ use std::{
 };
 
 use conti_runtime::{
-    inspect::{process::id_map, status::Status},
+    inspect::status::Status,
     own,
-    plan::{HostPlan, Identity, JoinPlan, NsType, Place, Process, ToolKind},
+    plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use tracing::{Instrument as _, debug_span};
@@ -22,7 +22,8 @@ use super::{
     carry,
     container::Container,
     error::{Error, Result},
-    id, io_error,
+    fault, id, io_error,
+    joining::Joining,
     monitor::Monitor,
     process::{self, Pinned},
     registry::Made,
@@ -200,8 +201,9 @@ impl Engine {
         let main = container.running_process("run a command in")?;
         container.check_thawed()?;
         let pinned = Pinned::open(main.pid, Some(main.start_ticks))?;
-        let namespaces = foreign_namespaces(main.pid, &NsType::ALL)?;
-        pinned.still_there()?;
+        let mut fds = FdList::default();
+        let plan = Joining::look(pinned, &self.own_namespaces, &NsType::ALL)?.settle(&mut fds)?;
+        fault::point("enter.looked").await;
         let (spare, cgroup, devpts) = {
             let mut now = container.now();
             (now.spare.take(), now.cgroup.clone(), now.devpts.clone())
@@ -229,15 +231,6 @@ impl Engine {
         let devpts = match devpts {
             Some(devpts) => devpts.try_clone(),
             None => self.host_devpts.try_clone(),
-        };
-        let mut fds = FdList::default();
-        let plan = JoinPlan {
-            pidfd: fds.add(pinned.into_fd()),
-            namespaces,
-            host_mount_ns: None,
-            root: None,
-            cwd: None,
-            tools: None,
         };
         let mut process = spec.process.inside(&container.spec.process);
         self.withhold(&mut process);
@@ -270,6 +263,7 @@ impl Engine {
             engine.look_at(&of, process)
         });
         let Looked { plan, process, fds, cgroup, procs } = looked.await??;
+        fault::point("enter.looked").await;
         let monitor = self.slots.monitor_with(procs).await?;
         let devpts =
             self.host_devpts.try_clone().map_err(io_error("cannot duplicate a file descriptor"))?;
@@ -283,17 +277,12 @@ impl Engine {
         let pinned = Pinned::open(pid, target.start_ticks)?;
         let at = |error| process::gone(pid, &error);
         let mut fds = FdList::default();
-        let namespaces = foreign_namespaces(pid, &target.namespaces)?;
-        if namespaces.contains(&NsType::User) && !has_ids(pid).map_err(at)? {
-            return Err(Error::Refused {
-                tried: "its user namespace has no id map, so that there is nobody to be in it: \
-                        cannot enter process"
-                    .to_owned(),
-                argument: pid.to_string(),
-                errno: 0,
-            });
+        let joining = Joining::look(pinned, &self.own_namespaces, &target.namespaces)?;
+        conti_runtime::fault::point("enter.looking");
+        if target.root {
+            joining.check_root()?;
         }
-        let host_mount_ns = match namespaces.contains(&NsType::Mount) {
+        let host_mount_ns = match joining.takes(NsType::Mount) {
             true => None,
             false => {
                 let own = self.host_mount_ns.try_clone();
@@ -306,8 +295,7 @@ impl Engine {
             process::lay_over(&mut process, &environment(pid).map_err(at)?);
         }
         if target.user || target.groups {
-            let mapped = namespaces.contains(&NsType::User);
-            process.identity = identity(target, mapped).map_err(at)?;
+            process.identity = identity(target, joining.maps()).map_err(at)?;
         }
         if target.cgroup
             && let Some(file) = self.cgroups.frozen_process(pid).map_err(at)?
@@ -321,10 +309,8 @@ impl Engine {
             true => self.cgroups.of_process(pid).map_err(at)?,
             false => (None, Vec::new()),
         };
-        // All of the above was read of this very process.
-        pinned.still_there()?;
-        let pidfd = fds.add(pinned.into_fd());
-        let plan = JoinPlan { pidfd, namespaces, host_mount_ns, root, cwd, tools: None };
+        // All of the above was read of this very process, and while it was in these namespaces.
+        let plan = JoinPlan { host_mount_ns, root, cwd, ..joining.settle(&mut fds)? };
         Ok(Looked { plan, process, fds, cgroup, procs })
     }
 
@@ -369,7 +355,7 @@ impl Engine {
         });
         let (tools, mut fds) = opened.await??;
         if let Place::Join(join) = &mut prepared.place {
-            if join.namespaces.contains(&NsType::User) {
+            if join.takes(NsType::User) {
                 let mounts = tools.iter().filter_map(|tool| match tool.kind {
                     ToolKind::Mount { fd, .. } => Some(fd),
                     ToolKind::Link(_) => None,
@@ -416,36 +402,6 @@ async fn container_ended(container: &Container) {
     }
 }
 
-/// Those of the wanted namespaces that are not the agent's own: joining one's own is not needed,
-/// and for the user namespace not possible (setns(2), EINVAL).
-fn foreign_namespaces(pid: i32, wanted: &[NsType]) -> Result<Vec<NsType>> {
-    let mut foreign = Vec::new();
-    for kind in wanted {
-        let file = kind.file_name();
-        let theirs = own::read_link(format!("/proc/{pid}/ns/{file}"))
-            .map_err(|error| process::gone(pid, &error));
-        let ours = own::read_link(format!("/proc/self/ns/{file}")).ok();
-        match (theirs, ours) {
-            // A type that this kernel does not have.
-            (Err(_), None) => {}
-            (Err(error), Some(_)) => return Err(error),
-            // The launcher has left the agent's mount namespace: that one must always be joined.
-            (Ok(theirs), ours) if Some(&theirs) != ours.as_ref() || *kind == NsType::Mount => {
-                foreign.push(*kind)
-            }
-            _ => {}
-        }
-    }
-    Ok(foreign)
-}
-
-/// Whether users and groups have ids in the user namespace of a process.
-fn has_ids(pid: i32) -> std::io::Result<bool> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(CWD, format!("/proc/{pid}"), flags, Mode::empty())?;
-    Ok(!id_map(&directory, "uid_map")?.is_empty() && !id_map(&directory, "gid_map")?.is_empty())
-}
-
 fn open_dir(pid: i32, link: &str) -> Result<OwnedFd> {
     let path = PathBuf::from(format!("/proc/{pid}/{link}"));
     openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
@@ -461,21 +417,17 @@ fn environment(pid: i32) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is wanted of the effective ids of a process, and root's for the rest; `mapped`: as its own
-/// user namespace has them.
-fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
+/// What is wanted of the effective ids of a process, and root's for the rest. `maps`: of the user namespace in which
+/// they are taken, if it is not the agent's own.
+fn identity(
+    target: &ProcessTarget,
+    maps: Option<(&[IdMap], &[IdMap])>,
+) -> std::io::Result<Identity> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, format!("/proc/{}", target.pid), flags, Mode::empty())?;
     let status = Status::read(&directory)?;
-    let maps = |file: &str| match mapped {
-        true => id_map(&directory, file),
-        false => Ok(Vec::new()),
-    };
-    let (users, groups) = (maps("uid_map")?, maps("gid_map")?);
-    let inside = |id: u32, maps: &[[u32; 3]]| {
-        let map = maps.iter().find(|[_, outside, count]| id >= *outside && id - outside < *count);
-        if mapped { map.map(|[inside, outside, _]| inside + (id - outside)) } else { Some(id) }
-    };
+    let user = |id| maps.map_or(Some(id), |(users, _)| IdMap::inside(users, id));
+    let group = |id| maps.map_or(Some(id), |(_, groups)| IdMap::inside(groups, id));
     let missing = || {
         std::io::Error::new(
             std::io::ErrorKind::InvalidData,
@@ -484,12 +436,11 @@ fn identity(target: &ProcessTarget, mapped: bool) -> std::io::Result<Identity> {
     };
     let mut ids = (0, 0, Vec::new());
     if target.user {
-        ids.0 = status.id("Uid:").and_then(|id| inside(id, &users)).ok_or_else(missing)?;
+        ids.0 = status.id("Uid:").and_then(user).ok_or_else(missing)?;
     }
     if target.groups {
-        ids.1 = status.id("Gid:").and_then(|id| inside(id, &groups)).ok_or_else(missing)?;
-        ids.2 =
-            status.numbers("Groups:").into_iter().filter_map(|id| inside(id, &groups)).collect();
+        ids.1 = status.id("Gid:").and_then(group).ok_or_else(missing)?;
+        ids.2 = status.numbers("Groups:").into_iter().filter_map(group).collect();
     }
     let (uid, gid, groups) = ids;
     Ok(Identity::Ids { uid, gid, groups })

@@ -6,7 +6,7 @@
 //! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
 //! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host
 //!   and the [`net_defaults`];
-//! - [`enter`]: sessions in containers and in processes of the host;
+//! - [`enter`]: sessions in containers and in processes of the host; [`joining`]: of which namespaces;
 //! - [`session`]: streams, ends, and the task that follows a monitor; [`signals`]: what a frozen one hears;
 //! - [`recording`]: sessions on disk;
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
@@ -46,6 +46,7 @@ pub mod id_ranges;
 pub mod info;
 pub mod inherit;
 pub mod inspect;
+mod joining;
 pub mod launcher;
 mod left;
 pub mod lifecycle;
@@ -86,7 +87,7 @@ use std::{
 
 use cgroup::Cgroups;
 use container::Container;
-use conti_runtime::own;
+use conti_runtime::{inspect::held_namespaces::OwnNamespaces, own};
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
@@ -157,6 +158,8 @@ pub struct Engine {
     recordings: Recordings,
     /// The agent's own mount namespace: the host's.
     host_mount_ns: OwnedFd,
+    /// The namespaces that the agent is in.
+    own_namespaces: OwnNamespaces,
     /// The agent's own devpts, for terminals in processes of the host.
     host_devpts: OwnedFd,
     /// What is being removed.
@@ -235,6 +238,7 @@ impl Engine {
             sessions_dir,
             recordings,
             host_mount_ns: open("/proc/self/ns/mnt")?,
+            own_namespaces: OwnNamespaces::look()?,
             host_devpts: open("/dev/pts")?,
             background: TaskTracker::new(),
             _locks: locks,

@@ -2,7 +2,14 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use conti_runtime::{inspect::process, plan::Process, protocol::ProcessId};
+use conti_runtime::{
+    inspect::{
+        held_namespaces::{HeldNamespaces, OwnNamespaces},
+        process,
+    },
+    plan::{IdMap, Process},
+    protocol::ProcessId,
+};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::{
@@ -82,6 +89,23 @@ impl Pinned {
     /// Checks that it has not been reaped, so that all that was read below /proc/PID is its own.
     pub fn still_there(&self) -> Result<()> {
         Ok(self.0.still_there()?)
+    }
+
+    /// The namespaces that it is in.
+    pub fn namespaces(&self, own: &OwnNamespaces) -> Result<HeldNamespaces> {
+        Ok(HeldNamespaces::of(&self.0, own)?)
+    }
+
+    /// Checks that it is alive and in these namespaces still.
+    pub fn still_in(&self, namespaces: &HeldNamespaces) -> Result<()> {
+        Ok(namespaces.still_of(&self.0)?)
+    }
+
+    /// The id maps of users and of groups in its user namespace.
+    pub fn id_maps(&self) -> Result<(Vec<IdMap>, Vec<IdMap>)> {
+        let directory = process::directory(self.0.pid())?;
+        let map = |file| process::id_map(&directory, file).map_err(|e| gone(self.0.pid(), &e));
+        Ok((map("uid_map")?, map("gid_map")?))
     }
 
     /// What names it for good.

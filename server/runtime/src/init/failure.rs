@@ -6,7 +6,8 @@
 use rustix::io::Errno;
 
 use crate::plan::{
-    ContainerPlan, Identity, Mount, MountWhat, NsSource, NsType, Place, Plan, SetupFailure, Step,
+    ContainerPlan, Identity, JoinPlan, Mount, MountWhat, NsSource, NsType, Place, Plan,
+    SetupFailure, Step,
 };
 
 /// The index of [`Step::JoinNamespace`] that stands for all namespaces of the target at once.
@@ -181,15 +182,16 @@ impl Plan {
 fn namespaces(place: &Place, step: Step, index: u32) -> String {
     let names =
         |types: &[NsType]| types.iter().map(|t| t.file_name()).collect::<Vec<_>>().join(",");
+    let joined = |join: &JoinPlan| join.namespaces.iter().map(|ns| ns.kind).collect::<Vec<_>>();
     match (step, place, index) {
         (Step::JoinNamespace, _, HOST_MOUNTS) => "mnt of the host".to_owned(),
-        (Step::JoinNamespace, Place::Join(join), ALL_NAMESPACES) => names(&join.namespaces),
+        (Step::JoinNamespace, Place::Join(join), ALL_NAMESPACES) => names(&joined(join)),
         (Step::JoinNamespace, _, index) => {
             NsType::ALL.get(index as usize).map(|t| t.file_name().to_owned()).unwrap_or_default()
         }
         (Step::IdMap, Place::Container(container), 1..) => mapped_mount(container, index - 1),
         (Step::IdMap, _, _) => "user".to_owned(),
-        (_, Place::Join(join), _) => names(&join.namespaces),
+        (_, Place::Join(join), _) => names(&joined(join)),
         (_, Place::Host(host), _) => names(&host.new),
         (_, Place::Container(container), _) => {
             let new = |t: &NsType| {

@@ -3,11 +3,11 @@
 use conti_fuzz::target;
 
 use super::{
-    id_map::{map_text, parse_map},
+    id_map::map_text,
     status::Status,
     user::{home_of, resolve},
 };
-use crate::plan::Step;
+use crate::{inspect::process::id_map_in, plan::Step};
 
 /// Two files, parted by a NUL byte, which is in neither.
 fn files(bytes: &[u8]) -> (&[u8], &[u8]) {
@@ -60,7 +60,7 @@ fn fuzz_id_map() {
         vec![own, b"0 100000 65536\n 65536 0 4294967295\n".to_vec()]
     };
     target("id_map").seeds(samples).check(|bytes| {
-        let maps = parse_map(&String::from_utf8_lossy(bytes));
-        assert_eq!(parse_map(&map_text(&maps)), maps);
+        let maps = id_map_in(bytes);
+        assert_eq!(id_map_in(map_text(&maps).as_bytes()), maps);
     });
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -16,7 +16,6 @@ use super::{
     failure::{At as _, Fail},
 };
 use crate::{
-    own,
     plan::{ContainerPlan, IdMap, NsType, Place, Plan, Step},
     sys::mount::set_id_map,
 };
@@ -70,23 +69,21 @@ pub(super) struct Owner {
 }
 
 /// The owner of what a plan's process is given and makes.
-pub(super) fn owner(plan: &Plan, fds: &PlanFds) -> Result<Owner, Fail> {
+pub(super) fn owner(plan: &Plan) -> Owner {
     let maps = match &plan.place {
-        Place::Container(_) | Place::Host(_) => {
-            plan.place.id_maps().map(|(uids, gids)| (uids.to_vec(), gids.to_vec()))
-        }
-        Place::Join(join) if join.namespaces.contains(&NsType::User) => {
-            Some(fds.borrow(join.pidfd).and_then(maps_of_process).at(Step::IdMap)?)
+        Place::Container(_) | Place::Host(_) => plan.place.id_maps(),
+        Place::Join(join) if join.takes(NsType::User) => {
+            Some((join.uid_maps.as_slice(), join.gid_maps.as_slice()))
         }
         Place::Join(_) => None,
     };
     let Some((uids, gids)) = maps else {
-        return Ok(Owner { inside: (0, 0), outside: None, groups: Vec::new() });
+        return Owner { inside: (0, 0), outside: None, groups: Vec::new() };
     };
-    let (uid, gid) = (first(&uids), first(&gids));
+    let (uid, gid) = (first(uids), first(gids));
     let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
     let outside = known(uid.1).zip(known(gid.1));
-    Ok(Owner { inside: (uid.0, gid.0), outside, groups: gids })
+    Owner { inside: (uid.0, gid.0), outside, groups: gids.to_vec() }
 }
 
 /// Whether an id of here has one in there.
@@ -129,30 +126,6 @@ pub(super) fn give_stdio(stdio: &ChildStdio, owner: &Owner) -> Result<(), Fail> 
     .at(Step::Stdio)
 }
 
-/// The id maps of a process's user namespace. What is read belongs to the process behind the pidfd if that
-/// still lives afterwards; if it does not, joining it fails anyhow.
-fn maps_of_process(pidfd: BorrowedFd<'_>) -> Result<(Vec<IdMap>, Vec<IdMap>), Errno> {
-    let info = read_proc(&format!("self/fdinfo/{}", pidfd.as_raw_fd()))?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse::<u32>().ok());
-    let pid = pid.ok_or(Errno::SRCH)?;
-    let maps = |name: &str| read_proc(&format!("{pid}/{name}")).map(|text| parse_map(&text));
-    Ok((maps("uid_map")?, maps("gid_map")?))
-}
-
-fn read_proc(path: &str) -> Result<String, Errno> {
-    let text = own::read_to_string(format!("/proc/{path}"));
-    text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))
-}
-
-pub(super) fn parse_map(text: &str) -> Vec<IdMap> {
-    let parse = |line: &str| {
-        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse().ok());
-        let mut next = || numbers.next().flatten();
-        Some(IdMap { inside: next()?, outside: next()?, count: next()? })
-    };
-    text.lines().filter_map(parse).collect()
-}
-
 fn write_map(dir: &OwnedFd, name: &str, maps: &[IdMap]) -> Result<(), Errno> {
     let file = openat(dir, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     // The kernel takes a map in one write, once.
@@ -171,6 +144,7 @@ pub(super) fn map_text(maps: &[IdMap]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::process::id_map_in;
 
     #[test]
     fn a_map_is_written_as_the_kernel_reads_it() {
@@ -179,8 +153,8 @@ mod tests {
             IdMap { inside: 0, outside: 1000, count: 1 },
         ];
         assert_eq!(map_text(&maps), "1 100001 65535\n0 1000 1\n");
-        assert_eq!(parse_map("         1     100001      65535\n 0 1000 1\n"), maps);
-        assert_eq!(parse_map("1\nx y z\n"), []);
+        assert_eq!(id_map_in(b"         1     100001      65535\n 0 1000 1\n"), maps);
+        assert_eq!(id_map_in(b"1\nx y z\n"), []);
         assert_eq!(first(&maps), (0, 1000));
         assert_eq!(first(&maps[..1]), (1, 100_001));
         assert_eq!(first(&[]), (0, u32::MAX));

@@ -96,7 +96,7 @@ impl<'a> Spawn<'a> {
             false => Vec::new(),
         };
         let describe = |fail: Fail| fail.describe(plan);
-        let owner = id_map::owner(plan, fds).map_err(describe)?;
+        let owner = id_map::owner(plan);
         id_map::give_stdio(stdio, &owner).map_err(describe)?;
         let (status, gate) = (ends.status.as_fd(), ends.gate.as_fd());
         let start = Start {
@@ -347,6 +347,7 @@ fn check_fds(plan: &Plan, fds: &PlanFds) -> Result<(), SetupFailure> {
     match &plan.place {
         Place::Join(join) => {
             named.push(join.pidfd);
+            named.extend(join.namespaces.iter().map(|joined| joined.fd));
             named.extend(join.host_mount_ns.into_iter().chain(join.root).chain(join.cwd));
         }
         Place::Host(host) => named.push(host.mount_ns),

@@ -14,7 +14,7 @@ use rustix::{
 use super::{
     answers::Answers,
     joined::{Joined, Point},
-    process::{self, mount_id},
+    process::mount_id,
     question::{Answer, Failure},
 };
 use crate::{
@@ -29,6 +29,7 @@ pub(super) struct Wanted<'a> {
     pub point: &'a [u8],
     pub dir: bool,
     pub create: bool,
+    pub root_ids: Option<(u32, u32)>,
     pub guarded: bool,
     pub dry_run: bool,
 }
@@ -41,8 +42,6 @@ pub(super) fn attach(
     answers: &mut Answers<'_>,
 ) -> Result<(), Failure> {
     let failed = |tried: &'static str| move |errno| Failure::refused(tried, wanted.point, errno);
-    // Asked while the host's /proc is in sight.
-    let owner = if wanted.create { process::root_ids(to.pid) } else { None };
     let joined = Joined::enter(to, Some(namespace))?;
     let place = Point::find(&joined.root, wanted.point)?;
     // Before anything is made there.
@@ -52,7 +51,8 @@ pub(super) fn attach(
     }
     let (target, made) = match place.open() {
         Err(Errno::NOENT) if wanted.create => {
-            make(&place, wanted.dir, owner).map_err(|errno| refusal(wanted.point, errno))?;
+            make(&place, wanted.dir, wanted.root_ids)
+                .map_err(|errno| refusal(wanted.point, errno))?;
             (place.open().map_err(failed("cannot open what was made at"))?, true)
         }
         Err(errno) => return Err(place.refusal("cannot mount on", wanted.point, errno)),

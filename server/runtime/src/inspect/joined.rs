@@ -10,14 +10,14 @@ use rustix::{
     io::Errno,
     mount::{UnmountFlags, unmount},
     process::{chroot, fchdir},
-    thread::move_into_thread_name_spaces,
 };
 
 use super::{
+    held_namespaces::{HeldNamespaces, OwnNamespaces},
     process::{self, Pinned, Root},
     question::Failure,
 };
-use crate::{plan::NsType, protocol::ProcessId};
+use crate::{fault, plan::NsType, protocol::ProcessId};
 
 /// The mount namespace of a process, which this process is in.
 pub(super) struct Joined {
@@ -28,22 +28,24 @@ pub(super) struct Joined {
 }
 
 impl Joined {
-    /// Joins the mount namespace of a process. `namespace`: the inode number that it must have.
+    /// Joins the mount namespace of a process. `namespace`: the inode number that it must have, and that whoever asks
+    /// for it keeps from being another's.
     pub(super) fn enter(of: ProcessId, namespace: Option<u64>) -> Result<Joined, Failure> {
         let pinned = Pinned::same(of)?;
         let gone = |errno: Errno| process::gone(of.pid, &errno.into());
+        let held = HeldNamespaces::of(&pinned, &OwnNamespaces::look()?)?;
         let root = process::root(process::directory(of.pid)?).map_err(gone)?;
         let own = process::directory(std::process::id() as i32)?;
-        pinned.still_there()?;
-        let refused = |tried, errno| Failure::refused(tried, of.pid.to_string(), errno);
-        move_into_thread_name_spaces(pinned.as_fd(), NsType::Mount.set())
-            .map_err(|errno| refused("cannot join the mount namespace of process", errno))?;
-        let own_links = process::namespaces(&own).map_err(gone)?;
-        let found = process::namespace_of(own_links, NsType::Mount.file_name());
-        if namespace.is_some_and(|wanted| found != Some(wanted)) {
+        // The root is one of these mounts.
+        held.still_of(&pinned)?;
+        if namespace.is_some_and(|wanted| held.inode(NsType::Mount) != Some(wanted)) {
             let problem = "it has gone to another mount namespace meanwhile".to_owned();
             return Err(Failure::Gone { pid: of.pid, problem });
         }
+        fault::point("joined.looked");
+        let refused = |tried, errno| Failure::refused(tried, of.pid.to_string(), errno);
+        held.join(&[NsType::Mount])
+            .map_err(|errno| refused("cannot join the mount namespace of process", errno))?;
         fchdir(root.as_fd())
             .and_then(|()| chroot("."))
             .map_err(|errno| refused("cannot enter the root of process", errno))?;

@@ -8,6 +8,7 @@
 //! - [`question`]: what it is asked and answers;
 //! - `answers`: the way back to the agent;
 //! - `process`, `status`: a process of the host, pinned, and what /proc says of it;
+//! - [`held_namespaces`]: the namespaces of a process, which it may leave meanwhile;
 //! - `namespaces`: the namespaces of the host;
 //! - `processes`: the processes of a target;
 //! - `netlink`: what the kernel says of a network namespace;
@@ -24,6 +25,7 @@ mod detach;
 mod files;
 #[cfg(test)]
 mod fuzz;
+pub mod held_namespaces;
 mod joined;
 mod locked;
 mod mounts;
@@ -117,8 +119,8 @@ fn answer(question: Question, fds: Vec<OwnedFd>, answers: &mut Answers<'_>) -> R
             files::read(of, &path, offset, limit, answers)
         }
         Question::Measure(measure) => usage::answer(&measure, answers),
-        Question::Attach { to, namespace, point, dir, create, guarded, dry_run } => {
-            let wanted = attach::Wanted { point: &point, dir, create, guarded, dry_run };
+        Question::Attach { to, namespace, point, dir, create, root_ids, guarded, dry_run } => {
+            let wanted = attach::Wanted { point: &point, dir, create, root_ids, guarded, dry_run };
             attach::attach((to, namespace), &wanted, first(&fds)?, answers)
         }
         Question::Detach { from, namespace, point, only, lazy, dry_run } => {

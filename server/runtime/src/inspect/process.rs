@@ -20,7 +20,11 @@ use super::{
     question::{Brief, Failure, MountId},
     status::{self, Status, number},
 };
-use crate::{own, plan::NsType, protocol::ProcessId};
+use crate::{
+    own,
+    plan::{IdMap, NsType},
+    protocol::ProcessId,
+};
 
 /// How much of a command line is told, in bytes.
 const COMMAND_MAX: usize = 4096;
@@ -210,27 +214,30 @@ pub fn open(directory: impl AsFd, name: &str) -> io::Result<File> {
     Ok(openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
 }
 
-/// A map of ids, user_namespaces(7): lines of the first id inside, the first one outside, and how many.
-pub fn id_map(directory: impl AsFd, name: &str) -> io::Result<Vec<[u32; 3]>> {
+/// A map of ids, `uid_map` or `gid_map` of user_namespaces(7).
+pub fn id_map(directory: impl AsFd, name: &str) -> io::Result<Vec<IdMap>> {
     // A page is the kernel's limit.
     Ok(id_map_in(&read(directory, name, 1 << 16)?))
 }
 
-/// What stands in the text of such a map. Lines that are none are left out.
-pub(super) fn id_map_in(text: &[u8]) -> Vec<[u32; 3]> {
-    let numbers = |line: &[u8]| {
+/// What stands in the text of such a map: lines of the first id inside, the first one outside, and how many. Those
+/// that are none are left out.
+pub(crate) fn id_map_in(text: &[u8]) -> Vec<IdMap> {
+    let range = |line: &[u8]| {
         let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.map(number).collect::<Option<Vec<u32>>>()?.try_into().ok()
+        let numbers = words.map(number).collect::<Option<Vec<u32>>>()?;
+        let [inside, outside, count] = numbers.try_into().ok()?;
+        Some(IdMap { inside, outside, count })
     };
-    text.split(|byte| *byte == b'\n').filter_map(numbers).collect()
+    text.split(|byte| *byte == b'\n').filter_map(range).collect()
 }
 
 /// The ids that root of a process's user namespace has in the agent's. `None`: root has none there.
 pub fn root_ids(pid: i32) -> Option<(u32, u32)> {
     let id = |map: &str| {
         let lines = directory(pid).ok().and_then(|directory| id_map(directory, map).ok());
-        let root = lines.unwrap_or_default().into_iter().find(|[inside, ..]| *inside == 0);
-        root.map(|[_, outside, _]| outside)
+        let root = lines.unwrap_or_default().into_iter().find(|range| range.inside == 0);
+        root.map(|range| range.outside)
     };
     Some((id("uid_map")?, id("gid_map")?))
 }

@@ -68,6 +68,8 @@ pub enum Question {
         dir: bool,
         /// Whether the last part of the path is made where it is missing.
         create: bool,
+        /// As whom: root of the target's user namespace. `None`: as the owner of the directory that it is made in.
+        root_ids: Option<(u32, u32)>,
         /// Whether places where the kernel shows itself are refused, by whatever path they are come to.
         guarded: bool,
         /// Whether all is done but the attaching.

@@ -15,26 +15,27 @@
 //! The kernel decides by the effective capabilities and the ids for files (PTRACE_MODE_FSCREDS in ptrace(2),
 //! credentials(7)), which can be exchanged: one question may lead to files of both kinds.
 
-use std::{fs::File, os::fd::AsFd as _, os::fd::OwnedFd, os::unix::fs::FileExt as _};
+use std::{fs::File, os::fd::OwnedFd, os::unix::fs::FileExt as _};
 
 use rustix::{
     io::Errno,
     process::{DumpableBehavior, set_dumpable_behavior},
     thread::{
-        CapabilitySet, CapabilitySets, Gid, ThreadNameSpaceType, Uid, capabilities,
-        move_into_thread_name_spaces, set_capabilities, set_keep_capabilities, set_thread_groups,
-        set_thread_res_gid, set_thread_res_uid,
+        CapabilitySet, CapabilitySets, Gid, Uid, capabilities, set_capabilities,
+        set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
     },
 };
 
 use super::{
-    process::{self, Pinned, Root, namespace_of},
+    held_namespaces::{HeldNamespaces, OwnNamespaces},
+    process::{self, Pinned, Root},
     question::Failure,
     status::Status,
     walk::{Walk, Walked},
 };
 use crate::{
-    plan::NsType,
+    fault,
+    plan::{IdMap, NsType},
     sys::cred::{new_session_keyring, set_file_ids},
 };
 
@@ -72,18 +73,19 @@ impl Viewer {
     pub fn of(main: &Pinned) -> Result<Viewer, Failure> {
         let gone = |error| process::gone(main.pid(), &error);
         let directory = process::directory(main.pid())?;
+        let namespaces = HeldNamespaces::of(main, &OwnNamespaces::look()?)?;
         let root = process::root(&directory).map_err(|errno| gone(errno.into()))?;
         let status = Status::read(&directory).map_err(gone)?;
         let stat = process::open(&directory, "stat").map_err(gone)?;
-        let foreign = foreign_namespaces(&directory).map_err(|errno| gone(errno.into()))?;
         let (uid, gid) = (status.id("Uid:"), status.id("Gid:"));
         let (Some(uid), Some(gid)) = (uid, gid) else { return Err(gone(unreadable())) };
-        let ids = match foreign.contains(ThreadNameSpaceType::USER) {
-            true => mapped(&directory, uid, gid).map_err(gone)?,
-            false => Some((uid, gid)),
+        let ids = match namespaces.is_own(NsType::User) {
+            false => mapped(&directory, uid, gid).map_err(gone)?,
+            true => Some((uid, gid)),
         };
         let groups = status.numbers("Groups:").into_iter().map(Gid::from_raw).collect::<Vec<_>>();
-        main.still_there()?;
+        namespaces.still_of(main)?;
+        fault::point("viewer.looked");
         let pids = status.numbers("NSpid:").into_iter().filter_map(|pid| pid.try_into().ok());
         let mut viewer = Viewer {
             main: Main { pids: pids.collect(), stat },
@@ -102,9 +104,7 @@ impl Viewer {
             set_thread_res_uid(uid, uid, uid)?;
             let own = capabilities(None)?.permitted;
             set(own, own)?;
-            if !foreign.is_empty() {
-                move_into_thread_name_spaces(main.as_fd(), foreign)?;
-            }
+            namespaces.join(&JOINED)?;
             Ok(capabilities(None)?.permitted)
         };
         let refused =
@@ -204,31 +204,11 @@ fn unreadable() -> std::io::Error {
     std::io::ErrorKind::InvalidData.into()
 }
 
-/// Those namespaces of a process that are not this one's own: those need not, and the user namespace must not,
-/// be joined (setns(2)).
-fn foreign_namespaces(directory: &OwnedFd) -> Result<ThreadNameSpaceType, Errno> {
-    let theirs = process::namespaces(directory)?;
-    let own = process::directory(rustix::process::getpid().as_raw_pid());
-    let own = process::namespaces(own.map_err(|_| Errno::SRCH)?)?;
-    // A type that this kernel does not have is on neither side.
-    let differs = |ns: &NsType| {
-        let inode = |links: &OwnedFd| namespace_of(links.as_fd(), ns.file_name());
-        inode(&theirs) != inode(&own)
-    };
-    let foreign = JOINED.into_iter().filter(differs);
-    Ok(foreign.fold(ThreadNameSpaceType::empty(), |set, ns| set | ns.set()))
-}
-
 /// The ids as a process's own user namespace has them. `None` where it does not know one, or has no root.
 fn mapped(directory: &OwnedFd, uid: u32, gid: u32) -> std::io::Result<Option<(u32, u32)>> {
     let users = process::id_map(directory, "uid_map")?;
     let groups = process::id_map(directory, "gid_map")?;
-    let has_root =
-        |map: &[[u32; 3]]| map.iter().any(|[inside, _, count]| *inside == 0 && *count > 0);
-    let inside = |map: &[[u32; 3]], id: u32| {
-        let line = map.iter().find(|[_, outside, count]| id >= *outside && id - outside < *count);
-        line.map(|[inside, outside, _]| inside + (id - outside))
-    };
-    let ids = inside(&users, uid).zip(inside(&groups, gid));
+    let has_root = |map: &[IdMap]| map.iter().any(|range| range.inside == 0 && range.count > 0);
+    let ids = IdMap::inside(&users, uid).zip(IdMap::inside(&groups, gid));
     Ok(ids.filter(|_| has_root(&users) && has_root(&groups)))
 }

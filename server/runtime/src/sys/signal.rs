@@ -52,6 +52,13 @@ pub fn signal_group(leader: impl AsFd, pid: Pid, signal: Signal) -> io::Result<(
     }
 }
 
+/// Stops this process (SIGSTOP). The calling thread has stopped before this returns; a signal to the process would
+/// let it go on until another thread has taken it.
+pub fn stop_here() {
+    // SAFETY: raise takes a number alone, and no handler can be set for SIGSTOP.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
 /// Unblocks all signals. A process inherits the mask of the one that started it.
 pub fn unblock_all() -> io::Result<()> {
     // SAFETY: a sigset_t of zero bytes is a valid value, and sigemptyset then sets it up in place.

@@ -55,6 +55,16 @@ pub fn namespaces_of_another_container_are_joined_also_its_user_namespace(world:
     }
 }
 
+/// The namespaces of a process but those of some types.
+fn namespaces(world: &mut World, pid: Pid, except: &[NsType]) -> Vec<JoinedNamespace> {
+    let all = NsType::to_join().filter(|kind| !except.contains(kind));
+    let open = |kind: NsType| {
+        let file = proc_fd(pid.as_raw_pid(), &format!("ns/{}", kind.file_name()));
+        JoinedNamespace { kind, fd: world.fd(file) }
+    };
+    all.map(open).collect()
+}
+
 pub fn a_process_that_joins_is_where_its_target_is_and_as_confined(world: &mut World) {
     world.make_container();
     world.container().namespaces.time = NsSource::New;
@@ -76,11 +86,13 @@ pub fn a_process_that_joins_is_where_its_target_is_and_as_confined(world: &mut W
     for birth in [Birth::Sibling, Birth::Child] {
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
         let pidfd = world.fd(pidfd);
-        let namespaces = NsType::ALL.into_iter().filter(|ns| *ns != NsType::User).collect();
+        let namespaces = namespaces(world, pid, &[NsType::User]);
         world.plan = Plan {
             place: Place::Join(JoinPlan {
                 pidfd,
                 namespaces,
+                uid_maps: Vec::new(),
+                gid_maps: Vec::new(),
                 host_mount_ns: None,
                 root: None,
                 cwd: None,
@@ -99,21 +111,25 @@ pub fn a_process_that_joins_is_where_its_target_is_and_as_confined(world: &mut W
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
     let outside = std::fs::File::open("/proc").unwrap();
     let (pidfd, outside) = (world.fd(pidfd), world.fd(outside));
+    let again = namespaces(world, pid, &[NsType::User]);
     if let Place::Join(join) = &mut world.plan.place {
-        (join.pidfd, join.cwd) = (pidfd, Some(outside));
+        (join.pidfd, join.namespaces, join.cwd) = (pidfd, again, Some(outside));
     }
     let out = world.run();
     assert_eq!(out.failed(), (Step::Cwd, libc::ENOENT, "the working directory of the target"));
 
+    // Its namespaces outlive it where they are held.
+    let held = namespaces(world, pid, &[NsType::User, NsType::Pid]);
     rustix::process::pidfd_send_signal(&session.child.pidfd, rustix::process::Signal::KILL)
         .unwrap();
     let target = session.child.pidfd.try_clone().unwrap();
     session.finish(&container_plan);
     let pidfd = world.fd(target);
     if let Place::Join(join) = &mut world.plan.place {
-        (join.pidfd, join.cwd) = (pidfd, None);
+        (join.pidfd, join.namespaces, join.cwd) = (pidfd, held, None);
     }
-    assert_eq!(world.run().failed().0, Step::JoinNamespace);
+    let out = world.run();
+    assert_eq!(out.failed(), (Step::JoinNamespace, libc::ESRCH, "time,mnt,net,uts,ipc,cgroup"));
 }
 
 pub fn a_process_that_joins_a_user_namespace_is_its_user_and_owns_its_stdio(world: &mut World) {
@@ -122,16 +138,24 @@ pub fn a_process_that_joins_a_user_namespace_is_its_user_and_owns_its_stdio(worl
     let container = world.container();
     container.idmapped = made;
     container.namespaces.user = NsSource::New;
-    (container.uid_maps, container.gid_maps) = (map.clone(), map);
+    (container.uid_maps, container.gid_maps) = (map.clone(), map.clone());
     world.plan.process.argv = ["sleep", "1000"].map(str::to_owned).to_vec();
     let first = world.start(Birth::Child).unwrap();
     assert_eq!(first.await_status(), Status::Ready);
     let pid = Pid::from_raw(first.child.pid).unwrap();
     let target = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
     let pidfd = world.fd(target);
-    let namespaces = NsType::ALL.into_iter().filter(|ns| !matches!(ns, NsType::Time)).collect();
-    let join =
-        JoinPlan { pidfd, namespaces, host_mount_ns: None, root: None, cwd: None, tools: None };
+    let namespaces = namespaces(world, pid, &[NsType::Time]);
+    let join = JoinPlan {
+        pidfd,
+        namespaces,
+        uid_maps: map.clone(),
+        gid_maps: map,
+        host_mount_ns: None,
+        root: None,
+        cwd: None,
+        tools: None,
+    };
     let container_plan = world.plan.clone();
     world.plan.place = Place::Join(join);
     world.plan.process = process();
@@ -179,10 +203,13 @@ pub fn a_process_of_the_host_is_entered_with_its_root_and_cwd_and_without_confin
         rustix::process::PidfdFlags::empty(),
     );
     let pidfd = world.fd(pidfd.unwrap());
+    let net = world.fd(proc_fd(pid, "ns/net"));
     let container_plan = world.plan.clone();
     world.plan.place = Place::Join(JoinPlan {
         pidfd,
-        namespaces: vec![NsType::Net],
+        namespaces: vec![JoinedNamespace { kind: NsType::Net, fd: net }],
+        uid_maps: Vec::new(),
+        gid_maps: Vec::new(),
         host_mount_ns: Some(mounts),
         root: Some(root),
         cwd: Some(cwd),

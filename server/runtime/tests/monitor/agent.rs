@@ -74,6 +74,8 @@ pub fn plan(argv: &[&str], stdio: Stdio) -> Plan {
         place: Place::Join(JoinPlan {
             pidfd: Fd(0),
             namespaces: Vec::new(),
+            uid_maps: Vec::new(),
+            gid_maps: Vec::new(),
             host_mount_ns: Some(Fd(1)),
             root: None,
             cwd: None,

@@ -7,6 +7,7 @@ use std::{collections::HashSet, os::fd::OwnedFd, path::PathBuf, sync::Arc, time:
 
 use conti_runtime::{
     inspect::{
+        held_namespaces::HeldNamespaces,
         process,
         question::{Answer, Question},
     },
@@ -44,6 +45,17 @@ pub struct Wanted {
     pub made_by: String,
     /// The directories of the host that sources must stay in. `None`: anywhere, as an admin.
     pub within: Option<Vec<PathBuf>>,
+}
+
+/// Where a mount goes, as it was when it was looked at. Its namespaces are held: no other has their numbers meanwhile.
+#[derive(Debug)]
+pub(super) struct Site {
+    /// A process in there.
+    pub process: ProcessId,
+    /// Its namespaces.
+    pub held: HeldNamespaces,
+    /// What root of its user namespace is here. `None`: root has no id there.
+    pub root_ids: Option<(u32, u32)>,
 }
 
 /// Which mount goes.
@@ -89,13 +101,13 @@ impl Engine {
     }
 
     async fn create_mount_now(&self, wanted: Wanted) -> Result<Made> {
-        let process = self.process_of(&wanted.target, "mount into")?;
-        let namespace = mount_namespace(process)?;
+        let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
+        let (process, namespace) = (site.process, site.mount_namespace()?);
         let source_container_id = match &wanted.source_container {
             Some(key) => Some(self.registry.container(key)?.id.clone()),
             None => None,
         };
-        let prepared = self.prepare(&wanted, process).await?;
+        let prepared = self.prepare(&wanted, &site).await?;
         // As long as it is attached nowhere it has its id already.
         let mount_id = process::mount_id(&prepared.fd)
             .map_err(|errno| io_error("cannot look at a mount")(errno.into()))?;
@@ -126,6 +138,7 @@ impl Engine {
             point: made.mount.target.clone().into(),
             dir: prepared.dir,
             create: wanted.create_point,
+            root_ids: site.root_ids,
             guarded: wanted.within.is_some(),
             dry_run,
         };
@@ -195,7 +208,8 @@ impl Engine {
             }
             Which::Point(target, _) => self.process_of(target, "unmount from")?,
         };
-        let namespace = mount_namespace(from)?;
+        let site = self.site_of(from)?;
+        let namespace = site.mount_namespace()?;
         let lock = self.mount_locks.take(namespace).await?;
         // Looked for again: another call may have taken it away before this one had the lock.
         let made = match &which {
@@ -220,7 +234,7 @@ impl Engine {
         let detached = self.ask(&question, vec![lock.share()?]).await;
         let ended = detached.as_ref().map_or_else(is_answer, |_| true);
         fault::point("delete_mount.detached").await;
-        let there = self.look(from).await;
+        let there = self.look(from, namespace).await;
         if let Some(there) = &there {
             self.made_mounts.sweep(namespace, there);
         }
@@ -250,6 +264,15 @@ impl Engine {
         result
     }
 
+    /// Looks at where a mount goes.
+    fn site_of(&self, process: ProcessId) -> Result<Site> {
+        let pinned = process::Pinned::same(process)?;
+        let held = HeldNamespaces::of(&pinned, &self.own_namespaces)?;
+        let root_ids = process::root_ids(process.pid);
+        held.still_of(&pinned)?;
+        Ok(Site { process, held, root_ids })
+    }
+
     /// Asks an inspector, and hears all that it says.
     async fn ask(&self, question: &Question, fds: Vec<OwnedFd>) -> Result<Vec<Answer>> {
         let mut inspection = self.inspect(question, &fds).await?;
@@ -261,13 +284,13 @@ impl Engine {
         Ok(all)
     }
 
-    /// The ids of the mounts that a process sees.
-    async fn look(&self, process: ProcessId) -> Option<HashSet<u64>> {
-        tokio::task::spawn_blocking(move || mounts_of(process)).await.ok().flatten()
+    /// The ids of the mounts that a process sees, if it is in this mount namespace.
+    async fn look(&self, process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
+        tokio::task::spawn_blocking(move || mounts_of(process, namespace)).await.ok().flatten()
     }
 
     async fn is_there(&self, made: &Made) -> bool {
-        let there = self.look(made.process).await;
+        let there = self.look(made.process, made.namespace).await;
         there.is_some_and(|there| there.contains(&made.mount_id.id))
     }
 
@@ -286,6 +309,14 @@ impl Engine {
         let mut mains = all.iter().filter_map(|one| Some((one.id.clone(), one.process()?)));
         let found = mains.find(|(_, main)| mount_namespace(*main).is_ok_and(|of| of == namespace));
         Ok(found.map_or((None, None), |(id, main)| (Some(id), Some(main))))
+    }
+}
+
+impl Site {
+    /// The inode number of its mount namespace.
+    fn mount_namespace(&self) -> Result<u64> {
+        let gone = || process::gone(self.process.pid, &std::io::ErrorKind::NotFound.into()).into();
+        self.held.inode(NsType::Mount).ok_or_else(gone)
     }
 }
 

@@ -21,6 +21,7 @@ use conti_runtime::{
     inspect::{process, question::MountId},
     kernel_fs::Tree,
     own,
+    plan::NsType,
     protocol::ProcessId,
 };
 use serde::{Deserialize, Serialize};
@@ -91,7 +92,7 @@ pub enum Stage {
 }
 
 impl Made {
-    /// A process that is in its mount namespace still.
+    /// A process that was in its mount namespace and is alive.
     pub fn witness(&self) -> Option<ProcessId> {
         let all = [Some(self.process), self.main];
         all.into_iter().flatten().find(|of| process::Pinned::same(*of).is_ok())
@@ -231,13 +232,22 @@ impl MadeMounts {
 /// Whether a mount is in its place. One of which that cannot be told counts as being there.
 fn is_there(made: &Made) -> bool {
     let Some(witness) = made.witness() else { return false };
-    mounts_of(witness).is_none_or(|there| there.contains(&made.mount_id.id))
+    let there = mounts_of(witness, made.namespace);
+    there.is_none_or(|there| there.contains(&made.mount_id.id))
 }
 
-/// The ids of the mounts that a process sees. `None`: it has gone, or cannot be looked at.
-pub fn mounts_of(process: ProcessId) -> Option<HashSet<u64>> {
+/// The ids of the mounts that a process sees in this mount namespace; 0: in whichever it is. `None`: it has gone, from
+/// there or altogether, or cannot be looked at.
+pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
     let pinned = process::Pinned::same(process).ok()?;
-    let text = process::mountinfo(process::directory(process.pid).ok()?).ok()?;
+    let directory = process::directory(process.pid).ok()?;
+    let links = process::namespaces(&directory).ok()?;
+    let now = || process::namespace_of(&links, NsType::Mount.file_name());
+    let is_in = || namespace == 0 || now() == Some(namespace);
+    if !is_in() {
+        return None;
+    }
+    let text = process::mountinfo(&directory).ok()?;
     pinned.still_there().ok()?;
-    Some(Tree::of(&text).ids().collect())
+    is_in().then(|| Tree::of(&text).ids().collect())
 }

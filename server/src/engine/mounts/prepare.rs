@@ -11,18 +11,18 @@ use conti_runtime::{
         process,
         question::{Answer, Question},
     },
-    own,
     plan::NsType,
     protocol::ProcessId,
     sys::mount,
 };
+use rustix::io::Errno;
 
-use super::live::Wanted;
+use super::live::{Site, Wanted};
 use crate::engine::{
     Engine, bounds,
     container::Container,
     error::{Error, Result},
-    explain, io_error,
+    explain,
     sources::{
         bind::{self, Bind},
         requested,
@@ -32,7 +32,7 @@ use crate::engine::{
 
 impl Engine {
     /// Makes what is to be mounted, attached nowhere yet.
-    pub(super) async fn prepare(&self, wanted: &Wanted, to: ProcessId) -> Result<Bind> {
+    pub(super) async fn prepare(&self, wanted: &Wanted, to: &Site) -> Result<Bind> {
         let Mount { source, read_only, .. } = wanted.mount.clone();
         // As with the mounts that a container is made with.
         let container = matches!(wanted.target, Target::Container(_));
@@ -43,9 +43,9 @@ impl Engine {
             }
             None => user_of(std::process::id() as i32),
         };
-        let other_user = user_of(to.pid) != user_of(std::process::id() as i32);
+        let other_user = !to.held.is_own(NsType::User);
         if other_user {
-            let mapped = wanted.idmapped || self.is_container(to, &wanted.target);
+            let mapped = wanted.idmapped || self.is_container(to.process, &wanted.target);
             requested::check_for_own_ids(&wanted.mount, mapped, "mount.source")?;
         }
         let nodev = container && !self.cgroups.enforces_devices();
@@ -55,7 +55,7 @@ impl Engine {
             (None, source) => {
                 // Filesystems are made by reading devices, which takes its time.
                 let within = wanted.within.clone();
-                let owner = process::root_ids(to.pid).filter(|_| container).unwrap_or((0, 0));
+                let owner = to.root_ids.filter(|_| container).unwrap_or((0, 0));
                 let make =
                     move || requested::make(&source, read_only, owner, nodev, within.as_deref());
                 tokio::task::spawn_blocking(make)
@@ -87,7 +87,7 @@ impl Engine {
             });
         }
         // As with the mounts that a container is made with. What another container has is mapped already.
-        let foreign = other_user && has_owners && source_user != user_of(to.pid);
+        let foreign = other_user && has_owners && source_user != to.held.inode(NsType::User);
         if foreign && source_user != user_of(std::process::id() as i32) {
             return Err(Error::Invalid {
                 field: "source_container".to_owned(),
@@ -96,7 +96,7 @@ impl Engine {
                     .to_owned(),
             });
         }
-        if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
+        if wanted.idmapped || foreign && self.is_container(to.process, &wanted.target) {
             map_ids(&prepared.fd, to, wanted).await?;
         }
         if !other_user {
@@ -159,17 +159,18 @@ fn user_of(pid: i32) -> Option<u64> {
     process::namespace_of(process::namespaces(directory).ok()?, NsType::User.file_name())
 }
 
-/// Has the ids of a mount be those of the user namespace of a process.
-async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()> {
-    let file = own::open(format!("/proc/{}/ns/user", of.pid))
-        .map_err(io_error("cannot open the target's user namespace"))?;
-    process::Pinned::same(of)?.still_there()?;
-    let Err(errno) = mount::set_id_map(mounted.as_fd(), file.as_fd()) else { return Ok(()) };
+/// Has the ids of a mount be those of the user namespace of where it goes.
+async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
+    let user = to.held.fd(NsType::User).ok_or(Errno::NOENT);
+    let Err(errno) = user.and_then(|user| mount::set_id_map(mounted.as_fd(), user)) else {
+        return Ok(());
+    };
     let (source, part) = match &wanted.mount.source {
         MountSource::Bind { source, recursive, .. } if wanted.source_container.is_none() => {
             let (of, recursive) = (source.clone(), *recursive);
+            let user = to.held.fd(NsType::User).and_then(|user| user.try_clone_to_owned().ok());
             let part = bounds::blocking(bounds::SOURCES, "cannot look at a mount", move || {
-                explain::unmappable_part(&of, recursive, file.as_fd())
+                explain::unmappable_part(&of, recursive, user?.as_fd())
             });
             (source.clone(), part.await.ok().flatten())
         }
