@@ -18,6 +18,7 @@ use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
     facts::CgroupVersion,
+    opened::Opened,
     process,
     sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
@@ -92,6 +93,8 @@ pub struct Assembled {
     pub devices: Option<Option<Vec<Rule>>>,
     /// The root of the container's devpts.
     pub devpts: Arc<OwnedFd>,
+    /// Where on the host that lies which it is made from.
+    pub opened: Opened,
     /// What is done otherwise than asked.
     pub warnings: Vec<String>,
 }
@@ -127,8 +130,9 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         &mut idmapped,
     )?;
 
+    let mut opened = Opened { rootfs: root.opened.into_iter().collect(), ..Opened::default() };
     let mut mounts = root.mounts;
-    let (nodes, policy) = devices(spec)?;
+    let (nodes, policy) = devices(spec, &mut opened)?;
     let devpts = Arc::new(filesystem::devpts(owner, tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
@@ -141,6 +145,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     for mount in &spec.mounts {
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
+        opened.mounts.push(made.sources);
         let device = is_device(&made.fd)?;
         let fd = fds.add(made.fd);
         // What has owners of its own keeps them on both sides. A device node is used by its mode alone, and
@@ -189,7 +194,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         terminal,
         request.paused,
     );
-    Ok(Assembled { plan, fds, devices: policy, devpts, warnings: root.warnings })
+    Ok(Assembled { plan, fds, devices: policy, devpts, opened, warnings: root.warnings })
 }
 
 /// Puts a plan together.
@@ -304,10 +309,11 @@ fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> Option<u32> {
 /// The nodes besides the standard ones, and the policy where it is not the standard one.
 type Devices = (Vec<dev::Node>, Option<Option<Vec<Rule>>>);
 
-fn devices(spec: &ContainerSpec) -> Result<Devices> {
+fn devices(spec: &ContainerSpec, opened: &mut Opened) -> Result<Devices> {
     let (mut nodes, mut rules) = (Vec::new(), Vec::new());
     for device in &spec.devices {
-        let (node, rule) = dev::allow(device)?;
+        let (node, rule, place) = dev::allow(device, spec.bounds.is_some())?;
+        opened.devices.push(place);
         nodes.push(node);
         rules.push(rule);
     }
