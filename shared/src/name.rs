@@ -30,6 +30,9 @@ pub enum Problem {
         /// What it means.
         meaning: &'static str,
     },
+    /// It looks like an id of the agent's making.
+    #[error("has the form of an id (32 characters of 0-9 and a-f); choose another")]
+    LikeAnId,
     /// It has too many characters.
     #[error("has {length} characters, at most {max} are allowed")]
     TooLong {
@@ -67,7 +70,8 @@ pub enum Problem {
 /// The name that stands for the machine itself wherever a target is asked for.
 pub const HOST: &str = "host";
 
-/// Checks the name of a container: `[a-z0-9][a-z0-9_.-]{0,62}`, and not `host`.
+/// Checks the name of a container: `[a-z0-9][a-z0-9_.-]{0,62}`, not `host`, and not like an id: who chooses a name
+/// must not choose what is found by an id.
 pub fn check_container_name(name: &str) -> Result<(), Problem> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     check_length(name, CONTAINER_NAME_MAX)?;
@@ -79,6 +83,7 @@ pub fn check_container_name(name: &str) -> Result<(), Problem> {
         Some(found) if !plain(found) => {
             Err(Problem::BadFirst { found, allowed: "one of a-z and 0-9" })
         }
+        _ if check_id(name).is_ok() => Err(Problem::LikeAnId),
         _ => Ok(()),
     }
 }
@@ -153,6 +158,12 @@ mod tests {
         for name in ["a", "0", "web-1", "a.b_c", "hosts", &"a".repeat(63)] {
             assert_eq!(check_container_name(name), Ok(()), "{name:?}");
         }
+        for id in ["0123456789abcdef0123456789abcdef", &"0".repeat(32), &"a".repeat(32)] {
+            assert_eq!(check_container_name(id), Err(Problem::LikeAnId), "{id}");
+        }
+        for name in [&"a".repeat(31), &"0".repeat(33), &"g".repeat(32)] {
+            assert_eq!(check_container_name(name), Ok(()), "{name}");
+        }
         assert_eq!(
             check_container_name(&"a".repeat(64)),
             Err(Problem::TooLong { length: 64, max: 63 })
@@ -176,7 +187,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_the_pattern_makes_is_a_name(name in "[a-z0-9][a-z0-9_.-]{0,62}") {
-            prop_assume!(name != HOST);
+            prop_assume!(name != HOST && check_id(&name).is_err());
             prop_assert_eq!(check_container_name(&name), Ok(()));
         }
 

@@ -41,6 +41,8 @@ reasons! {
     ContainerWrongState = "CONTAINER_WRONG_STATE",
     /// The container's name is taken.
     NameTaken = "NAME_TAKEN",
+    /// The request id is that of an earlier request, which asked for something else: metadata `request_id`.
+    RequestIdTaken = "REQUEST_ID_TAKEN",
     /// There is no such mount.
     MountNotFound = "MOUNT_NOT_FOUND",
     /// There is no such session.

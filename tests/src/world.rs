@@ -6,6 +6,7 @@ use crate::{
     Agent,
     pki::{Authority, Files, Identity},
     remote::Remote,
+    wait,
 };
 
 /// An agent that listens on TCP, with a PKI that is not its own.
@@ -63,6 +64,14 @@ impl World {
             flags
         });
         World { agent, clients, server, files: files.expect("the files were written") }
+    }
+
+    /// Gives the agent another policy, and waits until it holds.
+    pub fn put_policy(&self, policy: &str) {
+        let read = || self.agent.log().matches("the policy was read again").count();
+        let before = read();
+        self.files.put("policy.toml", policy);
+        wait::until_true("the policy was read again", || read() > before);
     }
 
     /// A client with this certificate, or with none.

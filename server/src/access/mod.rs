@@ -4,7 +4,8 @@
 //! - [`policy`]: what the machine's owner grants to whom, from a file;
 //! - [`powers`]: grants that are worth more than they look;
 //! - [`records`]: what of it all is recorded;
-//! - [`rules`]: what a container must be like so that an operator may have it;
+//! - [`rules`]: what a container must be like so that an operator may have it; [`reached`]: what it was started from
+//!   in fact;
 //! - [`Caller`]: one who calls, with what the policy says of it at this moment.
 
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod fuzz;
 pub mod identity;
 pub mod policy;
 pub mod powers;
+pub mod reached;
 pub mod records;
 pub mod rules;
 
@@ -78,12 +80,12 @@ impl Caller {
         self.peer.identity.name()
     }
 
-    /// The id of a request of this caller: what two callers choose are not the same, so that none gets
-    /// what another made.
-    pub fn request_id(&self, id: Option<String>) -> Option<String> {
+    /// The id of a request of this caller among those of all: what two callers choose are not the same, so that
+    /// none gets what another made.
+    pub fn request_key(&self, id: &str) -> String {
         match &self.peer.identity {
-            Identity::Local { .. } if self.role == Role::Admin => id,
-            _ => id.map(|id| format!("{}\0{id}", self.name())),
+            Identity::Local { .. } if self.role == Role::Admin => id.to_owned(),
+            _ => format!("{}\0{id}", self.name()),
         }
     }
 }

@@ -15,7 +15,7 @@ use conti_runtime::{
 use super::Grants;
 use crate::engine::{
     capability,
-    mounts::made::Made,
+    mounts::made::Shown,
     scope::within,
     spec::{ContainerSpec, Mount, MountSource, Namespace, Rootfs},
     userns::{self, Userns},
@@ -30,7 +30,8 @@ pub struct Beyond {
     pub problem: String,
 }
 
-type Result = std::result::Result<(), Beyond>;
+/// Whether something goes beyond a caller's grants.
+pub type Result = std::result::Result<(), Beyond>;
 
 /// Something that goes beyond a caller's grants.
 pub fn beyond(field: impl Into<String>, problem: impl Into<String>) -> Result {
@@ -138,7 +139,7 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
 }
 
 /// Checks a mount that was made in a living container: by the facts that were stored with it.
-pub fn made(made: &Made, grants: &Grants) -> Result {
+pub fn made(made: &Shown, grants: &Grants) -> Result {
     let at = |what: &str| {
         let problem = format!("has {what} mounted on {} since", made.mount.target);
         beyond("mounts", problem)
@@ -152,20 +153,20 @@ pub fn made(made: &Made, grants: &Grants) -> Result {
     let dirs = &grants.bounds.mounts;
     let all_within =
         |paths: &[std::path::PathBuf]| paths.iter().all(|path| within(dirs, path).is_some());
-    let paths = match &made.mount.source {
+    match &made.mount.source {
         MountSource::Tmpfs { .. } => return Ok(()),
         MountSource::Device { .. } => return at("a device or an image"),
         // What its maker could have entered with fewer grants, or the same.
-        MountSource::Bind { .. } if made.source_container_id.is_some() => {
+        MountSource::Bind { .. } if made.of_container => {
             return match &facts.granted {
                 Some(granted) if all_within(granted) => Ok(()),
                 _ => at("a part of another container"),
             };
         }
-        MountSource::Bind { .. } => 1,
-        MountSource::Overlay { lowers, upper } => lowers.len() + 2 * usize::from(upper.is_some()),
-    };
-    match facts.sources.len() == paths && all_within(&facts.sources) {
+        MountSource::Bind { .. } | MountSource::Overlay { .. } => {}
+    }
+    let all_known = facts.sources.len() == made.mount.source.paths().len();
+    match all_known && all_within(&facts.sources) {
         true => Ok(()),
         false => at("a part of the host"),
     }

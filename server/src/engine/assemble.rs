@@ -18,7 +18,9 @@ use super::{
     cgroup::devices::{self, Rule},
     error::{Error, Result},
     facts::CgroupVersion,
-    net_defaults, process,
+    net_defaults,
+    opened::Opened,
+    process,
     sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
@@ -94,6 +96,8 @@ pub struct Assembled {
     pub devices: Option<Option<Vec<Rule>>>,
     /// The root of the container's devpts.
     pub devpts: Arc<OwnedFd>,
+    /// Where on the host that lies which it is made from.
+    pub opened: Opened,
     /// What is done otherwise than asked.
     pub warnings: Vec<String>,
 }
@@ -129,6 +133,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         &mut idmapped,
     )?;
 
+    let mut opened = Opened { rootfs: root.opened.into_iter().collect(), ..Opened::default() };
     let mut mounts = root.mounts;
     of_host.extend(mounts.iter().filter_map(|mount| match mount.what {
         MountWhat::Detached { fd, .. } => Some(fd),
@@ -137,7 +142,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     if let Root::Mount(fd) = root.root {
         of_host.push(fd);
     }
-    let (nodes, policy) = devices(spec)?;
+    let (nodes, policy) = devices(spec, &mut opened)?;
     let devpts = Arc::new(filesystem::devpts(owner, tty_group(spec, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
@@ -153,6 +158,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
             requested::check_for_own_ids(mount, true, "spec.mounts")?;
         }
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
+        opened.mounts.push(made.sources);
         let device = is_device(&made.fd)?;
         let fd = fds.add(made.fd);
         of_host.push(fd);
@@ -205,7 +211,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         request.paused,
     );
     let of_host = if mapped { of_host } else { Vec::new() };
-    Ok(Assembled { plan, fds, of_host, devices: policy, devpts, warnings: root.warnings })
+    Ok(Assembled { plan, fds, of_host, devices: policy, devpts, opened, warnings: root.warnings })
 }
 
 /// Puts a plan together.
@@ -320,10 +326,11 @@ fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> Option<u32> {
 /// The nodes besides the standard ones, and the policy where it is not the standard one.
 type Devices = (Vec<dev::Node>, Option<Option<Vec<Rule>>>);
 
-fn devices(spec: &ContainerSpec) -> Result<Devices> {
+fn devices(spec: &ContainerSpec, opened: &mut Opened) -> Result<Devices> {
     let (mut nodes, mut rules) = (Vec::new(), Vec::new());
     for device in &spec.devices {
-        let (node, rule) = dev::allow(device)?;
+        let (node, rule, place) = dev::allow(device, spec.bounds.is_some())?;
+        opened.devices.push(place);
         nodes.push(node);
         rules.push(rule);
     }

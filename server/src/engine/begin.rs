@@ -133,6 +133,13 @@ impl Engine {
             Ok(())
         })();
         let cgroup = Arc::new(cgroup);
+        // Before anything of it runs, or is said to: what it reaches is told by this.
+        let before = {
+            let mut now = container.now();
+            let opened = std::mem::take(&mut assembled.opened);
+            let opened = opened.after(now.opened.as_ref(), &container.spec.rootfs);
+            now.opened.replace(opened)
+        };
         let process = &assembled.plan.process;
         let record = Record {
             id: session_id.clone(),
@@ -142,10 +149,12 @@ impl Engine {
             main: true,
             confinement: Some((process.confinement, process.oom_score_adj)),
             surroundings: self.surroundings(container),
+            host_tools: false,
             argv: container.spec.process.argv.clone(),
             io: container.spec.io.clone(),
             start_time: SystemTime::now(),
             request_id: None,
+            request_digest: None,
             streamed: begin.streamed,
             monitor: None,
         };
@@ -174,7 +183,10 @@ impl Engine {
         let session = match opened {
             Ok(opened) => self.follow_main(container.clone(), opened),
             Err(error) => {
-                container.now().cgroup = None;
+                {
+                    let mut now = container.now();
+                    (now.cgroup, now.opened) = (None, before);
+                }
                 self.release(cgroup, true).await;
                 return Err(error);
             }

@@ -22,6 +22,8 @@ use super::{
     id_ranges::IdRange,
     info::{ContainerInfo, ContainerState, SessionEnd},
     monitor::Monitor,
+    opened::Opened,
+    requests::Request,
     session::{Session, State, store::ContainerRef},
     spec::ContainerSpec,
     store::{self, Durability},
@@ -47,8 +49,10 @@ pub struct Container {
     pub create_time: SystemTime,
     /// Its directory: record and private layers.
     pub dir: PathBuf,
-    /// The id of the request that made it.
+    /// The id of the request that made it, among those of all clients.
     pub request_id: Option<String>,
+    /// The digest of that request.
+    pub request_digest: Option<String>,
     /// Held while it is started, stopped or deleted: one at a time.
     turn: tokio::sync::Mutex<()>,
     /// Told when the main process has ended, before anything is cleaned up.
@@ -76,6 +80,8 @@ pub struct Now {
     pub devpts: Option<Arc<OwnedFd>>,
     /// What was done otherwise than asked.
     pub warnings: Vec<String>,
+    /// Where on the host that lay which it was started from. `None`: it is not known.
+    pub opened: Option<Opened>,
     /// The ids of its user namespace, where the agent chose them.
     pub id_range: Option<IdRange>,
     /// Why it can only be deleted.
@@ -110,8 +116,14 @@ pub struct Record {
     pub cgroup: Option<String>,
     /// What was done otherwise than asked.
     pub warnings: Vec<String>,
-    /// The id of the request that made it.
+    /// Where on the host that lay which it was started from. `None`: it is not known.
+    #[serde(default)]
+    pub opened: Option<Opened>,
+    /// The id of the request that made it, among those of all clients.
     pub request_id: Option<String>,
+    /// The digest of that request.
+    #[serde(default)]
+    pub request_digest: Option<String>,
 }
 
 impl Container {
@@ -120,17 +132,19 @@ impl Container {
         id: String,
         spec: ContainerSpec,
         containers: &Path,
-        request_id: Option<String>,
+        request: Option<&Request>,
     ) -> Container {
         Container {
             dir: containers.join(&id),
             id,
             spec,
             create_time: SystemTime::now(),
-            request_id,
+            request_id: request.map(|request| request.key.clone()),
+            request_digest: request.map(|request| request.digest.clone()),
             turn: tokio::sync::Mutex::default(),
             ended: tokio::sync::Notify::new(),
-            now: Mutex::default(),
+            // Nothing so far, which is known.
+            now: Mutex::new(Now { opened: Some(Opened::default()), ..Now::default() }),
         }
     }
 
@@ -142,6 +156,7 @@ impl Container {
             spec: record.spec,
             create_time: record.create_time,
             request_id: record.request_id,
+            request_digest: record.request_digest,
             turn: tokio::sync::Mutex::default(),
             ended: tokio::sync::Notify::new(),
             now: Mutex::new(Now {
@@ -149,6 +164,7 @@ impl Container {
                 start_time: record.start_time,
                 end: record.end,
                 warnings: record.warnings,
+                opened: record.opened,
                 ..Now::default()
             }),
         }
@@ -243,7 +259,9 @@ impl Container {
                 session_id: now.session_id.clone(),
                 cgroup: now.cgroup.as_ref().map(|cgroup| cgroup.name.clone()),
                 warnings: now.warnings.clone(),
+                opened: now.opened.clone(),
                 request_id: self.request_id.clone(),
+                request_digest: self.request_digest.clone(),
             }
         };
         let durability = if self.spec.auto_remove { Durability::Boot } else { Durability::Durable };

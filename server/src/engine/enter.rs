@@ -26,7 +26,7 @@ use super::{
     joining::Joining,
     monitor::Monitor,
     process::{self, Pinned},
-    registry::Made,
+    requests::{Answer, Request, What},
     session::{
         Session, State, Waiting,
         store::Record,
@@ -66,22 +66,21 @@ impl Engine {
     pub async fn start_session(
         self: &Arc<Self>,
         spec: SessionSpec,
-        request_id: Option<String>,
+        request: Option<Request>,
         streamed: bool,
-    ) -> Result<Arc<Session>> {
+    ) -> Result<Answer<Arc<Session>>> {
         let (engine, since) = (self.clone(), Instant::now());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let start = async move {
-            let made =
-                request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
-            let start = || async {
-                engine.start_now_in(spec, request_id, (streamed, since)).await.map(|s| s.id.clone())
+            let start = async {
+                let started = engine.start_now_in(spec, request.as_ref(), (streamed, since)).await;
+                started.map(|session| session.id.clone())
             };
-            let result = match made.get_or_try_init(start).await {
-                Ok(id) => engine.registry.session(id),
-                Err(error) => Err(error),
-            };
-            if let Err(Ok(session)) = answer.send(result)
+            let answered = engine.requests.once(request.as_ref(), What::Session, start).await;
+            let result = answered.and_then(|Answer { made, repeated }| {
+                Ok(Answer { made: engine.registry.session(&made)?, repeated })
+            });
+            if let Err(Ok(Answer { made: session, repeated: false })) = answer.send(result)
                 && streamed
             {
                 // Its client went away before it had it.
@@ -95,12 +94,12 @@ impl Engine {
     async fn start_now_in(
         self: &Arc<Self>,
         spec: SessionSpec,
-        request_id: Option<String>,
+        request: Option<&Request>,
         (streamed, since): (bool, Instant),
     ) -> Result<Arc<Session>> {
         let prepare = async {
             match &spec.target {
-                SessionTarget::Container(key) => self.in_container(key, &spec).await,
+                SessionTarget::Container(id) => self.in_container(id, &spec).await,
                 SessionTarget::Process(target) => self.in_process(target, &spec).await,
                 SessionTarget::Unshare(target) => self.on_host(target, &spec).await,
                 SessionTarget::Debug(target, tools) => self.with_tools(target, tools, &spec).await,
@@ -116,6 +115,8 @@ impl Engine {
         let mut plan = assemble::plan(&session_id, place, process, &spec.io, devpts, false);
         plan.cgroup = cgroup.map(|fd| fds.add(fd));
         shorten_deadline(&mut plan, since);
+        let host_tools = matches!(spec.target, SessionTarget::Debug(_, Tools::Dir(_)));
+        let known = container.as_ref().filter(|_| !host_tools);
         let record = Record {
             id: session_id,
             container: container.as_ref().map(|container| container.reference()),
@@ -123,11 +124,13 @@ impl Engine {
             maker: spec.maker.clone(),
             main: false,
             confinement,
-            surroundings: container.as_ref().and_then(|container| self.surroundings(container)),
+            surroundings: known.and_then(|container| self.surroundings(container)),
+            host_tools,
             argv: spec.process.argv.clone(),
             io: spec.io.clone(),
             start_time: SystemTime::now(),
-            request_id,
+            request_id: request.map(|request| request.key.clone()),
+            request_digest: request.map(|request| request.digest.clone()),
             streamed,
             monitor: None,
         };
@@ -196,8 +199,8 @@ impl Engine {
         self.registry.keep_ended(&session.id);
     }
 
-    async fn in_container(self: &Arc<Self>, key: &str, spec: &SessionSpec) -> Result<Prepared> {
-        let container = self.registry.container(key)?;
+    async fn in_container(self: &Arc<Self>, id: &str, spec: &SessionSpec) -> Result<Prepared> {
+        let container = self.registry.container(id)?;
         let main = container.running_process("run a command in")?;
         container.check_thawed()?;
         let pinned = Pinned::open(main.pid, Some(main.start_ticks))?;
@@ -333,7 +336,7 @@ impl Engine {
             groups: false,
         };
         let mut prepared = match target {
-            Target::Container(key) => self.in_container(key, spec).await?,
+            Target::Container(id) => self.in_container(id, spec).await?,
             Target::Process { pid, start_ticks } => {
                 self.in_process(&whole(*pid, *start_ticks), spec).await?
             }

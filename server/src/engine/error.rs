@@ -35,6 +35,9 @@ pub enum Error {
         /// The id of the container that has it, where whoever asks may know it.
         id: Option<String>,
     },
+    /// The request id is that of another request.
+    #[error("the request id {0:?} is that of another request; choose another id for each request")]
+    RequestIdTaken(String),
     /// The container is in a state that does not allow it.
     #[error("container {container:?} is {state}; to {action} it, it must be {wanted}")]
     WrongState {
@@ -169,6 +172,7 @@ impl Error {
             Error::NoSuchMount(_) => Reason::MountNotFound,
             Error::NoSuchRecording(_) => Reason::RecordingNotFound,
             Error::NameTaken { .. } => Reason::NameTaken,
+            Error::RequestIdTaken(_) => Reason::RequestIdTaken,
             Error::WrongState { .. } => Reason::ContainerWrongState,
             Error::WrongSessionState { .. } => Reason::SessionWrongState,
             Error::TargetGone { .. } => Reason::ProcessGone,

@@ -75,7 +75,7 @@ impl Engine {
     /// The process that stands for a target: it is in all of its namespaces.
     pub(super) fn process_of(&self, target: &Target, action: &'static str) -> Result<ProcessId> {
         match target {
-            Target::Container(key) => self.registry.container(key)?.running_process(action),
+            Target::Container(id) => self.registry.container(id)?.running_process(action),
             Target::Process { pid, start_ticks } => Ok(Pinned::open(*pid, *start_ticks)?.id()),
             Target::Host => Ok(Pinned::open(std::process::id() as i32, None)?.id()),
         }

@@ -20,7 +20,7 @@ use super::{
     fault, id,
     info::{ContainerInfo, ContainerState, EndReason},
     io_error, name, process,
-    registry::Made,
+    requests::{Answer, Request, What},
     session::{
         Session, State, Waiting, store,
         supervise::{self, Outcome},
@@ -33,11 +33,11 @@ impl Engine {
     pub async fn create(
         self: &Arc<Self>,
         spec: ContainerSpec,
-        request_id: Option<String>,
+        request: Option<Request>,
         start: bool,
     ) -> Result<ContainerInfo> {
         let begin = Begin { paused: !start, streamed: false, since: Instant::now() };
-        Ok(self.create_once(spec, request_id, begin).await?.info())
+        Ok(self.create_once(spec, request, begin).await?.made.info())
     }
 
     /// Creates and starts a container whose main session is to be driven. Returns that session and
@@ -45,17 +45,17 @@ impl Engine {
     pub async fn run(
         self: &Arc<Self>,
         spec: ContainerSpec,
-        request_id: Option<String>,
-    ) -> Result<(Arc<Session>, Vec<String>)> {
+        request: Option<Request>,
+    ) -> Result<Answer<(Arc<Session>, Vec<String>)>> {
         let begin = Begin { paused: false, streamed: true, since: Instant::now() };
-        let container = self.create_once(spec, request_id, begin).await?;
+        let Answer { made: container, repeated } = self.create_once(spec, request, begin).await?;
         let (session, warnings) = {
             let now = container.now();
             (now.session.clone(), now.warnings.clone())
         };
         let session =
             session.ok_or_else(|| container.wrong_state("attach to", "created or running"))?;
-        Ok((session, warnings))
+        Ok(Answer { made: (session, warnings), repeated })
     }
 
     /// Carries a create out in a task of its own, so that a client that goes away half way leaves
@@ -63,14 +63,14 @@ impl Engine {
     async fn create_once(
         self: &Arc<Self>,
         spec: ContainerSpec,
-        request_id: Option<String>,
+        request: Option<Request>,
         begin: Begin,
-    ) -> Result<Arc<Container>> {
+    ) -> Result<Answer<Arc<Container>>> {
         let engine = self.clone();
         let (answer, answered) = tokio::sync::oneshot::channel();
         let create = async move {
-            let result = engine.create_now(spec, request_id, begin).await;
-            if let Err(Ok(container)) = answer.send(result)
+            let result = engine.create_now(spec, request, begin).await;
+            if let Err(Ok(Answer { made: container, repeated: false })) = answer.send(result)
                 && begin.streamed
                 && let Some(session) = container.now().session.clone()
             {
@@ -85,31 +85,32 @@ impl Engine {
     async fn create_now(
         self: &Arc<Self>,
         spec: ContainerSpec,
-        request_id: Option<String>,
+        request: Option<Request>,
         begin: Begin,
-    ) -> Result<Arc<Container>> {
-        let made = request_id.as_deref().map_or_else(Made::default, |id| self.registry.request(id));
+    ) -> Result<Answer<Arc<Container>>> {
         // One that removes itself may have done so by now: it is still what this request made.
-        let own = std::sync::Mutex::new(None);
-        let make = || async {
-            let container = self.new_container(spec, request_id)?;
+        let mut own = None;
+        let make = async {
+            let container = self.new_container(spec, request.as_ref())?;
             self.begin_new(&container, begin).await?;
             let id = container.id.clone();
-            *own.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(container);
+            own = Some(container);
             Result::Ok(id)
         };
-        let id = made.get_or_try_init(make).await?;
-        match own.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            Some(container) => Ok(container),
-            None => self.registry.container(id),
-        }
+        let Answer { made: id, repeated } =
+            self.requests.once(request.as_ref(), What::Container, make).await?;
+        let made = match own {
+            Some(container) => container,
+            None => self.registry.container(&id)?,
+        };
+        Ok(Answer { made, repeated })
     }
 
     /// A container that nobody knows of yet.
     fn new_container(
         &self,
         mut spec: ContainerSpec,
-        request_id: Option<String>,
+        request: Option<&Request>,
     ) -> Result<Arc<Container>> {
         let id = id::new();
         if spec.name.is_empty() {
@@ -120,7 +121,7 @@ impl Engine {
         }
         self.check_owners(&spec)?;
         let id_range = self.take_ids(&mut spec)?;
-        let container = Container::new(id, spec, &self.containers_dir, request_id);
+        let container = Container::new(id, spec, &self.containers_dir, request);
         container.now().id_range = id_range;
         Ok(Arc::new(container))
     }
@@ -219,18 +220,15 @@ impl Engine {
     /// Starts a created or stopped container.
     pub async fn start_container(
         self: &Arc<Self>,
-        key: &str,
-        request_id: Option<String>,
+        id: &str,
+        request: Option<Request>,
     ) -> Result<ContainerInfo> {
-        let container = self.registry.container(key)?;
+        let container = self.registry.container(id)?;
         let (engine, since) = (self.clone(), Instant::now());
         let start = async move {
-            let made =
-                request_id.as_deref().map_or_else(Made::default, |id| engine.registry.request(id));
-            let start = || async {
-                engine.start_now(&container, since).await.map(|()| container.id.clone())
-            };
-            made.get_or_try_init(start).await.cloned()?;
+            let start =
+                async { engine.start_now(&container, since).await.map(|()| container.id.clone()) };
+            engine.requests.once(request.as_ref(), What::Start, start).await?;
             Ok(container.info())
         };
         carry::to_its_end(start).await.unwrap_or(Err(Error::Stopping))
@@ -298,11 +296,11 @@ impl Engine {
     /// Stops a container: signal, grace, kill.
     pub async fn stop(
         self: &Arc<Self>,
-        key: &str,
+        id: &str,
         signal: i32,
         grace: Duration,
     ) -> Result<ContainerInfo> {
-        let container = self.registry.container(key)?;
+        let container = self.registry.container(id)?;
         let session = container.now().session.clone();
         let Some(session) = session else { return Ok(container.info()) };
         match container.state() {
@@ -363,16 +361,16 @@ impl Engine {
     }
 
     /// Sends a signal to the main process.
-    pub async fn kill(&self, key: &str, signal: i32) -> Result<()> {
-        let container = self.registry.container(key)?;
+    pub async fn kill(&self, id: &str, signal: i32) -> Result<()> {
+        let container = self.registry.container(id)?;
         container.running_process("signal")?;
         let session = self.main_session(&container.id)?;
         self.signal(&session, signal).await
     }
 
     /// Removes a container with all that belongs to it.
-    pub async fn delete(self: &Arc<Self>, key: &str, force: bool) -> Result<()> {
-        let container = self.registry.container(key)?;
+    pub async fn delete(self: &Arc<Self>, id: &str, force: bool) -> Result<()> {
+        let container = self.registry.container(id)?;
         let engine = self.clone();
         let delete = async move {
             let _turn = container.take_turn().await?;

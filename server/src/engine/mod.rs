@@ -3,9 +3,9 @@
 //! Read in this order:
 //!
 //! - [`spec`], [`info`], [`error`]: what it is asked, what it tells, what goes wrong;
-//! - [`lifecycle`]: containers from create to delete; [`container`]: one of them;
+//! - [`lifecycle`]: containers from create to delete; [`container`]: one of them; [`requests`] that are repeated;
 //! - [`begin`]: bringing up a main process; [`assemble`]: from a specification to a plan, with the [`sources`] of the host
-//!   and the [`net_defaults`];
+//!   and the [`net_defaults`]; [`opened`]: where those lay;
 //! - [`enter`]: sessions in containers and in processes of the host; [`joining`]: of which namespaces;
 //! - [`session`]: streams, ends, and the task that follows a monitor; [`signals`]: what a frozen one hears;
 //! - [`recording`]: sessions on disk;
@@ -57,12 +57,14 @@ pub mod name;
 pub mod namespaces;
 mod net_defaults;
 pub mod network;
+pub mod opened;
 mod owners;
 pub mod process;
 pub mod processes;
 pub mod recording;
 pub mod recover;
 pub mod registry;
+pub mod requests;
 pub mod rootfs;
 pub mod scope;
 pub mod session;
@@ -97,6 +99,7 @@ use launcher::Launcher;
 use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
 use registry::Registry;
+use requests::Requests;
 use rustix::process::Rlimit;
 use scope::Scope;
 use session::Session;
@@ -134,6 +137,8 @@ pub struct Engine {
     facts: Facts,
     counts: Arc<Counts>,
     registry: Registry,
+    /// What repeated requests are answered by.
+    requests: Requests,
     launcher: Arc<Launcher>,
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
@@ -228,6 +233,7 @@ impl Engine {
             facts,
             counts,
             registry: Registry::default(),
+            requests: Requests::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
             launcher,
             cgroups,
@@ -282,9 +288,19 @@ impl Engine {
         &self.facts
     }
 
-    /// Finds a container that a scope sees.
+    /// Finds the container that a client names, by id, name or a prefix of its id, where a scope sees it. All other
+    /// functions of the engine take ids.
     pub fn find(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
-        self.registry.container_in(scope, key)
+        self.registry.named(scope, key)
+    }
+
+    /// Finds a container by an id that was stored, where a scope sees it.
+    pub fn stored(&self, scope: &Scope, id: &str) -> Result<Arc<Container>> {
+        let found = self.registry.container(id)?;
+        match scope.sees(&found.spec.labels) {
+            true => Ok(found),
+            false => Err(Error::NoSuchContainer(id.to_owned())),
+        }
     }
 
     /// Describes all containers that a scope sees, the oldest first.
@@ -295,8 +311,8 @@ impl Engine {
     }
 
     /// Waits until the main process of a container has ended.
-    pub async fn wait(&self, container: &str) -> Result<SessionEnd> {
-        let container = self.registry.container(container)?;
+    pub async fn wait(&self, id: &str) -> Result<SessionEnd> {
+        let container = self.registry.container(id)?;
         let (session, end) = {
             let now = container.now();
             (now.session.clone(), now.end.clone())
@@ -314,8 +330,8 @@ impl Engine {
     }
 
     /// Finds the main session of a container.
-    pub fn main_session(&self, container: &str) -> Result<Arc<Session>> {
-        let container = self.registry.container(container)?;
+    pub fn main_session(&self, id: &str) -> Result<Arc<Session>> {
+        let container = self.registry.container(id)?;
         let session = container.now().session.clone();
         session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
     }

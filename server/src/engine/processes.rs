@@ -122,8 +122,8 @@ impl Engine {
                 by_namespace: true,
                 group: None,
             },
-            Target::Container(key) => {
-                let container = self.registry.container(key)?;
+            Target::Container(id) => {
+                let container = self.registry.container(id)?;
                 Whose {
                     member: Some(container.running_process("look into")?),
                     by_namespace: container.spec.namespaces.pid == Namespace::Private,

@@ -27,6 +27,7 @@ use super::{
     info::EndReason,
     monitor::Monitor,
     recording::tape::Tape,
+    requests::{Made, What},
     session::{
         Journal, Session, State,
         store::{self, Record},
@@ -90,8 +91,9 @@ impl Engine {
         let mut left = Vec::new();
         for dir in directories(&self.containers_dir) {
             let Some(container) = self.container_from(&dir, &mut left) else { continue };
-            if let Some(id) = &container.request_id {
-                self.registry.remember_request(id, container.id.clone());
+            if let Some(key) = &container.request_id {
+                let (id, digest) = (container.id.clone(), container.request_digest.clone());
+                self.requests.remember(key, Made { what: What::Container, id, digest });
             }
             if let Err(error) = self.registry.add_container(container) {
                 warn!(dir = %dir.display(), %error, "a container cannot be taken over");
@@ -201,8 +203,9 @@ impl Engine {
         let session = found.session().clone();
         let container =
             session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
-        if let (Some(id), false) = (&session.record.request_id, session.record.main) {
-            self.registry.remember_request(id, session.id.clone());
+        if let (Some(key), false) = (&session.record.request_id, session.record.main) {
+            let (id, digest) = (session.id.clone(), session.record.request_digest.clone());
+            self.requests.remember(key, Made { what: What::Session, id, digest });
         }
         self.registry.add_session(session.clone());
         if let Some(note) = store::read_note(&session.dir) {

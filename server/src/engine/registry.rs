@@ -1,27 +1,20 @@
-//! What there is: containers by id and name, sessions by id, and what repeated requests made.
+//! What there is: containers by id and name, and sessions by id.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use tokio::sync::OnceCell;
-
 use super::{
     container::Container,
     error::{Error, Result},
+    id,
     scope::Scope,
     session::{Session, store},
 };
 
 /// How many ended sessions are kept besides the main sessions of containers.
 const ENDED_KEPT: usize = 100;
-
-/// How many request ids are remembered.
-const REQUESTS_KEPT: usize = 4096;
-
-/// What a request made: the id of a container or a session.
-pub type Made = Arc<OnceCell<String>>;
 
 /// Everything that the engine knows of.
 #[derive(Debug, Default)]
@@ -38,8 +31,6 @@ struct Inner {
     opening: HashMap<String, Arc<Session>>,
     /// Ended sessions that no container keeps, the oldest first.
     ended: VecDeque<String>,
-    requests: HashMap<String, Made>,
-    request_order: VecDeque<String>,
 }
 
 impl Registry {
@@ -79,20 +70,25 @@ impl Registry {
         !inner.names.contains_key(name) && !inner.containers.contains_key(name)
     }
 
-    /// Finds a container by id, name, or a prefix of its id of at least four characters.
-    pub fn container(&self, key: &str) -> Result<Arc<Container>> {
-        self.container_in(&Scope::default(), key)
+    /// Finds a container by its whole id, and by nothing else: what is stored is found so. A name is chosen by a
+    /// client, who would choose with it what stands in the place of a container that is gone.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>> {
+        let found = self.lock().containers.get(id).cloned();
+        found.ok_or_else(|| Error::NoSuchContainer(id.to_owned()))
     }
 
-    /// As [`Registry::container`], as if there were only those that a scope sees.
-    pub fn container_in(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
+    /// Finds the container that a client names, by id, name, or a prefix of its id of at least four characters, as
+    /// if there were only those that a scope sees. What has the form of an id is no name, also where an older agent
+    /// let a container have it.
+    pub fn named(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
         let inner = self.lock();
-        let id = inner.names.get(key).map_or(key, String::as_str);
+        let is_id = id::is_one(key);
+        let id = inner.names.get(key).filter(|_| !is_id).map_or(key, String::as_str);
         let seen = |container: &&Arc<Container>| scope.sees(&container.spec.labels);
         if let Some(container) = inner.containers.get(id).filter(seen) {
             return Ok(container.clone());
         }
-        if key.len() < 4 {
+        if key.len() < 4 || is_id {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
         let mut fits = inner
@@ -182,27 +178,5 @@ impl Registry {
         let mut inner = self.lock();
         inner.sessions.remove(id);
         inner.ended.retain(|kept| kept != id);
-    }
-
-    /// The place for what the request `id` makes: the same for the same id.
-    pub fn request(&self, id: &str) -> Made {
-        let mut inner = self.lock();
-        if let Some(made) = inner.requests.get(id) {
-            return made.clone();
-        }
-        if inner.request_order.len() >= REQUESTS_KEPT
-            && let Some(oldest) = inner.request_order.pop_front()
-        {
-            inner.requests.remove(&oldest);
-        }
-        let made = Made::default();
-        inner.requests.insert(id.to_owned(), made.clone());
-        inner.request_order.push_back(id.to_owned());
-        made
-    }
-
-    /// Remembers what a request made before the agent was started.
-    pub fn remember_request(&self, id: &str, made: String) {
-        let _ = self.request(id).set(made);
     }
 }

@@ -1,7 +1,11 @@
 //! What the engine is asked for, as validated types: past the door nothing is optional that must
 //! be there, and nothing is a number that has a name.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub use conti_runtime::plan::Propagation;
 use conti_runtime::plan::{Confinement, IdMap, Identity, NsType, Process};
@@ -152,7 +156,7 @@ pub enum Namespace {
     Private,
     /// The host's.
     Host,
-    /// That of another container, by id, prefix or name.
+    /// That of another container: by its id, from where the client's word for it was exchanged for that.
     Container(String),
     /// Not said; only of users, until [`crate::engine::Engine::choose_user_namespace`].
     Unspecified,
@@ -224,6 +228,20 @@ pub enum MountSource {
         /// What takes what is written, and its work directory.
         upper: Option<(PathBuf, PathBuf)>,
     },
+}
+
+impl MountSource {
+    /// The paths of the host that it names.
+    pub fn paths(&self) -> Vec<&Path> {
+        match self {
+            MountSource::Tmpfs { .. } => Vec::new(),
+            MountSource::Bind { source, .. } | MountSource::Device { source, .. } => vec![source],
+            MountSource::Overlay { lowers, upper } => {
+                let upper = upper.iter().flat_map(|(upper, work)| [upper, work]);
+                lowers.iter().chain(upper).map(PathBuf::as_path).collect()
+            }
+        }
+    }
 }
 
 /// A device that a container may use.
@@ -332,7 +350,7 @@ pub struct SessionSpec {
 /// Where a session takes place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionTarget {
-    /// A running container, by id, prefix or name.
+    /// A running container: by its id, from where the client's word for it was exchanged for that.
     Container(String),
     /// A process of the host.
     Process(ProcessTarget),
@@ -344,7 +362,7 @@ pub enum SessionTarget {
 
 impl SessionTarget {
     /// The container that it takes place in.
-    pub fn container(&self) -> Option<&String> {
+    pub fn container_mut(&mut self) -> Option<&mut String> {
         match self {
             SessionTarget::Container(key) | SessionTarget::Debug(Target::Container(key), _) => {
                 Some(key)
@@ -366,7 +384,7 @@ pub enum Tools {
 /// What is looked at or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// A running container, by id, prefix or name.
+    /// A running container: by its id, from where the client's word for it was exchanged for that.
     Container(String),
     /// A process of the host.
     Process {

@@ -4,21 +4,38 @@
 
 use std::collections::{HashSet, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{
     Engine,
     container::Container,
+    mounts::made::Shown,
+    opened::Opened,
     session::Session,
-    spec::{ContainerSpec, Mount, Namespace},
+    spec::{ContainerSpec, Namespace},
 };
 
 /// How many containers are followed that have joined the namespaces of one another.
 const JOINED_MAX: usize = 64;
 
 /// A container, and all whose namespaces it has joined, as far as the rules for those who make containers ask.
-/// What was mounted since is among the mounts. `None`: not all of it is known.
-pub type Surroundings = Option<Vec<ContainerSpec>>;
+/// `None`: not all of it is known, or an admin alone may have it.
+pub type Surroundings = Option<Vec<Reached>>;
+
+/// A container as it is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reached {
+    /// What it was made from.
+    #[serde(flatten)]
+    pub spec: ContainerSpec,
+    /// Where on the host that lay. `None`: it is not known.
+    #[serde(default)]
+    pub opened: Option<Opened>,
+    /// What was mounted into it since. An older agent had that among the mounts of `spec`.
+    #[serde(default)]
+    pub made: Vec<Shown>,
+}
 
 impl ContainerSpec {
     /// What of it decides who might have made it, without what may hold secrets.
@@ -28,6 +45,7 @@ impl ContainerSpec {
             namespaces: self.namespaces.clone(),
             mounts: self.mounts.clone(),
             devices: self.devices.clone(),
+            bounds: self.bounds.clone(),
             ..ContainerSpec::unknown()
         };
         facts.process.confinement = self.process.confinement;
@@ -48,7 +66,7 @@ impl ContainerSpec {
             &namespaces.time,
         ];
         all.into_iter().filter_map(|namespace| match namespace {
-            Namespace::Container(key) => Some(key),
+            Namespace::Container(id) => Some(id),
             Namespace::Unspecified | Namespace::Private | Namespace::Host => None,
         })
     }
@@ -57,38 +75,40 @@ impl ContainerSpec {
 impl Engine {
     /// Those of what is started in a container now.
     pub(super) fn surroundings(&self, container: &Container) -> Surroundings {
-        let facts = |container: &Container| {
-            let known = container.now().quarantined.is_none();
-            let mut facts = container.spec.facts();
-            let made = self.mounts_made_in(&container.id);
-            facts.mounts.extend(made.iter().map(|made| made.mount.clone()));
-            known.then_some(facts)
+        let reached = |container: &Container| {
+            let opened = {
+                let now = container.now();
+                now.quarantined.is_none().then(|| now.opened.clone())?
+            };
+            let made = self.mounts_made_in(&container.id).iter().map(|made| made.shown()).collect();
+            Some(Reached { spec: container.spec.facts(), opened, made })
         };
-        let mut all = vec![facts(container)?];
+        let mut all = vec![reached(container)?];
         let mut joined: VecDeque<String> = container.spec.joins().cloned().collect();
-        while let Some(key) = joined.pop_front() {
+        while let Some(id) = joined.pop_front() {
             if all.len() > JOINED_MAX {
                 return None;
             }
-            let other = self.registry.container(&key).ok()?;
+            let other = self.registry.container(&id).ok()?;
             joined.extend(other.spec.joins().cloned());
-            all.push(facts(&other)?);
+            all.push(reached(&other)?);
         }
         Some(all)
     }
 
     /// Notes that something is mounted into a container that lives: what runs there, or in a container that has
-    /// joined it, may read it from now on, and show it to those who read its output.
-    pub(super) fn note_mount(&self, container: &str, mount: &Mount) {
+    /// joined it, may read it from now on, and show it to those who read its output. Not `there`: that it could not
+    /// be mounted.
+    pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) {
         let all = self.registry.containers();
         let reaching = all.iter().filter(|one| self.reaches(one, container));
         for id in reaching.map(|one| one.id.as_str()) {
             for session in self.registry.sessions_and_opening(id) {
-                if let Err(error) = session.add_mount(mount) {
+                if let Err(error) = session.note_mount(shown, there) {
                     warn!(session = session.id, %error, "cannot note a mount in a session's record");
                 }
             }
-            if let Err(error) = self.recordings().add_mount(id, mount) {
+            if let Err(error) = self.recordings().note_mount(id, shown, there) {
                 warn!(container = id, %error, "cannot note a mount in the container's recordings");
             }
         }
@@ -98,9 +118,9 @@ impl Engine {
     fn reaches(&self, container: &Container, other: &str) -> bool {
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
-        while let Some(key) = left.pop() {
+        while let Some(id) = left.pop() {
             // What is not known may lead there.
-            let Ok(joined) = self.registry.container(&key) else { return true };
+            let Ok(joined) = self.registry.container(&id) else { return true };
             if seen.len() > JOINED_MAX {
                 return true;
             }
@@ -117,6 +137,7 @@ impl Engine {
         // Held meanwhile: what is mounted from now on is noted behind it.
         let mut reached = session.reached();
         let container = self.registry.container(&container.id).ok();
+        let container = container.filter(|_| !session.record.host_tools);
         let now = container.and_then(|container| self.surroundings(&container));
         if *reached == now {
             return Ok(());
@@ -136,9 +157,9 @@ impl Session {
         self.reached().clone()
     }
 
-    fn add_mount(&self, mount: &Mount) -> std::io::Result<()> {
+    fn note_mount(&self, shown: &Shown, there: bool) -> std::io::Result<()> {
         let mut reached = self.reached();
-        add_mount(&mut reached, mount);
+        note_mount(&mut reached, shown, there);
         self.write_record(&reached)
     }
 
@@ -148,11 +169,53 @@ impl Session {
     }
 }
 
-/// Adds a mount to the first container of some surroundings.
-pub(super) fn add_mount(surroundings: &mut Surroundings, mount: &Mount) {
-    if let Some(first) = surroundings.as_mut().and_then(|all| all.first_mut())
-        && !first.mounts.contains(mount)
+/// Notes a mount in some surroundings, in the place of what was known of it before: with the first container, and once
+/// for all that show the same.
+pub(super) fn note_mount(surroundings: &mut Surroundings, shown: &Shown, there: bool) {
+    let Some(all) = surroundings else { return };
+    all.iter_mut().for_each(|reached| reached.made.retain(|one| one.id != shown.id));
+    if let Some(first) = all.first_mut()
+        && there
+        && !first.made.iter().any(|one| one.is_like(shown))
     {
-        first.mounts.push(mount.clone());
+        first.made.push(shown.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::engine::{mounts::made::Facts, spec::Mount, spec::MountSource};
+
+    fn shown(id: &str, kernel: bool) -> Shown {
+        let source = MountSource::Tmpfs { size_bytes: 0, mode: 0o755 };
+        let mount = Mount { target: "/mnt".into(), source, read_only: false };
+        let facts = Some(Facts { granted: None, sources: Vec::new(), kernel });
+        Shown { id: id.to_owned(), mount, of_container: false, facts }
+    }
+
+    fn made(surroundings: &Surroundings) -> Vec<Vec<&str>> {
+        let all = surroundings.as_ref().expect("known").iter();
+        all.map(|one| one.made.iter().map(|made| made.id.as_str()).collect()).collect()
+    }
+
+    #[test]
+    fn a_mount_is_noted_once_by_what_is_known_of_it_last() {
+        let reached = |made| Reached { spec: ContainerSpec::unknown(), opened: None, made };
+        // The second one was joined, and begun while the mount was being made.
+        let mut all = Some(vec![reached(Vec::new()), reached(vec![shown("1", true)])]);
+        note_mount(&mut all, &shown("1", false), true);
+        assert_eq!(made(&all), [vec!["1"], vec![]]);
+        note_mount(&mut all, &shown("2", true), true);
+        assert_eq!(made(&all), [vec!["1", "2"], vec![]]);
+        note_mount(&mut all, &shown("2", false), true);
+        assert_eq!(made(&all), [vec!["1"], vec![]], "it shows what the first one does");
+        note_mount(&mut all, &shown("3", true), true);
+        note_mount(&mut all, &shown("3", true), false);
+        assert_eq!(made(&all), [vec!["1"], vec![]], "it was never there");
+        let mut unknown = None;
+        note_mount(&mut unknown, &shown("1", false), true);
+        assert_eq!(unknown, None);
     }
 }

@@ -116,9 +116,9 @@ impl Engine {
     pub fn choose_user_namespace(&self, spec: &mut ContainerSpec) {
         match &spec.namespaces.user {
             Namespace::Unspecified => spec.namespaces.user = self.user_namespace_for(spec),
-            Namespace::Container(key) => {
+            Namespace::Container(id) => {
                 // One that has the host's has nothing to be joined.
-                let other = self.registry.container(key);
+                let other = self.registry.container(id);
                 if other.is_ok_and(|other| other.spec.namespaces.user == Namespace::Host) {
                     spec.namespaces.user = Namespace::Host;
                 }
@@ -130,8 +130,8 @@ impl Engine {
     /// Gives a container with a user namespace of its own its ids, where its maker chose none.
     pub(super) fn take_ids(&self, spec: &mut ContainerSpec) -> Result<Option<IdRange>> {
         let namespaces = &mut spec.namespaces;
-        if let Namespace::Container(key) = &namespaces.user {
-            let other = self.registry.container(key)?;
+        if let Namespace::Container(id) = &namespaces.user {
+            let other = self.registry.container(id)?;
             namespaces.uid_maps.clone_from(&other.spec.namespaces.uid_maps);
             namespaces.gid_maps.clone_from(&other.spec.namespaces.gid_maps);
             namespaces.ids = other.spec.namespaces.ids;
@@ -176,7 +176,7 @@ impl Engine {
         let all =
             [&wanted.pid, &wanted.net, &wanted.ipc, &wanted.uts, &wanted.cgroup, &wanted.time];
         let joined = all.into_iter().find_map(|namespace| match namespace {
-            Namespace::Container(key) => self.registry.container(key).ok(),
+            Namespace::Container(id) => self.registry.container(id).ok(),
             _ => None,
         });
         match joined {

@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 use super::{audit::Ticket, share::Backlog, status};
 use crate::{
     access::{
-        Caller, Role,
+        Caller, Role, reached,
         rules::{self, Beyond},
     },
     engine::{
@@ -25,6 +25,7 @@ use crate::{
             ContainerSpec, Mount, MountSource, Namespace, SessionIo, SessionSpec, SessionTarget,
             Target, Tools,
         },
+        surroundings::Reached,
     },
 };
 
@@ -43,7 +44,7 @@ pub struct Call {
 }
 
 /// What is stored with a session: how it is confined, with its oom_score_adj, and what it reaches.
-type Facts<'a> = (Option<(Confinement, Option<i32>)>, Option<&'a Vec<ContainerSpec>>);
+type Facts<'a> = (Option<(Confinement, Option<i32>)>, Option<&'a Vec<Reached>>);
 
 impl Call {
     /// The call of a request. One that nobody has let in is refused.
@@ -108,13 +109,13 @@ impl Call {
         let grants = &self.caller.grants;
         rules::confinement("process", confinement, oom_score_adj, grants)
             .and_then(|()| {
-                let check = |one| rules::container(one, grants, engine.userns());
+                let check = |one| reached::reached(one, grants, engine.userns());
                 surroundings.iter().try_for_each(check)
             })
             .map_err(|Beyond { field, problem }| {
                 denied(&format!("the session is not confined: {field} {problem}"))
             })?;
-        match engine.find(&self.caller.scope, container) {
+        match engine.stored(&self.caller.scope, container) {
             Ok(container) => self.check_inside(engine, &container),
             Err(_) => Ok(()),
         }
@@ -156,9 +157,9 @@ impl Call {
         self.confined_alone(engine, container)?;
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
-        while let Some(key) = left.pop() {
-            let other = engine.find(&self.caller.scope, &key).map_err(|_| {
-                joins(format!("has joined container {key}, of which nothing is known"))
+        while let Some(id) = left.pop() {
+            let other = engine.stored(&self.caller.scope, &id).map_err(|_| {
+                joins(format!("has joined container {id}, of which nothing is known"))
             })?;
             if !seen.insert(other.id.clone()) {
                 continue;
@@ -174,11 +175,12 @@ impl Call {
 
     /// As [`Call::confined`], without those that it has joined.
     fn confined_alone(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
-        rules::container(&container.spec, &self.caller.grants, engine.userns())?;
-        engine
-            .mounts_made_in(&container.id)
-            .iter()
-            .try_for_each(|made| rules::made(made, &self.caller.grants))
+        let grants = &self.caller.grants;
+        rules::container(&container.spec, grants, engine.userns())?;
+        let opened = container.now().opened.clone();
+        reached::opened(&container.spec, opened.as_ref(), grants)?;
+        let made = engine.mounts_made_in(&container.id);
+        made.iter().try_for_each(|made| rules::made(&made.shown(), grants))
     }
 
     /// Checks a target, and gives it with the id of its container. All but containers are for admins.
@@ -278,18 +280,18 @@ impl Call {
         self.at_least(Role::Operator, at, "it makes a container")?;
         self.recorded(&mut spec.io);
         spec.maker = Some(self.caller.name());
-        // Before anything is chosen by them: what the caller does not see is not there.
-        for key in joined(&mut spec).filter(|_| !self.is_admin()) {
-            self.see(engine, key)?;
+        // Before anything is chosen by them: what the caller does not see is not there, and another container may
+        // have the name one day.
+        for key in joined(&mut spec) {
+            match engine.find(&self.caller.scope, key) {
+                Ok(found) => key.clone_from(&found.id),
+                // The engine says more to one who may know all: it finds nothing by a name.
+                Err(Error::NoSuchContainer(_)) if self.is_admin() => {}
+                Err(error) => return Err(status::of(error)),
+            }
         }
         engine.choose_user_namespace(&mut spec);
         if self.is_admin() {
-            // Another container may have the name one day. One that is not there is the engine's to tell.
-            for key in joined(&mut spec) {
-                if let Ok(found) = self.see(engine, key) {
-                    key.clone_from(&found.id);
-                }
-            }
             return Ok(spec);
         }
         let grants = &self.caller.grants;
@@ -308,8 +310,8 @@ impl Call {
                 format!("it may only make containers with the label {name}={value}; give it");
             return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
         }
-        for key in joined(&mut spec) {
-            *key = self.enter(engine, key)?.id.clone();
+        for id in joined(&mut spec) {
+            self.enter(engine, id)?;
         }
         spec.bounds = Some(self.caller.grants.bounds.clone());
         Ok(spec)
@@ -319,7 +321,7 @@ impl Call {
     pub fn hide(&self, engine: &Engine, error: Error) -> Error {
         match error {
             Error::NameTaken { name, id } => {
-                let id = id.filter(|id| engine.find(&self.caller.scope, id).is_ok());
+                let id = id.filter(|id| engine.stored(&self.caller.scope, id).is_ok());
                 Error::NameTaken { name, id }
             }
             error => error,
@@ -336,29 +338,33 @@ impl Call {
         self.at_least(Role::Operator, at, "it starts a session")?;
         self.recorded(&mut spec.io);
         spec.maker = Some(self.caller.name());
+        // What is checked is what it is started in, whoever has the name then.
+        let container = match spec.target.container_mut() {
+            Some(key) => {
+                let found = self.enter(engine, key)?;
+                key.clone_from(&found.id);
+                Some(found)
+            }
+            None => None,
+        };
         if self.is_admin() {
             return Ok(spec);
         }
         // What it would be in its container, whatever of it was said.
-        let process = match spec.target.container() {
-            Some(key) => spec.process.inside(&self.enter(engine, key)?.spec.process),
+        let process = match &container {
+            Some(container) => spec.process.inside(&container.spec.process),
             None => spec.process.clone().alone(),
         };
         let process = rules::process("process", &process, &self.caller.grants);
         process.map_err(|beyond| self.beyond(at, beyond))?;
-        spec.target = match spec.target {
-            SessionTarget::Container(key) => {
-                SessionTarget::Container(self.enter(engine, &key)?.id.clone())
-            }
+        match &spec.target {
+            SessionTarget::Container(_)
+            | SessionTarget::Debug(Target::Container(_), Tools::Host) => {}
             SessionTarget::Debug(target, Tools::Host) => {
-                SessionTarget::Debug(self.target(engine, target)?, Tools::Host)
+                self.target(engine, target.clone())?;
             }
-            other => {
-                let field = format!("{at}.target");
-                self.admin(&field, "it reaches the host")?;
-                other
-            }
-        };
+            _ => self.admin(&format!("{at}.target"), "it reaches the host")?,
+        }
         Ok(spec)
     }
 
@@ -391,10 +397,11 @@ impl Call {
 
     /// Checks which mount is to be taken away.
     pub fn unmount(&self, engine: &Engine, which: Which) -> Result<Which, Status> {
-        if self.is_admin() {
-            return Ok(which);
-        }
         match which {
+            Which::Point(target, point) if self.is_admin() => {
+                Ok(Which::Point(self.target(engine, target)?, point))
+            }
+            Which::Id(_) if self.is_admin() => Ok(which),
             // Others are part of the container, some of them of its confinement.
             Which::Point(target, point) => {
                 let made = match self.target(engine, target)? {

@@ -21,6 +21,7 @@ use super::{
     call::Call,
     convert::{Field, Violations, container, info, text},
     page::{Page, Place},
+    repeats,
     status::{self, valid},
     stopping::Stopping,
 };
@@ -58,14 +59,16 @@ impl ContainerService for Containers {
         request: Request<CreateContainerRequest>,
     ) -> Result<Response<CreateContainerResponse>, Status> {
         let call = Call::of(&request)?;
-        let CreateContainerRequest { spec, request_id, start } = request.into_inner();
+        let mut message = request.into_inner();
+        let request_id = std::mem::take(&mut message.request_id);
+        let digest = repeats::digest("CreateContainer", &message);
+        let CreateContainerRequest { spec, start, .. } = message;
         let (spec, request_id) = valid(|v| {
             let spec = container::container(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
         let spec = call.container(&self.engine, "spec", spec)?;
-        let request_id = call.caller.request_id(request_id);
-        let made = self.engine.create(spec, request_id, start).await;
+        let made = self.engine.create(spec, call.request(request_id, digest), start).await;
         let made = made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
         // A request that is repeated returns what the first one made, when its caller may have had more.
         call.enter(&self.engine, &made.id)?;
@@ -81,14 +84,17 @@ impl ContainerService for Containers {
         request: Request<StartContainerRequest>,
     ) -> Result<Response<StartContainerResponse>, Status> {
         let call = Call::of(&request)?;
-        let StartContainerRequest { container, request_id } = request.into_inner();
+        let StartContainerRequest { mut container, request_id } = request.into_inner();
         let request_id = valid(|v| {
             text::container_key(v, Field::root("container"), &container);
             text::request_id(v, Field::root("request_id"), request_id)
         })?;
         let id = call.restart(&self.engine, &container)?.id.clone();
-        let request_id = call.caller.request_id(request_id);
-        let started = self.engine.start_container(&id, request_id).await.map_err(status::of)?;
+        // Another one may have the name when it is repeated.
+        container.clone_from(&id);
+        let message = StartContainerRequest { container, request_id: String::new() };
+        let request = call.request(request_id, repeats::digest("StartContainer", &message));
+        let started = self.engine.start_container(&id, request).await.map_err(status::of)?;
         self.started(&call, &id);
         let container = Some(info::container(started));
         Ok(Response::new(StartContainerResponse { container }))

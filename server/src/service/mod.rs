@@ -38,6 +38,7 @@ pub mod parts;
 pub mod pki;
 pub mod processes;
 pub mod recordings;
+pub mod repeats;
 pub mod rootfs;
 pub mod sessions;
 pub mod share;

@@ -18,12 +18,14 @@ use super::{
     call::Call,
     convert::{Field, info, process, session, text},
     page::{Page, Place},
-    recordings,
+    recordings, repeats,
     status::{self, valid},
     stopping::Stopping,
     stream::{self, Context, MESSAGE_BYTES_MAX},
 };
-use crate::engine::{Engine, error::Error, recording::Found, session::Session};
+use crate::engine::{
+    Engine, error::Error, recording::Found, requests::Answer, session::Session,
+};
 
 /// Serves `conti.v1.SessionService`.
 #[derive(Debug)]
@@ -82,17 +84,20 @@ impl SessionService for Sessions {
         request: Request<StartSessionRequest>,
     ) -> Result<Response<StartSessionResponse>, Status> {
         let call = Call::of(&request)?;
-        let StartSessionRequest { spec, request_id } = request.into_inner();
+        let mut message = request.into_inner();
+        let request_id = std::mem::take(&mut message.request_id);
+        let digest = repeats::digest("StartSession", &message);
+        let StartSessionRequest { spec, .. } = message;
         let (spec, request_id) = valid(|v| {
             let spec = session::session(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
         let spec = call.start(&self.engine, "spec", spec)?;
-        let request_id = call.caller.request_id(request_id);
-        let started = self.engine.start_session(spec, request_id, false).await;
-        let started = started.map_err(status::of)?;
-        call.started(&started);
-        let session = Some(info::session(started.info()));
+        let request = call.request(request_id, digest);
+        let started = self.engine.start_session(spec, request, false).await;
+        let Answer { made: session, repeated } = started.map_err(status::of)?;
+        call.answered(&self.engine, &session, repeated)?;
+        let session = Some(info::session(session.info()));
         Ok(Response::new(StartSessionResponse { session }))
     }
 

@@ -54,6 +54,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             let id = id.map(|id| ("container_id", id));
             (Code::AlreadyExists, id.into_iter().chain([("name", name)]).collect())
         }
+        Error::RequestIdTaken(id) => (Code::AlreadyExists, vec![("request_id", id)]),
         Error::WrongState { container, action, state, wanted } => {
             let problem = format!("it is {state}, it must be {wanted}");
             details.add_precondition_failure_violation("STATE", cut_key(&container), problem);

@@ -2,7 +2,7 @@
 
 use conti_proto::v1::{self, delete_mount_request::Which, target};
 use conti_tests::{
-    api::{Api, process, session},
+    api::{Api, inside, process, reason, session},
     wire::{self, Wire},
 };
 use tonic::{Code, Status};
@@ -20,6 +20,12 @@ pub enum Thing {
     /// A container that is to be made.
     New(Kind, Option<&'static str>),
     Session(usize),
+    /// The request of the same caller that has made a container, once more.
+    CreateAgain(usize),
+    /// The request of the same caller that has started a session, once more.
+    StartAgain(usize),
+    /// One with the id of that request, for another container.
+    StartElsewhere(usize, usize),
     /// A mount by its id.
     Mount(Made),
     /// A mount that is to be made in a container.
@@ -44,6 +50,30 @@ pub fn cases(world: &World, caller: &Caller, method: &str) -> Option<Cases> {
     let by_role = |allowed: bool| if allowed { Verdict::Done } else { Verdict::Denied };
     let nothing = |allowed| vec![(Thing::Nothing, by_role(allowed))];
     let enter = |one| world.enter(caller, one);
+    let create_again = |same| -> Cases {
+        let own = here.clone().filter(|one| {
+            let container = &world.containers[*one];
+            container.maker == caller.name && !container.gone
+        });
+        own.map(|one| (Thing::CreateAgain(one), world.create_again(caller, one, same))).collect()
+    };
+    // As `Stream`, or as `StartSession`.
+    let start_again = |streamed| -> Cases {
+        let mut all = Vec::new();
+        for (index, session) in world.sessions.iter().enumerate() {
+            if session.asked.is_none() || session.maker != caller.name || session.gone {
+                continue;
+            }
+            let again = world.start_session_again(caller, index, session.streamed == streamed);
+            all.push((Thing::StartAgain(index), again));
+            let others = here.clone().filter(|other| *other != session.of);
+            all.extend(others.map(|other| {
+                let elsewhere = world.start_session_elsewhere(caller, other);
+                (Thing::StartElsewhere(index, other), elsewhere)
+            }));
+        }
+        all
+    };
     let target = || {
         let mut all = containers(&enter);
         // An admin may look at the host, which takes its time.
@@ -65,6 +95,7 @@ pub fn cases(world: &World, caller: &Caller, method: &str) -> Option<Cases> {
                 let team = Some("blue");
                 all.push((Thing::New(kind, team), world.create(caller, kind, team)));
             }
+            all.extend(create_again(true));
             all
         }
         "StartContainer" => containers(&|one| world.start_again(caller, one)),
@@ -73,7 +104,8 @@ pub fn cases(world: &World, caller: &Caller, method: &str) -> Option<Cases> {
         }
         "GetContainer" | "WaitContainer" => containers(&|one| world.see(caller, one)),
         "ListDirectory" | "ReadFile" | "MeasureUsage" | "ListMounts" | "ListNetwork"
-        | "ListSockets" | "ListProcesses" | "WatchProcesses" | "StartSession" => target(),
+        | "ListSockets" | "ListProcesses" | "WatchProcesses" => target(),
+        "StartSession" => target().into_iter().chain(start_again(false)).collect(),
         "ListNamespaces" => {
             let mut all = target();
             if !caller.is_admin() {
@@ -111,7 +143,10 @@ pub fn cases(world: &World, caller: &Caller, method: &str) -> Option<Cases> {
         "Stream" => {
             let operator = caller.role >= v1::Role::Operator;
             let mut all = target();
-            all.extend(cases(world, caller, "CreateContainer")?);
+            let new = cases(world, caller, "CreateContainer")?.into_iter();
+            all.extend(new.filter(|(thing, _)| !matches!(thing, Thing::CreateAgain(_))));
+            all.extend(create_again(false));
+            all.extend(start_again(true));
             all.extend(sessions(&|one| world.read_session(caller, one)));
             for (thing, verdict) in all.iter_mut().filter(|_| !operator) {
                 // A session is looked for first.
@@ -148,11 +183,16 @@ pub fn verdict(answer: &Result<(), Status>) -> Verdict {
     match answer.as_ref().map_err(Status::code) {
         Err(Code::PermissionDenied) => Verdict::Denied,
         Err(Code::NotFound) => Verdict::NotThere,
+        Err(Code::AlreadyExists) if is_taken(answer) => Verdict::Taken,
         Err(Code::Unauthenticated | Code::Unimplemented | Code::Internal | Code::Unknown) => {
             panic!("no answer: {answer:?}")
         }
         _ => Verdict::Done,
     }
+}
+
+fn is_taken(answer: &Result<(), Status>) -> bool {
+    answer.as_ref().is_err_and(|status| reason(status) == "REQUEST_ID_TAKEN")
 }
 
 /// Makes a call. A container that is named by `New` is never made: its name is taken.
@@ -218,6 +258,10 @@ pub async fn call(api: &mut Api, method: &str, world: &World, thing: &Thing) -> 
         "ListSessions" => plain!(sessions.list_sessions(v1::ListSessionsRequest::default())),
         "ListRecordings" => plain!(sessions.list_recordings(v1::ListRecordingsRequest::default())),
         "CreateContainer" => {
+            if let Thing::CreateAgain(index) = *thing {
+                let request = history::create_request(&world.containers[index].asked);
+                return plain!(containers.create_container(request));
+            }
             let Thing::New(kind, team) = *thing else { panic!("no container to make") };
             let spec = Some(new(kind, team));
             plain!(
@@ -303,6 +347,9 @@ pub async fn call(api: &mut Api, method: &str, world: &World, thing: &Thing) -> 
                 .watch_processes(v1::WatchProcessesRequest { target: of, ..Default::default() })
         ),
         "StartSession" => {
+            if let Some(asked) = repeated(world, thing) {
+                return plain!(sessions.start_session(history::start_request(&asked)));
+            }
             let spec = Some(exec(&key));
             plain!(sessions.start_session(v1::StartSessionRequest { spec, ..Default::default() }))
         }
@@ -310,6 +357,13 @@ pub async fn call(api: &mut Api, method: &str, world: &World, thing: &Thing) -> 
             let open = match thing {
                 Thing::New(kind, team) => wire::run(new(*kind, *team)),
                 Thing::Session(_) => wire::attach(&id, None),
+                Thing::CreateAgain(index) => {
+                    let (id, spec) = &world.containers[*index].asked;
+                    v1::StreamOpen { request_id: id.clone(), ..wire::run(spec.clone()) }
+                }
+                Thing::StartAgain(_) | Thing::StartElsewhere(..) => {
+                    history::start_stream(&repeated(world, thing).expect("a request"))
+                }
                 _ => wire::start(exec(&key)),
             };
             Wire::open(api, open).await.map(drop)
@@ -341,5 +395,18 @@ pub async fn call(api: &mut Api, method: &str, world: &World, thing: &Thing) -> 
             stream!(sessions.read_recording(v1::ReadRecordingRequest { session_id: id }))
         }
         other => panic!("{other} is called in no way"),
+    }
+}
+
+/// A request for a session that is repeated, with its id.
+fn repeated(world: &World, thing: &Thing) -> Option<(String, v1::SessionSpec)> {
+    match thing {
+        Thing::StartAgain(index) => world.sessions[*index].asked.clone(),
+        Thing::StartElsewhere(index, other) => {
+            let (id, spec) = world.sessions[*index].asked.clone()?;
+            let target = Some(inside(&world.containers[*other].id));
+            Some((id, v1::SessionSpec { target, ..spec }))
+        }
+        _ => None,
     }
 }

@@ -3,11 +3,14 @@
 use std::{path::PathBuf, sync::OnceLock};
 
 use conti_proto::v1::{
-    self, BindMount, ContainerSpec, CreateMountRequest, NamespaceMode, SessionPolicy,
+    self, BindMount, ContainerSpec, CreateMountRequest, NamespaceMode, SessionPolicy, SessionSpec,
     mount::Source, target,
 };
-use conti_tests::api::{Api, bind, process, session, sleeper};
-use tonic::Status;
+use conti_tests::{
+    api::{Api, bind, process, session, sleeper},
+    wire::{self, Wire},
+};
+use tonic::{Code, Status};
 
 use crate::{
     calls::verdict,
@@ -15,7 +18,7 @@ use crate::{
 };
 
 /// Kinds of containers that stand alone.
-pub const KINDS: [Kind; 8] = [
+pub const KINDS: [Kind; 9] = [
     Kind::Plain,
     Kind::Privileged,
     Kind::HostNetwork,
@@ -23,6 +26,7 @@ pub const KINDS: [Kind; 8] = [
     Kind::ChosenIds,
     Kind::BindsSecret,
     Kind::BindsGranted,
+    Kind::BindsPlanted,
     Kind::NetAdmin,
 ];
 
@@ -55,9 +59,13 @@ fn place(granted: bool) -> &'static PathBuf {
     &PLACES.get().expect("they were made")[usize::from(!granted)]
 }
 
+/// The name of a link in the granted directory that leads to the other one.
+pub const LINK: &str = "link";
+
 /// The mounts that a caller may ask for.
-pub fn mounts_of(caller: &Caller) -> [Mounted; 4] {
-    [Mounted::Tmpfs, Mounted::Secret, Mounted::Granted, Mounted::Copy(caller.role, caller.granted)]
+pub fn mounts_of(caller: &Caller) -> [Mounted; 5] {
+    let copy = Mounted::Copy(caller.role, caller.granted);
+    [Mounted::Tmpfs, Mounted::Secret, Mounted::Granted, Mounted::Planted, copy]
 }
 
 /// A container of a kind.
@@ -82,6 +90,7 @@ pub fn spec(world: &World, name: &str, kind: Kind, team: Option<&str>) -> Contai
         }
         Kind::BindsSecret => spec.mounts = vec![bind(place(false), "/m")],
         Kind::BindsGranted => spec.mounts = vec![bind(place(true), "/m")],
+        Kind::BindsPlanted => spec.mounts = vec![bind(&place(true).join(LINK), "/m")],
         Kind::Joins(other) => {
             let container = world.containers[other].id.clone();
             let mode = NamespaceMode::Container.into();
@@ -136,6 +145,7 @@ pub fn mount_request(
         },
         Mounted::Secret => bind(place(false), point),
         Mounted::Granted => bind(place(true), point),
+        Mounted::Planted => bind(&place(true).join(LINK), point),
         Mounted::Copy(..) => {
             request.source_container = container.to_owned();
             let source =
@@ -159,7 +169,8 @@ pub async fn create(
     let caller = &CALLERS[who];
     let wanted = ContainerSpec { auto_remove, ..spec(world, &name, kind, team) };
     let may = world.create(caller, kind, team);
-    let answer = apis[who].run(wanted).await;
+    let asked = (format!("create {}", world.containers.len()), wanted);
+    let answer = apis[who].containers.create_container(create_request(&asked)).await;
     let did = format!("{} makes {name}, {kind:?} of {team:?}: {may:?}", caller.name);
     assert_eq!(
         verdict(&answer.as_ref().map(drop).map_err(Status::clone)),
@@ -167,10 +178,12 @@ pub async fn create(
         "{did}: {answer:?}"
     );
     if may == Verdict::Done {
-        let made = answer.unwrap_or_else(|error| panic!("{did}: {error:?}"));
+        let made = answer.unwrap_or_else(|error| panic!("{did}: {error:?}")).into_inner();
+        let made = made.container.expect("a container");
         let (id, maker) = (made.id, caller.name);
+        let (mounted, gone) = (Vec::new(), false);
         let container =
-            Container { id, name, team, kind, maker, auto_remove, made: Vec::new(), gone: false };
+            Container { id, name, team, kind, maker, asked, auto_remove, made: mounted, gone };
         world.containers.push(container);
         let of = world.containers.len() - 1;
         world.sessions.push(Session {
@@ -178,6 +191,8 @@ pub async fn create(
             of,
             main: true,
             maker,
+            asked: None,
+            streamed: false,
             recorded: false,
             confined: confined(kind),
             reached: world.reached_from(of),
@@ -185,6 +200,22 @@ pub async fn create(
         });
     }
     did
+}
+
+/// A request for a container, with its id.
+pub fn create_request((id, spec): &(String, ContainerSpec)) -> v1::CreateContainerRequest {
+    let (spec, request_id) = (Some(spec.clone()), id.clone());
+    v1::CreateContainerRequest { spec, request_id, start: true }
+}
+
+/// A request for a session, with its id.
+pub fn start_request((id, spec): &(String, SessionSpec)) -> v1::StartSessionRequest {
+    v1::StartSessionRequest { spec: Some(spec.clone()), request_id: id.clone() }
+}
+
+/// As [`start_request`], as the first message of a stream.
+pub fn start_stream((id, spec): &(String, SessionSpec)) -> v1::StreamOpen {
+    v1::StreamOpen { request_id: id.clone(), ..wire::start(spec.clone()) }
 }
 
 /// Does something random: what was done.
@@ -199,7 +230,9 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
         let (kind, team) = (chance.of(&kinds), chance.of(&[None, Some("blue")]));
         // What is refused leaves nothing to be looked at: an admin does it instead, for the most part.
         let may = world.create(&CALLERS[who], kind, team) == Verdict::Done;
-        let what = (if may || chance.once_in(4) { who } else { 3 }, kind, team);
+        let led_out = may && kind == Kind::BindsPlanted;
+        let asks = !led_out && (may || chance.once_in(4));
+        let what = (if asks { who } else { 3 }, kind, team);
         let name = format!("c{}", world.containers.len());
         return create(apis, world, what, name, chance.once_in(3)).await;
     }
@@ -218,6 +251,10 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
             let name = world.containers[index].name.clone();
             apis[3].delete(&name).await.expect("an admin may");
             world.gone(index);
+            // Nobody takes its place, for what has joined it, by its id as a name.
+            let squatter = sleeper(&world.containers[index].id);
+            let refused = apis[who].run(squatter).await.expect_err("it is an id");
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
             format!("root deletes {name}")
         }
         _ => exec(apis, world, chance, (who, index)).await,
@@ -233,6 +270,9 @@ async fn mount(
     let who = if chance.once_in(2) { 3 } else { who };
     let caller = &CALLERS[who];
     let what = chance.of(&mounts_of(caller));
+    if what == Mounted::Planted && caller.granted {
+        return format!("{} would be led out of what it was granted", caller.name);
+    }
     let (id, name) = (world.containers[index].id.clone(), world.containers[index].name.clone());
     let may = world.mount(caller, index, what);
     let point = format!("/mnt/{}", world.containers[index].made.len());
@@ -278,12 +318,23 @@ async fn exec(
     (sleep.stdin, sleep.confinement) = (true, confinement(asked));
     let mut spec = session(&id, sleep);
     spec.policy = Some(lasting(recorded));
-    let may = match caller.may_run(asked) {
-        true => world.enter(caller, index),
-        false => Verdict::Denied,
+    let may = match world.enter(caller, index) {
+        // What is not seen is not there, whatever is asked for.
+        Verdict::Done if !caller.may_run(asked) => Verdict::Denied,
+        other => other,
     };
-    let request = v1::StartSessionRequest { spec: Some(spec), ..Default::default() };
-    let answer = apis[who].sessions.start_session(request).await;
+    let streamed = chance.once_in(2);
+    let request = (format!("start {}", world.sessions.len()), spec);
+    let answer = match streamed {
+        true => {
+            let opened = Wire::open(&mut apis[who], start_stream(&request)).await;
+            opened.map(|wire| wire.session().id.clone())
+        }
+        false => {
+            let started = apis[who].sessions.start_session(start_request(&request)).await;
+            started.map(|started| started.into_inner().session.expect("a session").id)
+        }
+    };
     let did =
         format!("{} runs {asked:?} in {}: {may:?}", caller.name, world.containers[index].name);
     assert_eq!(
@@ -292,14 +343,16 @@ async fn exec(
         "{did}: {answer:?}"
     );
     if may == Verdict::Done {
-        let started = answer.unwrap_or_else(|error| panic!("{did}: {error:?}")).into_inner();
+        let id = answer.unwrap_or_else(|error| panic!("{did}: {error:?}"));
         // Where nothing is said it is confined as the main process.
         let confined = if asked == Confined::Usual { confined(kind) } else { asked };
         world.sessions.push(Session {
-            id: started.session.expect("a session").id,
+            id,
             of: index,
             main: false,
             maker: caller.name,
+            asked: Some(request),
+            streamed,
             recorded,
             confined,
             reached: world.reached_from(index),

@@ -10,6 +10,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     hash::{BuildHasher as _, RandomState},
+    os::unix::fs::symlink,
 };
 
 use conti_proto::v1;
@@ -136,6 +137,7 @@ fn each_call_of_each_caller_is_answered_as_the_table_says_after_any_history() {
     let directory = tempfile::tempdir().expect("a directory");
     let places = ["granted", "secret"].map(|name| directory.path().join(name));
     places.iter().for_each(|place| fs::create_dir(place).expect("a directory"));
+    symlink(&places[1], places[0].join(history::LINK)).expect("a link");
     let policy = model::policy(&places[0].display().to_string());
     PLACES.set(places).expect("once");
     let mut world = World::start(&policy);

@@ -1,6 +1,6 @@
 //! Who may do what, by docs/authorization.md alone: a model that knows nothing of how the agent decides.
 
-use conti_proto::v1::Role;
+use conti_proto::v1::{ContainerSpec, Role, SessionSpec};
 
 /// One who calls.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,8 @@ pub enum Kind {
     ChosenIds,
     BindsSecret,
     BindsGranted,
+    /// What a link in the granted directory led to, which is not granted.
+    BindsPlanted,
     NetAdmin,
     /// It has joined a namespace of another one.
     Joins(usize),
@@ -50,6 +52,8 @@ pub enum Mounted {
     Tmpfs,
     Secret,
     Granted,
+    /// By a link in the granted directory.
+    Planted,
     /// A directory of the container itself, by one who was granted nothing, by one who was granted the directory,
     /// or by an admin.
     Copy(Role, bool),
@@ -68,6 +72,8 @@ pub struct Container {
     pub team: Option<&'static str>,
     pub kind: Kind,
     pub maker: &'static str,
+    /// The request that made it, with its id.
+    pub asked: (String, ContainerSpec),
     pub auto_remove: bool,
     pub made: Vec<Made>,
     pub gone: bool,
@@ -87,6 +93,10 @@ pub struct Session {
     pub of: usize,
     pub main: bool,
     pub maker: &'static str,
+    /// The request that started it, with its id, if it is no main session.
+    pub asked: Option<(String, SessionSpec)>,
+    /// Whether that was one of `Stream`.
+    pub streamed: bool,
     pub recorded: bool,
     pub confined: Confined,
     /// What it could reach: kinds of containers, and what was mounted into them. `None`: not all is known.
@@ -101,6 +111,8 @@ pub enum Verdict {
     Done,
     Denied,
     NotThere,
+    /// The request id is that of another request.
+    Taken,
 }
 
 /// All that was made, with what is gone.
@@ -126,7 +138,8 @@ impl Caller {
         match kind {
             _ if self.is_admin() => true,
             Kind::Plain | Kind::Joins(_) => true,
-            Kind::Privileged | Kind::HostNetwork | Kind::BindsSecret => false,
+            Kind::Privileged | Kind::HostNetwork => false,
+            Kind::BindsSecret | Kind::BindsPlanted => false,
             Kind::HostUsers | Kind::ChosenIds | Kind::BindsGranted | Kind::NetAdmin => self.granted,
         }
     }
@@ -136,10 +149,20 @@ impl Caller {
         match what {
             _ if self.is_admin() => true,
             Mounted::Tmpfs => true,
-            Mounted::Secret => false,
+            Mounted::Secret | Mounted::Planted => false,
             Mounted::Granted => self.granted,
             Mounted::Copy(role, granted) => role == Role::Operator && (!granted || self.granted),
         }
+    }
+
+    /// Whether it may ask for a container of this kind: a link is met where it is followed, and refused there.
+    fn may_ask_for(&self, kind: Kind) -> bool {
+        self.may_have(if kind == Kind::BindsPlanted { Kind::BindsGranted } else { kind })
+    }
+
+    /// Whether it may ask for such a mount.
+    fn may_ask_to_mount(&self, what: Mounted) -> bool {
+        self.may_have_mounted(if what == Mounted::Planted { Mounted::Granted } else { what })
     }
 
     pub fn may_run(&self, confined: Confined) -> bool {
@@ -194,7 +217,8 @@ impl World {
     /// "start again": entered; with paths of the host only by an admin or with the grants of its maker.
     pub fn start_again(&self, caller: &Caller, index: usize) -> Verdict {
         let container = &self.containers[index];
-        let paths = matches!(container.kind, Kind::BindsSecret | Kind::BindsGranted);
+        let paths =
+            matches!(container.kind, Kind::BindsSecret | Kind::BindsGranted | Kind::BindsPlanted);
         match self.enter(caller, index) {
             Verdict::Done if paths && !caller.is_admin() && container.maker != caller.name => {
                 Verdict::Denied
@@ -309,9 +333,37 @@ impl World {
     /// Whether a caller may mount something into a container: what it may have, where it may enter.
     pub fn mount(&self, caller: &Caller, index: usize, what: Mounted) -> Verdict {
         let copies = matches!(what, Mounted::Copy(..));
-        match caller.role >= Role::Operator && (copies || caller.may_have_mounted(what)) {
+        match caller.role >= Role::Operator && (copies || caller.may_ask_to_mount(what)) {
             true => self.enter(caller, index),
             false => Verdict::Denied,
+        }
+    }
+
+    /// What a caller is answered that repeats the request that has made a container, as the same method or another.
+    pub fn create_again(&self, caller: &Caller, index: usize, same: bool) -> Verdict {
+        let container = &self.containers[index];
+        match self.create(caller, container.kind, container.team) {
+            Verdict::Done if same => self.enter(caller, index),
+            Verdict::Done => Verdict::Taken,
+            other => other,
+        }
+    }
+
+    /// What a caller is answered that repeats the request that has started a session in a container, as the same method
+    /// or another.
+    pub fn start_session_again(&self, caller: &Caller, index: usize, same: bool) -> Verdict {
+        match self.enter(caller, self.sessions[index].of) {
+            Verdict::Done if same => self.read_session(caller, index),
+            Verdict::Done => Verdict::Taken,
+            other => other,
+        }
+    }
+
+    /// What a caller is answered that gives the id of that request to one for another container.
+    pub fn start_session_elsewhere(&self, caller: &Caller, other: usize) -> Verdict {
+        match self.enter(caller, other) {
+            Verdict::Done => Verdict::Taken,
+            other => other,
         }
     }
 
@@ -325,7 +377,7 @@ impl World {
             _ => Verdict::Done,
         };
         let labels = caller.is_admin() || caller.team.is_none() || caller.team == team;
-        match caller.role >= Role::Operator && caller.may_have(kind) && labels {
+        match caller.role >= Role::Operator && caller.may_ask_for(kind) && labels {
             true => joined,
             false => Verdict::Denied,
         }

@@ -104,7 +104,7 @@ impl Engine {
         let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
         let (process, namespace) = (site.process, site.mount_namespace()?);
         let source_container_id = match &wanted.source_container {
-            Some(key) => Some(self.registry.container(key)?.id.clone()),
+            Some(id) => Some(self.registry.container(id)?.id.clone()),
             None => None,
         };
         let prepared = self.prepare(&wanted, &site).await?;
@@ -155,9 +155,7 @@ impl Engine {
         // being opened now either is told of it, or finds it among those that were made.
         self.made_mounts.begin(made.clone())?;
         fault::point("create_mount.begun").await;
-        if let Some(container) = &made.container_id {
-            self.note_mount(container, &made.mount);
-        }
+        self.note(&made, true);
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock).await
     }
@@ -188,6 +186,7 @@ impl Engine {
             }
             Err(error) => {
                 self.made_mounts.remove(&made.id);
+                self.note(&made, false);
                 if is_answer(&error) {
                     lock.release();
                 }
@@ -197,7 +196,16 @@ impl Engine {
         self.made_mounts.settle(&made.id, kernel);
         let (pid, by) = (made.process.pid, &made.made_by);
         tracing::info!(mount = made.id, point = made.mount.target, pid, by, "mounted");
-        self.made_mounts.get(&made.id).map(|made| Made::clone(&made))
+        let made = self.made_mounts.get(&made.id)?;
+        self.note(&made, true);
+        Ok(Made::clone(&made))
+    }
+
+    /// Notes what is known of a mount with all that it reaches; `there`: whether it is there, or is to be.
+    fn note(&self, made: &Made, there: bool) {
+        if let Some(container) = &made.container_id {
+            self.note_mount(container, &made.shown(), there);
+        }
     }
 
     async fn delete_mount_now(&self, which: Which, lazy: bool, dry_run: bool) -> Result<()> {
@@ -301,8 +309,8 @@ impl Engine {
         namespace: u64,
         target: &Target,
     ) -> Result<(Option<String>, Option<ProcessId>)> {
-        if let Target::Container(key) = target {
-            let container = self.registry.container(key)?;
+        if let Target::Container(id) = target {
+            let container = self.registry.container(id)?;
             return Ok((Some(container.id.clone()), container.process()));
         }
         let all = self.registry.containers();

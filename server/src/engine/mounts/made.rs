@@ -68,6 +68,19 @@ pub struct Made {
     pub stage: Stage,
 }
 
+/// A mount as it is kept with the sessions that it reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The id of its record.
+    pub id: String,
+    /// What was asked for.
+    pub mount: Mount,
+    /// Whether the source is a path of a container.
+    pub of_container: bool,
+    /// What decides who could have made it. `None`: nothing is known, so that only an admin could.
+    pub facts: Option<Facts>,
+}
+
 /// What decides who could have made a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
@@ -91,7 +104,25 @@ pub enum Stage {
     Detaching,
 }
 
+impl Shown {
+    /// Whether two of them show the same.
+    pub fn is_like(&self, other: &Shown) -> bool {
+        let Shown { id: _, mount, of_container, facts } = self;
+        (mount, of_container, facts) == (&other.mount, &other.of_container, &other.facts)
+    }
+}
+
 impl Made {
+    /// What of it is kept with the sessions that it reaches.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            id: self.id.clone(),
+            mount: self.mount.clone(),
+            of_container: self.source_container_id.is_some(),
+            facts: self.facts.clone(),
+        }
+    }
+
     /// A process that was in its mount namespace and is alive.
     pub fn witness(&self) -> Option<ProcessId> {
         let all = [Some(self.process), self.main];

@@ -37,8 +37,8 @@ impl Engine {
         // As with the mounts that a container is made with.
         let container = matches!(wanted.target, Target::Container(_));
         let source_user = match &wanted.source_container {
-            Some(key) => {
-                let process = self.registry.container(key)?.running_process("bind from")?;
+            Some(id) => {
+                let process = self.registry.container(id)?.running_process("bind from")?;
                 user_of(process.pid)
             }
             None => user_of(std::process::id() as i32),

@@ -38,8 +38,9 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{
+    mounts::made::Shown,
     session::store::{ContainerRef, Record},
-    spec::{Mount, TerminalSize},
+    spec::TerminalSize,
     store::{self, Durability},
     surroundings::{self, Surroundings},
 };
@@ -209,12 +210,12 @@ impl Recordings {
         Ok(Found { about, size })
     }
 
-    /// Notes that something is mounted into a container, in all recordings of what runs there.
-    pub fn add_mount(&self, container: &str, mount: &Mount) -> io::Result<()> {
+    /// Notes a mount in a container, or that there is none, in all recordings of what runs there.
+    pub fn note_mount(&self, container: &str, shown: &Shown, there: bool) -> io::Result<()> {
         let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
         let of = |found: &Found| found.about.container.as_ref().is_some_and(|c| c.id == container);
         for Found { mut about, .. } in self.list().into_iter().filter(of) {
-            surroundings::add_mount(&mut about.surroundings, mount);
+            surroundings::note_mount(&mut about.surroundings, shown, there);
             store::write(&self.dir, &about_name(&about.session), &about, Durability::Boot)?;
         }
         Ok(())

@@ -58,14 +58,21 @@ pub struct Record {
     /// [`Session::surroundings`]: super::Session::surroundings
     #[serde(default)]
     pub surroundings: Surroundings,
+    /// Whether it has a directory of the host as its tools, which an admin alone may lend: nobody else may have what
+    /// it reaches.
+    #[serde(default)]
+    pub host_tools: bool,
     /// The command and its arguments.
     pub argv: Vec<String>,
     /// How it is talked to.
     pub io: SessionIo,
     /// When it was started.
     pub start_time: SystemTime,
-    /// The id that the client chose, for repeated requests.
+    /// The id of the request that started it, among those of all clients.
     pub request_id: Option<String>,
+    /// The digest of that request.
+    #[serde(default)]
+    pub request_digest: Option<String>,
     /// Whether a client was to drive it from its start.
     pub streamed: bool,
     /// Its monitor. `None`: it is not known.

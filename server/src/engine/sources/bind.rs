@@ -22,7 +22,8 @@ pub struct Bind {
     pub fd: OwnedFd,
     /// Whether its root is a directory.
     pub dir: bool,
-    /// Where on the host that lies which was asked for by a path, links followed.
+    /// Where on the host that lies which was asked for by a path, links followed. Without those of which it is not
+    /// known, and without the kernel's own filesystems, which an admin alone may have.
     pub sources: Vec<PathBuf>,
 }
 
@@ -108,6 +109,18 @@ pub fn open<'a>(
     })
 }
 
+/// Opens what is at a path itself, without a link on the way.
+pub fn open_itself(path: &Path, step: &'static str, what: &'static str) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(|errno| {
+        let hint = match errno {
+            Errno::LOOP => "a link leads to it: only an admin is led anywhere",
+            _ => "the path must be there on the agent's host",
+        };
+        failed(step, what, path.to_string_lossy(), errno, hint)
+    })
+}
+
 /// Clones what is at a path.
 pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bind> {
     let source = source.into();
@@ -121,7 +134,8 @@ pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bi
         return Err(refused(Errno::PERM, hint));
     }
     let bound = clone_fd(opened.as_fd(), options).map_err(|errno| refused(errno, hint(errno)))?;
-    Ok(Bind { sources: real_path(&opened).into_iter().collect(), ..bound })
+    let sources = real_path(&opened).filter(|_| !kernel).into_iter().collect();
+    Ok(Bind { sources, ..bound })
 }
 
 /// Where an open file lies. `None`: nothing tells, or it is not UTF-8.

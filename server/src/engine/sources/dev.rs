@@ -22,6 +22,7 @@ use super::{
 use crate::engine::{
     cgroup::devices::Rule,
     error::{Error, Result},
+    opened::Place,
     spec::Device,
 };
 
@@ -107,10 +108,20 @@ pub struct Node {
     mode: u32,
 }
 
-/// Finds a device of the host that a container may use: the node and the policy that allows it.
-pub fn allow(device: &Device) -> Result<(Node, Rule)> {
+/// Whether a device lies where nobody but the host puts links.
+pub fn is_in_dev(path: &Path) -> bool {
+    path.starts_with("/dev")
+}
+
+/// Finds a device of the host that a container may use: the node, the policy that allows it, and where it lies.
+/// `bound`: who asks for it was granted this device, and not where somebody lets a link in its place lead.
+pub fn allow(device: &Device, bound: bool) -> Result<(Node, Rule, Place)> {
     let path = device.path.to_string_lossy();
-    let opened = bind::open(&device.path, "device", "cannot open the device")?;
+    let (step, what) = ("device", "cannot open the device");
+    let opened = match bound && !is_in_dev(&device.path) {
+        true => bind::open_itself(&device.path, step, what)?,
+        false => bind::open(&device.path, step, what)?,
+    };
     let stat = rustix::fs::fstat(&opened).map_err(|errno| {
         failed("device", "cannot look at the device", &*path, errno, "is it there?")
     })?;
@@ -134,7 +145,7 @@ pub fn allow(device: &Device) -> Result<(Node, Rule)> {
         write: device.write,
         mknod: device.mknod,
     };
-    Ok((node, rule))
+    Ok((node, rule, bind::real_path(&opened)))
 }
 
 /// All device nodes of the host, for a privileged container.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::engine::{
     error::{Error, Result},
+    opened::Place,
     spec::Rootfs,
 };
 
@@ -52,6 +53,8 @@ pub struct Prepared {
     pub root: Root,
     /// What is mounted on it first.
     pub mounts: Vec<Mount>,
+    /// Where the directory of the host lies that it is made from, if it is made from one.
+    pub opened: Option<Place>,
     /// Whether the files of /etc are in the layer already.
     pub etc_written: bool,
     /// What was done otherwise than asked.
@@ -73,7 +76,7 @@ pub fn prepare(
                 ..bind::Options::VIEW
             };
             let path = HostPath { path, within: request.within };
-            let bound = directory(path, options)?;
+            let (bound, place) = directory(path, options)?;
             let fd = fds.add(bound);
             if request.mapped {
                 idmapped.push(fd);
@@ -81,6 +84,7 @@ pub fn prepare(
             Ok(Prepared {
                 root: Root::Mount(fd),
                 mounts: Vec::new(),
+                opened: Some(place),
                 etc_written: false,
                 warnings: Vec::new(),
             })
@@ -88,8 +92,14 @@ pub fn prepare(
         Rootfs::Dir { path, overlay: true } => {
             let layers = Layers::open(request)?;
             let path = HostPath { path, within: request.within };
-            let root = layers.lay("root", path, fds, idmapped)?;
-            Ok(Prepared { root, mounts: Vec::new(), etc_written: false, warnings: layers.warnings })
+            let (root, place) = layers.lay("root", path, fds, idmapped)?;
+            Ok(Prepared {
+                root,
+                mounts: Vec::new(),
+                opened: Some(place),
+                etc_written: false,
+                warnings: layers.warnings,
+            })
         }
         Rootfs::Host => host(request, view, fds, idmapped),
     }
@@ -103,11 +113,11 @@ fn host(
 ) -> Result<Prepared> {
     let mut layers = Layers::open(request)?;
     layers.write_etc(request.etc)?;
-    let root = layers.lay("root", (&view.template).into(), fds, idmapped)?;
+    let (root, _) = layers.lay("root", (&view.template).into(), fds, idmapped)?;
     let mut mounts = Vec::new();
     for program in &view.programs {
         let directory = Path::new("/").join(program);
-        let what = match layers.lay(program, (&directory).into(), fds, idmapped)? {
+        let what = match layers.lay(program, (&directory).into(), fds, idmapped)?.0 {
             Root::Overlay(overlay) => MountWhat::Overlay(overlay),
             Root::Mount(fd) => MountWhat::Detached { fd, dir: true },
         };
@@ -128,17 +138,17 @@ fn host(
             });
         }
     }
-    Ok(Prepared { root, mounts, etc_written: true, warnings: layers.warnings })
+    Ok(Prepared { root, mounts, opened: None, etc_written: true, warnings: layers.warnings })
 }
 
-/// Clones the directory of a root.
-fn directory(source: HostPath<'_>, options: bind::Options) -> Result<OwnedFd> {
-    let bound = bind::clone(source, options).map_err(|error| no_root(source.path, error))?;
+/// Clones the directory of a root, and tells where it lies.
+fn directory(source: HostPath<'_>, options: bind::Options) -> Result<(OwnedFd, Place)> {
+    let mut bound = bind::clone(source, options).map_err(|error| no_root(source.path, error))?;
     if !bound.dir {
         let path = source.path.to_string_lossy();
         return Err(failed("rootfs", CANNOT_OPEN, path, Errno::NOTDIR, MUST_BE));
     }
-    Ok(bound.fd)
+    Ok((bound.fd, bound.sources.pop()))
 }
 
 /// Opens the directory of a root where it is.
@@ -241,14 +251,14 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Lays the layer `name` over the directory `lower`.
+    /// Lays the layer `name` over the directory `lower`, and tells where that lies.
     fn lay(
         &self,
         name: &str,
         lower: HostPath<'_>,
         fds: &mut FdList,
         idmapped: &mut Vec<Fd>,
-    ) -> Result<Root> {
+    ) -> Result<(Root, Place)> {
         let (upper, work) = self
             .make_layer(name)
             .map_err(|blocked| no_layer(blocked, "check the agent's --data-dir for room"))?;
@@ -256,7 +266,8 @@ impl<'a> Layers<'a> {
         let once = bind::Options { recursive: false, ..bind::Options::VIEW };
         if self.request.mapped {
             // Layers get the id map first, and the overlay belongs to the user namespace: init makes it.
-            let lower = fds.add(directory(lower, once)?);
+            let (lower, place) = directory(lower, once)?;
+            let lower = fds.add(lower);
             idmapped.push(lower);
             if let Some(mapped) = &self.mapped
                 && name == "root"
@@ -267,12 +278,12 @@ impl<'a> Layers<'a> {
                 })?));
             }
             let (upper, work) = (fds.add(upper), fds.add(work));
-            return Ok(Root::Overlay(Overlay { lower, upper, work, volatile }));
+            return Ok((Root::Overlay(Overlay { lower, upper, work, volatile }), place));
         }
         // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
         let lower = open_directory(lower)?;
         let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), volatile)?;
-        Ok(Root::Mount(fds.add(mounted)))
+        Ok((Root::Mount(fds.add(mounted)), bind::real_path(&lower)))
     }
 
     /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them. What belongs

@@ -34,10 +34,11 @@ use tonic::{Status, Streaming, metadata::MetadataMap};
 use super::{
     call::Call,
     convert::{Field, Violations, container, info, session, text},
+    repeats,
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::engine::{Engine, error::Error, session::Session};
+use crate::engine::{Engine, error::Error, requests::Answer, session::Session};
 use output::{Outbound, Reader};
 
 pub use input::hold_input;
@@ -107,8 +108,8 @@ pub async fn open(
     let Some(Message::Open(message)) = first.message else {
         return Err(status::sequence("is not `open`, which must come first"));
     };
-    let Plan { what, request_id, window } = valid(|v| plan(v, message))?;
-    let request_id = call.caller.request_id(request_id);
+    let Plan { what, request_id, digest, window } = valid(|v| plan(v, message))?;
+    let request = call.request(request_id, digest);
     let drive = |session: &Arc<Session>, from| {
         Reader::Driver(session.drive(from, call.backlog.answers.clone()))
     };
@@ -117,19 +118,19 @@ pub async fn open(
         What::Run(spec) => {
             let mut spec = call.container(engine, "open.run.spec", *spec)?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
-            let session;
-            let ran = engine.run(spec, request_id).await;
-            (session, warnings) =
+            let ran = engine.run(spec, request).await;
+            let Answer { made: (session, told), repeated } =
                 ran.map_err(|error| within("open.run")(call.hide(engine, error)))?;
-            call.started(&session);
+            call.answered(engine, &session, repeated)?;
+            warnings = told;
             (drive(&session, None), session)
         }
         What::Start(spec) => {
             let mut spec = call.start(engine, "open.start", *spec)?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
-            let started = engine.start_session(spec, request_id, true).await;
-            let session = started.map_err(within("open.start"))?;
-            call.started(&session);
+            let started = engine.start_session(spec, request, true).await;
+            let Answer { made: session, repeated } = started.map_err(within("open.start"))?;
+            call.answered(engine, &session, repeated)?;
             (drive(&session, None), session)
         }
         What::Attach(attach) => {
@@ -177,6 +178,7 @@ pub fn reached(v: &mut Violations, at: Field<'_>, offset: Option<u64>, session: 
 struct Plan {
     what: What,
     request_id: Option<String>,
+    digest: String,
     window: u64,
 }
 
@@ -193,6 +195,12 @@ fn plan(v: &mut Violations, message: StreamOpen) -> Plan {
         let window = message.output_window;
         v.add(at.name("output_window"), format_args!("is {window}, at most {WINDOW_MAX}"));
     }
+    let digest = match &message.open {
+        Some(Open::Run(run)) => repeats::digest("Stream.run", run),
+        Some(Open::Start(spec)) => repeats::digest("Stream.start", spec),
+        // Nothing is made.
+        Some(Open::Attach(_)) | None => String::new(),
+    };
     let what = match message.open {
         Some(Open::Run(run)) => {
             let spec = container::container(v, at.name("run").name("spec"), run.spec);
@@ -211,7 +219,7 @@ fn plan(v: &mut Violations, message: StreamOpen) -> Plan {
         }
     };
     let request_id = text::request_id(v, at.name("request_id"), message.request_id);
-    Plan { what, request_id, window: message.output_window }
+    Plan { what, request_id, digest, window: message.output_window }
 }
 
 fn target(v: &mut Violations, at: Field<'_>, attach: &AttachSession) {
