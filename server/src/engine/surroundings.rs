@@ -58,7 +58,8 @@ impl Engine {
     /// Those of what is started in a container now.
     pub(super) fn surroundings(&self, container: &Container) -> Surroundings {
         let facts = |container: &Container| {
-            let known = container.now().quarantined.is_none();
+            let known =
+                container.now().quarantined.is_none() && self.mounts_are_known_in(&container.id);
             let mut facts = container.spec.facts();
             let made = self.mounts_made_in(&container.id);
             facts.mounts.extend(made.iter().map(|made| made.mount.clone()));
@@ -98,10 +99,14 @@ impl Engine {
     fn reaches(&self, container: &Container, other: &str) -> bool {
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
+        let known = |container: &Container| container.now().quarantined.is_none();
+        if !known(container) {
+            return true;
+        }
         while let Some(key) = left.pop() {
             // What is not known may lead there.
             let Ok(joined) = self.registry.container(&key) else { return true };
-            if seen.len() > JOINED_MAX {
+            if seen.len() > JOINED_MAX || !known(&joined) {
                 return true;
             }
             if seen.insert(joined.id.clone()) {

@@ -163,6 +163,11 @@ impl Call {
             if !seen.insert(other.id.clone()) {
                 continue;
             }
+            if other.now().quarantined.is_some() {
+                return Err(joins(format!(
+                    "has joined container {key}, of which nothing is known"
+                )));
+            }
             if seen.len() > JOINED_MAX {
                 return Err(joins(format!("has joined more than {JOINED_MAX} others")));
             }
@@ -175,6 +180,12 @@ impl Call {
     /// As [`Call::confined`], without those that it has joined.
     fn confined_alone(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
         rules::container(&container.spec, &self.caller.grants, engine.userns())?;
+        if !engine.mounts_are_known_in(&container.id) {
+            return rules::beyond(
+                "mounts",
+                "has something mounted since of which nothing is known",
+            );
+        }
         engine
             .mounts_made_in(&container.id)
             .iter()

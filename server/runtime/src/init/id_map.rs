@@ -16,7 +16,7 @@ use super::{
     failure::{At as _, Fail},
 };
 use crate::{
-    own,
+    host,
     plan::{ContainerPlan, IdMap, NsType, Place, Plan, Step},
     sys::mount::set_id_map,
 };
@@ -140,7 +140,7 @@ fn maps_of_process(pidfd: BorrowedFd<'_>) -> Result<(Vec<IdMap>, Vec<IdMap>), Er
 }
 
 fn read_proc(path: &str) -> Result<String, Errno> {
-    let text = own::read_to_string(format!("/proc/{path}"));
+    let text = host::read_to_string(format!("/proc/{path}"));
     text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::SRCH))
 }
 

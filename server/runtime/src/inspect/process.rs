@@ -20,7 +20,7 @@ use super::{
     question::{Brief, Failure, MountId},
     status::{self, Status, number},
 };
-use crate::{own, plan::NsType, protocol::ProcessId};
+use crate::{host, plan::NsType, protocol::ProcessId};
 
 /// How much of a command line is told, in bytes.
 const COMMAND_MAX: usize = 4096;
@@ -93,7 +93,7 @@ impl Pinned {
 
 /// When a process was started, in clock ticks since the boot.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = own::read(format!("/proc/{pid}/stat"))?;
+    let stat = host::read(format!("/proc/{pid}/stat"))?;
     start_time_in(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

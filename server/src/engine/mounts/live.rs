@@ -88,6 +88,11 @@ impl Engine {
         self.made_mounts.of(container)
     }
 
+    /// Whether all is known of what was mounted into a container.
+    pub fn mounts_are_known_in(&self, container: &str) -> bool {
+        self.made_mounts.are_known_in(container)
+    }
+
     async fn create_mount_now(&self, wanted: Wanted) -> Result<Made> {
         let process = self.process_of(&wanted.target, "mount into")?;
         let namespace = mount_namespace(process)?;

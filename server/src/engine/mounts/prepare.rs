@@ -7,11 +7,11 @@ use std::{
 };
 
 use conti_runtime::{
+    host,
     inspect::{
         process,
         question::{Answer, Question},
     },
-    own,
     plan::NsType,
     protocol::ProcessId,
     sys::mount,
@@ -152,7 +152,7 @@ fn user_of(pid: i32) -> Option<u64> {
 
 /// Has the ids of a mount be those of the user namespace of a process.
 async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()> {
-    let file = own::open(format!("/proc/{}/ns/user", of.pid))
+    let file = host::open(format!("/proc/{}/ns/user", of.pid))
         .map_err(io_error("cannot open the target's user namespace"))?;
     process::Pinned::same(of)?.still_there()?;
     let Err(errno) = mount::set_id_map(mounted.as_fd(), file.as_fd()) else { return Ok(()) };
