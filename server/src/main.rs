@@ -12,31 +12,21 @@
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
-// Plain paths (`clippy.toml`) are allowed where all files are the agent's own: its keys, its policy, its log, its
-// sockets. No container can write where they are.
-#[allow(clippy::disallowed_methods)]
 mod access;
-#[allow(clippy::disallowed_methods)]
 mod audit;
-#[allow(clippy::disallowed_methods)]
 mod cli;
 mod engine;
-#[allow(clippy::disallowed_methods)]
 mod listen;
 mod logging;
-#[allow(clippy::disallowed_methods)]
 mod metrics;
 #[cfg(feature = "otel")]
 mod otel;
-#[allow(clippy::disallowed_methods)]
 mod pki;
 mod privileges;
 mod redact;
-#[allow(clippy::disallowed_methods)]
 mod reserve;
 mod serve;
 mod service;
-#[allow(clippy::disallowed_methods)]
 mod tls;
 
 use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};

@@ -9,14 +9,15 @@
 //! container that goes on writing takes most of it. That is why it is given up in small parts.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::Metadata,
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
-use rustix::fs::{FallocateFlags, StatVfs};
+use conti_runtime::{beneath, own};
+use rustix::fs::{FallocateFlags, OFlags, StatVfs};
 use tracing::{info, warn};
 
 /// Where the files lie, below the directory that they are made for.
@@ -46,17 +47,17 @@ struct Reserve {
 /// Keeps room on the filesystem of a directory, of which no agent has another: `bytes`, at most 1/100 of it. What
 /// cannot be had now is had later. 0: none.
 pub fn keep(dir: &Path, bytes: u64) {
-    let own = dir.join(DIR);
+    let files = dir.join(DIR);
     let made = || -> io::Result<Option<Reserve>> {
-        let device = fs::metadata(dir)?.dev();
+        let device = own::metadata(dir)?.dev();
         if bytes == 0 || reserves().iter().any(|known| known.device == device) {
             // One that is not kept any more.
-            let _ = conti_runtime::beneath::remove(&own);
+            let _ = beneath::remove(&files);
             return Ok(None);
         }
-        DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
+        own::make_dirs(&files, 0o700)?;
         let (parts, part_bytes) = divided(bytes, &rustix::fs::statvfs(dir)?);
-        Ok(Some(Reserve { device, dir: own.clone(), parts, part_bytes, incomplete: true }))
+        Ok(Some(Reserve { device, dir: files.clone(), parts, part_bytes, incomplete: true }))
     };
     match made() {
         Ok(None) => {}
@@ -99,7 +100,7 @@ fn reserves() -> std::sync::MutexGuard<'static, Vec<Reserve>> {
 
 /// Gives up a part of the reserve on the filesystem of a directory. `false`: there is none left.
 fn give_up(dir: &Path) -> bool {
-    let Ok(device) = fs::metadata(dir).map(|found| found.dev()) else { return false };
+    let Ok(device) = own::metadata(dir).map(|found| found.dev()) else { return false };
     let mut reserves = reserves();
     let Some(reserve) = reserves.iter_mut().find(|known| known.device == device) else {
         return false;
@@ -108,7 +109,7 @@ fn give_up(dir: &Path) -> bool {
         warn!(dir = %dir.display(), "the disk is full: room that was kept for records is given up");
     }
     reserve.incomplete = true;
-    (0..reserve.parts).any(|part| fs::remove_file(reserve.path(part)).is_ok())
+    (0..reserve.parts).any(|part| own::remove_file(reserve.path(part)).is_ok())
 }
 
 /// Into how many files, and of what size, so much room is divided on such a filesystem.
@@ -134,8 +135,8 @@ impl Reserve {
 
     /// Makes the files that are missing, if all that the reserve has fits twice: what is free is for others first.
     fn fill(&mut self) {
-        let there =
-            |path: &Path| fs::metadata(path).is_ok_and(|found| found.len() == self.part_bytes);
+        let is_part = |found: Metadata| found.is_file() && found.len() == self.part_bytes;
+        let there = |path: &Path| own::symlink_metadata(path).is_ok_and(is_part);
         let missing: Vec<PathBuf> =
             (0..self.parts).map(|part| self.path(part)).filter(|path| !there(path)).collect();
         let wanted = 2 * missing.len() as u64;
@@ -150,8 +151,10 @@ impl Reserve {
 
 /// Makes a file whose blocks are its own.
 fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file =
-        File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    // Whatever else is there.
+    beneath::remove(path)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let mut file = own::open_with(path, flags, 0o600)?;
     let allocated = match bytes {
         0 => Ok(()),
         bytes => rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes),
@@ -163,13 +166,15 @@ fn allocate(path: &Path, bytes: u64) -> io::Result<()> {
     };
     if allocated.is_err() {
         // It is one that is missing.
-        let _ = fs::remove_file(path);
+        let _ = own::remove_file(path);
     }
     allocated
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn filesystem(bytes: u64, files: u64) -> StatVfs {

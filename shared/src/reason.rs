@@ -84,6 +84,9 @@ reasons! {
     InvitationNotFound = "INVITATION_NOT_FOUND",
     /// There is no such certificate.
     CertificateNotFound = "CERTIFICATE_NOT_FOUND",
+    /// Certificates that may be meant have records that cannot be read: metadata `serials` names them. Those that are
+    /// known to be meant were revoked.
+    CertificateUnread = "CERTIFICATE_UNREAD",
     /// The agent has no certificate authority of its own.
     NoAuthority = "NO_AUTHORITY",
     /// There is no recording of the session.

@@ -21,8 +21,8 @@ pub const ALPN_API: &[u8] = b"h2";
 /// The application protocol of `conti.v1.JoinService`, for clients without a certificate.
 pub const ALPN_JOIN: &[u8] = b"conti-join/1";
 
-/// The largest file that is read.
-const FILE_MAX: u64 = 4 << 20;
+/// The largest file that is read, in bytes.
+pub const FILE_MAX: u64 = 4 << 20;
 
 /// The cryptography of both ends.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -90,13 +90,13 @@ pub fn certificates_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Strin
 
 /// Reads a private key: PEM, PKCS #8, PKCS #1 or SEC 1.
 pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    private_key_in(&read(KEY, path)?, path)
+    let what = "the private key";
+    private_key_in(&read(what, path)?).map_err(|problem| content(what, path, problem))
 }
 
-const KEY: &str = "the private key";
-
-fn private_key_in(pem: &[u8], path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| content(KEY, path, pem_problem(error)))
+/// As [`private_key`], from bytes.
+pub fn private_key_in(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(pem_problem)
 }
 
 /// A certificate with what leads to its authority, and its key.
@@ -111,7 +111,8 @@ pub fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
     let what = "the certificate";
     let pem = read(what, certificate)?;
     let chain = certificates_in(&pem).map_err(|problem| content(what, certificate, problem))?;
-    Ok((chain, private_key_in(&pem, key)?))
+    let key = private_key_in(&pem).map_err(|problem| content("the private key", key, problem))?;
+    Ok((chain, key))
 }
 
 /// Reads the certificates of authorities.
@@ -128,16 +129,13 @@ pub fn authorities_in(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String
     Ok(all)
 }
 
-/// Reads revocation lists: PEM.
-pub fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
-    let what = "the revocation list";
-    let all = CertificateRevocationListDer::pem_slice_iter(&read(what, path)?)
-        .collect::<Result<Vec<_>, _>>();
-    match all.map_err(pem_problem) {
-        Ok(all) if all.is_empty() => {
-            Err(content(what, path, pem_problem(pem::Error::NoItemsFound)))
-        }
-        Ok(all) => Ok(all),
-        Err(problem) => Err(content(what, path, problem)),
+/// Takes revocation lists from bytes: PEM.
+pub fn revocation_lists_in(
+    pem: &[u8],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let all: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    match all.map_err(pem_problem)? {
+        all if all.is_empty() => Err(pem_problem(pem::Error::NoItemsFound)),
+        all => Ok(all),
     }
 }

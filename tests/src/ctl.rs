@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{Read as _, Write as _},
+    io::{Read as _, Seek as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     thread,
@@ -47,6 +47,18 @@ impl Agent {
     pub fn ok<A: Into<OsString>>(&self, args: impl IntoIterator<Item = A>) -> String {
         self.ctl(args).run().success().text()
     }
+}
+
+/// Runs a program to its end, and gives up on one that has none: its exit code, and all that it wrote.
+pub fn ended(mut command: Command) -> (i32, String) {
+    let mut file = tempfile::tempfile().expect("a file");
+    let [out, err] = [(); 2].map(|()| file.try_clone().expect("an fd can be duplicated"));
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
+    let code = Running::new(child.expect("it can be started")).wait();
+    let mut text = String::new();
+    file.rewind().expect("a file");
+    file.read_to_string(&mut text).expect("text");
+    (code, text)
 }
 
 fn code(status: ExitStatus) -> i32 {

@@ -426,6 +426,11 @@ fn an_agent_starts_beside_monitors_that_are_stopped_and_ends_nothing_of_theirs()
     let refused = agent.ctl(["stop", "a"]).run().exits(125).errors();
     assert!(refused.contains(&format!("process {}", stopped[0].0.pid)), "{refused}");
     assert!(refused.contains("stopped (T)"), "{refused}");
+    // What runs is not removed by the way, whether its monitor tells of it or not.
+    let refused = agent.ctl(["rm", "a"]).run().exits(125).errors();
+    assert!(refused.contains(&format!("process {}", stopped[0].0.pid)), "{refused}");
+    assert!(refused.contains("with force"), "{refused}");
+    assert!(mains.iter().all(Pinned::alive), "what they run goes on");
     // One is removed as it is, the others go on.
     agent.ok(["rm", "-f", "a"]);
     assert!(!mains[0].alive());

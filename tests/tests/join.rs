@@ -2,7 +2,8 @@
 
 use std::{
     ffi::OsString,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
@@ -16,12 +17,17 @@ use conti_tests::{
     Agent,
     agent::binary,
     api::reason,
+    ctl::ended,
     guest::{guest, join, parts},
     pki::Identity,
     remote::{Remote, knock},
     wait,
 };
 use rcgen::{CertificateParams, KeyPair};
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    process::Signal,
+};
 use tonic::Code;
 
 /// Runs a command of contid on the authority in a directory.
@@ -243,5 +249,219 @@ fn a_certificate_is_renewed_late_and_revoked_with_what_was_renewed_from_it() {
             .block_on(as_holder(&agent, &renewed, &key).knock("/conti.v1.AgentService/GetAgent"))
             .is_none()
     });
+    agent.finish();
+}
+
+const GET_AGENT: &str = "/conti.v1.AgentService/GetAgent";
+
+/// A client that has joined.
+struct Joined {
+    remote: Remote,
+    serial: String,
+}
+
+impl Joined {
+    fn as_admin(agent: &Agent, name: &str) -> Joined {
+        let words = ["invite", "--role", "admin", "--name", name];
+        let (id, secret) = parts(&text(&contid(&agent.path("data"), &words)));
+        let (joined, key) = agent.block_on(join(&guest(agent), &id, &secret)).expect("invited");
+        let remote = as_holder(agent, &joined, &key);
+        Joined { remote, serial: joined.certificate.expect("a certificate").serial }
+    }
+
+    /// Whether the agent lets it in, which may be another one by now.
+    fn is_let_in(&self, agent: &Agent) -> bool {
+        let remote = Remote { port: agent.port(), ..self.remote.clone() };
+        agent.block_on(remote.knock(GET_AGENT)).is_some()
+    }
+
+    fn record(&self, agent: &Agent) -> PathBuf {
+        agent.path(&format!("data/pki/issued/{}.json", self.serial))
+    }
+
+    /// Revokes it, and waits until the agent knows.
+    fn revoke(&self, agent: &Agent) {
+        text(&contid(&agent.path("data"), &["pki", "revoke", &self.serial]));
+        self.is_shut_out(agent);
+    }
+
+    fn is_shut_out(&self, agent: &Agent) {
+        wait::until_true("it is out", || !self.is_let_in(agent));
+    }
+}
+
+/// Ways in which a file can come to say nothing any more.
+const DAMAGES: [fn(&Path); 4] = [
+    |path| fs::write(path, "{\"serial\": \"").expect("written"),
+    |path| {
+        fs::remove_file(path).expect("removed");
+        fs::create_dir(path).expect("a directory");
+    },
+    |path| {
+        let _ = fs::remove_file(path);
+        mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a FIFO");
+    },
+    |path| {
+        fs::remove_file(path).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", path).expect("a link");
+    },
+];
+
+#[test]
+fn who_was_revoked_stays_so_whatever_becomes_of_its_record() {
+    let mut agent = start();
+    let data = agent.path("data");
+    let stays = Joined::as_admin(&agent, "stays");
+    for (number, damage) in DAMAGES.into_iter().enumerate() {
+        let alice = Joined::as_admin(&agent, &format!("alice{number}"));
+        let bob = Joined::as_admin(&agent, &format!("bob{number}"));
+        alice.revoke(&agent);
+        damage(&alice.record(&agent));
+        bob.revoke(&agent);
+        assert!(!alice.is_let_in(&agent), "with the list that was written for another");
+        let shown = text(&contid(&data, &["pki", "ls"]));
+        assert!(shown.contains(&alice.serial), "what is damaged is listed: {shown}");
+        agent.kill();
+        agent.restart();
+        assert!(!alice.is_let_in(&agent) && !bob.is_let_in(&agent));
+        assert!(stays.is_let_in(&agent), "nobody else is out");
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_list_that_is_gone_or_damaged_lets_nobody_in_whom_the_records_call_revoked() {
+    let mut agent = start();
+    let list = agent.path("data/pki/crl.pem");
+    let stays = Joined::as_admin(&agent, "stays");
+    let alice = Joined::as_admin(&agent, "alice");
+    alice.revoke(&agent);
+    let good = fs::read(&list).expect("a list");
+    let gone: fn(&Path) = |path| fs::remove_file(path).expect("removed");
+    for damage in [gone].into_iter().chain(DAMAGES) {
+        // While the agent runs, and when it is started.
+        let told = agent.log().matches("were read again").count();
+        damage(&list);
+        agent.signal(Signal::HUP);
+        wait::until_true("it was read", || {
+            agent.log().matches("were read again").count() > told || !stays.is_let_in(&agent)
+        });
+        for _ in 0..2 {
+            assert!(!alice.is_let_in(&agent) && stays.is_let_in(&agent));
+            agent.kill();
+            agent.restart();
+        }
+        // Without the authority's key nothing can be signed, and it is no different.
+        let (key, away) = (agent.path("data/pki/ca.key"), agent.path("ca.key"));
+        fs::rename(&key, &away).expect("moved");
+        agent.kill();
+        agent.restart();
+        assert!(!alice.is_let_in(&agent) && stays.is_let_in(&agent));
+        fs::rename(&away, &key).expect("moved");
+        // Whoever is revoked next is so beside those before.
+        let next = Joined::as_admin(&agent, "next");
+        if list.is_dir() {
+            fs::remove_dir(&list).expect("removed");
+        }
+        next.revoke(&agent);
+        agent.kill();
+        agent.restart();
+        assert!(!alice.is_let_in(&agent) && !next.is_let_in(&agent));
+        assert!(stays.is_let_in(&agent));
+        fs::write(&list, &good).expect("written");
+    }
+    agent.finish();
+}
+
+#[test]
+fn a_revocation_counts_that_was_cut_off_half_way() {
+    let mut agent = start();
+    let list = agent.path("data/pki/crl.pem");
+    let (alice, bob) = (Joined::as_admin(&agent, "alice"), Joined::as_admin(&agent, "bob"));
+    let before = fs::read(&list).ok();
+    let record = fs::read(alice.record(&agent)).expect("a record");
+    alice.revoke(&agent);
+    let after = fs::read(&list).expect("a list");
+    let revoked = fs::read(alice.record(&agent)).expect("a record");
+    agent.kill();
+    // The list without the record, and the record without the list.
+    for (list_is, record_is) in [(Some(&after), &record), (before.as_ref(), &revoked)] {
+        match list_is {
+            Some(bytes) => fs::write(&list, bytes).expect("written"),
+            None => fs::remove_file(&list).expect("removed"),
+        }
+        fs::write(alice.record(&agent), record_is).expect("written");
+        agent.restart();
+        assert!(!alice.is_let_in(&agent) && bob.is_let_in(&agent));
+        let shown = text(&contid(&agent.path("data"), &["pki", "ls"]));
+        let line = shown.lines().find(|line| line.contains(&alice.serial)).expect("its line");
+        assert_eq!(line.matches('Z').count(), 2, "it is shown as revoked: {line}");
+        agent.kill();
+    }
+    agent.restart();
+    agent.finish();
+}
+
+#[test]
+fn nobody_of_whom_nothing_is_known_is_let_in() {
+    let mut agent = start();
+    let (alice, bob) = (Joined::as_admin(&agent, "alice"), Joined::as_admin(&agent, "bob"));
+    agent.kill();
+    fs::write(alice.record(&agent), "{").expect("written");
+    agent.restart();
+    assert!(alice.is_let_in(&agent), "the list says that it was not revoked");
+    // To revoke by name may miss it, which is said.
+    let data = agent.path("data");
+    let said = contid(&data, &["pki", "revoke", "bob"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains(&alice.serial), "{said}");
+    bob.is_shut_out(&agent);
+    agent.kill();
+    fs::remove_file(agent.path("data/pki/crl.pem")).expect("removed");
+    agent.restart();
+    assert!(!alice.is_let_in(&agent), "neither record nor list says that it was not");
+    // By its serial it is revoked all the same, and that is not forgotten with a new list.
+    text(&contid(&data, &["pki", "revoke", &alice.serial]));
+    let carol = Joined::as_admin(&agent, "carol");
+    carol.revoke(&agent);
+    assert!(!alice.is_let_in(&agent));
+    agent.finish();
+}
+
+#[test]
+fn a_revocation_that_cannot_be_signed_changes_nothing() {
+    let mut agent = start();
+    let alice = Joined::as_admin(&agent, "alice");
+    let (key, away) = (agent.path("data/pki/ca.key"), agent.path("ca.key"));
+    fs::rename(&key, &away).expect("moved");
+    let said = contid(&agent.path("data"), &["pki", "revoke", "alice"]);
+    assert!(!said.status.success(), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("ca.key"), "{said:?}");
+    agent.kill();
+    agent.restart();
+    assert!(alice.is_let_in(&agent), "nobody was told that it is revoked");
+    fs::rename(&away, &key).expect("moved");
+    alice.revoke(&agent);
+    agent.finish();
+}
+
+#[test]
+fn a_process_that_holds_the_authority_keeps_nobody_waiting_for_ever() {
+    let agent = start();
+    let lock = fs::File::create(agent.path("data/pki/lock")).expect("a lock");
+    lock.lock().expect("locked");
+    let listing = || {
+        let mut command = Command::new(binary("contid"));
+        command.arg("--data-dir").arg(agent.path("data")).args(["pki", "ls"]);
+        ended(command)
+    };
+    let (code, said) = listing();
+    assert!(code > 0 && said.contains("pki/lock"), "{said}");
+    drop(lock);
+    assert_eq!(listing().0, 0);
+    // Nor does what is no file.
+    DAMAGES[2](&agent.path("data/pki/lock"));
+    let (code, said) = listing();
+    assert!(code > 0 && said.contains("no regular file"), "{said}");
     agent.finish();
 }

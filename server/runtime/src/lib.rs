@@ -10,7 +10,8 @@
 //! 6. [`journal`]: the shared memory that output and input pass through;
 //! 7. [`inspect`]: a process that answers one question about the host or a target; [`mountinfo`]; [`kernel_fs`]:
 //!    which filesystems are the kernel's own;
-//! 8. [`beneath`]: files below what others can write; [`own`]: files that they cannot;
+//! 8. [`beneath`]: files below what others can write; [`own`]: files that they cannot; [`host`]: those of the kernel
+//!    and the host;
 //! 9. [`user_namespace`]: one to try out what the kernel allows; [`fault`]: where tests may have it wait;
 //! 10. [`sys`]: the only room with unsafe code: the system calls that rustix has not.
 //!
@@ -23,6 +24,7 @@ pub mod beneath;
 pub mod fault;
 #[cfg(test)]
 mod fuzz;
+pub mod host;
 pub mod init;
 pub mod inspect;
 pub mod journal;

@@ -1,52 +1,119 @@
-//! Plain paths, for what no container and no other user can write: the agent's own directories, the kernel's
-//! filesystems, and the host's /etc, /dev and program directories.
+//! The agent's own files and directories, which no container and no other user can write.
 //!
-//! These are the functions of [`std::fs`] of the same names. They follow links and open whatever is there,
-//! FIFOs and devices too; so `server/clippy.toml` bans them everywhere else, and each use of this module says
-//! that its path is one of those above. Everything else goes through [`crate::beneath`]. Nothing here recurses.
+//! Paths are plain here. But a file that is opened is a regular one, whatever has come to its place: a FIFO is not
+//! waited for, a device not read, a link not followed. There is one function for that, [`open_at`], and what is read
+//! whole has a bound.
+//!
+//! `server/clippy.toml` bans the functions of [`std::fs`] by name. What others can write is touched through
+//! [`crate::beneath`]; what the kernel shows and the host has is read through [`crate::host`]. Nothing here recurses.
 
 #![allow(clippy::disallowed_methods, reason = "the one place for paths that others cannot write")]
 
 use std::{
-    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions, ReadDir},
-    io,
-    os::unix::fs::DirBuilderExt as _,
+    fs::{self, DirBuilder, File, Metadata, Permissions, ReadDir},
+    io::{self, Read as _, Write as _},
+    os::{fd::AsFd, unix::fs::DirBuilderExt as _},
     path::{Path, PathBuf},
 };
 
-/// [`File::open`].
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+    path::Arg,
+};
+
+/// The largest file that is read whole, in bytes.
+pub const READ_MAX: u64 = 16 << 20;
+
+/// Opens a regular file below a directory that is held: never a link, and nothing that would have to be waited for.
+/// One that is made has this mode, subject to the umask.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::InvalidInput`]: something else is there.
+pub fn open_at(dir: impl AsFd, name: impl Arg, flags: OFlags, mode: u32) -> io::Result<File> {
+    regular(dir, name, flags | OFlags::NOFOLLOW, mode)
+}
+
+/// As [`open_at`], by a path.
+pub fn open_with(path: impl AsRef<Path>, flags: OFlags, mode: u32) -> io::Result<File> {
+    open_at(CWD, path.as_ref(), flags, mode)
+}
+
+/// Opens a file for reading.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
-    File::open(path)
+    open_with(path, OFlags::RDONLY, 0)
 }
 
-/// [`File::create`].
+/// Opens a file for writing, empty. It is made if it is missing.
 pub fn create(path: impl AsRef<Path>) -> io::Result<File> {
-    File::create(path)
+    open_with(path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o666)
 }
 
-/// [`OpenOptions::open`].
-pub fn open_with(options: &OpenOptions, path: impl AsRef<Path>) -> io::Result<File> {
-    options.open(path)
-}
-
-/// [`fs::read`].
+/// Reads a file of at most [`READ_MAX`] bytes.
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
-    fs::read(path)
+    read_whole(open(path)?, READ_MAX)
 }
 
-/// [`fs::read_to_string`].
+/// As [`read`], for text.
 pub fn read_to_string(path: impl AsRef<Path>) -> io::Result<String> {
-    fs::read_to_string(path)
+    text(read(path)?)
 }
 
-/// [`fs::write`].
+/// Writes a file in the place of the bytes that were in it.
 pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-    fs::write(path, bytes)
+    create(path)?.write_all(bytes.as_ref())
 }
 
-/// [`fs::copy`].
-pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> io::Result<u64> {
-    fs::copy(from, to)
+/// Opens a file that an administrator has named, for reading. There may be links on the way to it.
+pub fn open_named(path: impl AsRef<Path>) -> io::Result<File> {
+    regular(CWD, path.as_ref(), OFlags::RDONLY, 0)
+}
+
+/// Reads such a file of at most `max` bytes.
+pub fn read_named(path: impl AsRef<Path>, max: u64) -> io::Result<Vec<u8>> {
+    read_whole(open_named(path)?, max)
+}
+
+/// As [`read_named`], for text.
+pub fn read_named_to_string(path: impl AsRef<Path>, max: u64) -> io::Result<String> {
+    text(read_named(path, max)?)
+}
+
+fn regular(dir: impl AsFd, name: impl Arg, flags: OFlags, mode: u32) -> io::Result<File> {
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let other = || io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+    let file = match openat(dir, name, flags, Mode::from_raw_mode(mode)) {
+        Ok(fd) => File::from(fd),
+        // A FIFO that nobody reads, a socket; a link; a directory.
+        Err(Errno::NXIO | Errno::LOOP | Errno::ISDIR) => return Err(other()),
+        Err(errno) => return Err(errno.into()),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
+}
+
+fn read_whole(file: File, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // It may grow meanwhile.
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 <= max {
+        true => Ok(bytes),
+        false => {
+            let problem = format!("it is larger than {max} bytes");
+            Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+        }
+    }
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))
+}
+
+/// Opens a directory.
+pub fn open_dir(path: impl AsRef<Path>) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(CWD, path.as_ref(), flags, Mode::empty())?.into())
 }
 
 /// [`fs::rename`].
@@ -117,4 +184,66 @@ pub fn exists(path: impl AsRef<Path>) -> bool {
 /// [`Path::is_dir`].
 pub fn is_dir(path: impl AsRef<Path>) -> bool {
     path.as_ref().is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::mkfifoat;
+
+    use super::*;
+
+    fn problem<T>(result: io::Result<T>) -> String {
+        result.err().expect("it is refused").to_string()
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_neither_read_nor_written_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        mkfifoat(CWD, at("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        fs::create_dir(at("dir")).unwrap();
+        fs::write(at("file"), "text").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        symlink("/dev/zero", at("device")).unwrap();
+        symlink(at("missing"), at("dangling")).unwrap();
+        for name in ["fifo", "dir", "link", "device", "dangling"] {
+            assert!(read(at(name)).is_err(), "{name}");
+            assert!(create(at(name)).is_err(), "{name}");
+            assert!(write(at(name), "x").is_err(), "{name}");
+        }
+        assert!(problem(read(at("fifo"))).contains("no regular file"));
+        // With somebody at the other end it could be opened for writing.
+        let reader = openat(CWD, at("fifo"), OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty());
+        assert!(problem(write(at("fifo"), "x")).contains("no regular file"));
+        drop(reader);
+        assert!(!at("missing").exists());
+        assert_eq!(read_to_string(at("file")).unwrap(), "text");
+    }
+
+    #[test]
+    fn what_an_administrator_named_may_be_a_link_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        symlink(at("file"), at("link")).unwrap();
+        symlink("/dev/zero", at("device")).unwrap();
+        mkfifoat(CWD, at("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+        assert_eq!(read_named_to_string(at("link"), 4).unwrap(), "text");
+        for name in ["device", "fifo"] {
+            assert!(problem(read_named(at(name), 4)).contains("no regular file"), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_larger_than_it_may_be_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        File::create(&path).unwrap().set_len(READ_MAX).unwrap();
+        assert_eq!(read(&path).unwrap().len() as u64, READ_MAX);
+        File::create(&path).unwrap().set_len(READ_MAX + 1).unwrap();
+        assert!(problem(read(&path)).contains("larger than"));
+        assert!(problem(read_named(&path, 7)).contains("larger than 7 bytes"));
+    }
 }

@@ -9,7 +9,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use crate::{own, plan::IdMap, sys::ns::unshare_namespaces};
+use crate::{host, plan::IdMap, sys::ns::unshare_namespaces};
 
 /// CLONE_NEWUSER.
 const NEW_USER: u64 = 0x1000_0000;
@@ -48,9 +48,9 @@ impl UserNamespace {
             // It is not reaped, so that the pid is its own.
             let dir = format!("/proc/{}", holder.id());
             let line = format!("{} {} {}\n", map.inside, map.outside, map.count);
-            own::write(format!("{dir}/uid_map"), &line)?;
-            own::write(format!("{dir}/gid_map"), &line)?;
-            Ok(own::open(format!("{dir}/ns/user"))?.into())
+            host::write(format!("{dir}/uid_map"), &line)?;
+            host::write(format!("{dir}/gid_map"), &line)?;
+            Ok(host::open(format!("{dir}/ns/user"))?.into())
         })();
         match made {
             Ok(fd) => Ok(UserNamespace { fd, holder, stdin }),

@@ -40,11 +40,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
+use conti_runtime::own;
 use conti_shared::{name, text::is_deceptive};
 use serde::Deserialize;
 
@@ -168,11 +168,8 @@ impl Policy {
     /// Reads a policy.
     pub fn load(path: &Path) -> Result<Policy, PolicyError> {
         let read = || -> Result<Policy, String> {
-            let metadata = fs::metadata(path).map_err(|error| error.to_string())?;
-            if metadata.len() > FILE_MAX {
-                return Err("it is larger than 1 MiB".to_owned());
-            }
-            Policy::parse(&fs::read_to_string(path).map_err(|error| error.to_string())?)
+            let text = own::read_named_to_string(path, FILE_MAX);
+            Policy::parse(&text.map_err(|error| error.to_string())?)
         };
         read().map_err(|problem| PolicyError { path: path.to_owned(), problem })
     }
@@ -330,7 +327,7 @@ fn check(
             ));
         }
         // Devices are opened by their names; /dev is the host's own.
-        if let Ok(real) = fs::canonicalize(path)
+        if let Ok(real) = own::canonicalize(path)
             && real != *path
             && !path.starts_with("/dev")
         {

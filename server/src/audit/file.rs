@@ -3,15 +3,13 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, File},
+    fs::{File, Metadata},
     io::{self, Write as _},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
+use conti_runtime::own;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, RenameFlags},
     io::Errno,
@@ -44,8 +42,8 @@ impl LogFile {
     pub fn open(path: &Path, limits: Limits) -> io::Result<LogFile> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        let dir = File::open(parent)?;
+        own::make_dirs(parent, 0o700)?;
+        let dir = own::open_dir(parent)?;
         let file = open(path)?;
         let len = file.metadata()?.len();
         let mut last = [b'\n'];
@@ -86,8 +84,8 @@ impl LogFile {
 
     /// Whether somebody has moved the file away or removed it.
     pub fn is_gone(&self) -> bool {
-        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        match (fs::symlink_metadata(&self.path).map(id), self.file.metadata().map(id)) {
+        let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+        match (own::symlink_metadata(&self.path).map(id), self.file.metadata().map(id)) {
             (Ok(there), Ok(ours)) => there != ours,
             (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
             _ => false,
@@ -124,7 +122,7 @@ impl LogFile {
         let spare = (numbers.len() + 1).saturating_sub(self.limits.keep);
         for number in numbers.into_iter().chain([next]).take(spare) {
             let name = self.numbered(number);
-            if let Err(error) = fs::remove_file(self.path.with_file_name(&name)) {
+            if let Err(error) = own::remove_file(self.path.with_file_name(&name)) {
                 tracing::warn!(file = ?name, %error, "a full audit log could not be removed");
             }
         }
@@ -144,7 +142,7 @@ impl LogFile {
             name.to_str()?.strip_prefix(own.to_str()?)?.strip_prefix('.')?.parse().ok()
         };
         let parent = self.path.parent().unwrap_or(Path::new("."));
-        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let entries = own::read_dir(parent).into_iter().flatten().flatten();
         let mut numbers: Vec<u64> =
             entries.filter_map(|entry| number(&entry.file_name())).collect();
         numbers.sort_unstable();
@@ -154,19 +152,8 @@ impl LogFile {
 
 /// Opens the file itself, for its owner and this agent only.
 fn open(path: &Path) -> io::Result<File> {
-    // Not blocking: what stands there may be a FIFO.
-    let flags = OFlags::RDWR
-        | OFlags::APPEND
-        | OFlags::CREATE
-        | OFlags::NOFOLLOW
-        | OFlags::CLOEXEC
-        | OFlags::NONBLOCK;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let fd: OwnedFd = rustix::fs::open(path, flags, mode)?;
-    let file = File::from(fd);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+    let file = own::open_with(path, flags, 0o600)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::AGAIN) => {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another agent writes to it"));
@@ -175,13 +162,13 @@ fn open(path: &Path) -> io::Result<File> {
         Err(Errno::OPNOTSUPP | Errno::NOLCK) | Ok(()) => {}
         Err(errno) => return Err(errno.into()),
     }
-    rustix::fs::fchmod(&file, mode)?;
+    rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR)?;
     Ok(file)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 

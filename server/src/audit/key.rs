@@ -1,7 +1,8 @@
 //! The key with which arguments are hashed, for policies that want no more of them in the log.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
+use conti_runtime::own;
 use tracing::warn;
 
 use crate::{
@@ -24,7 +25,7 @@ pub fn of(data_dir: &Path) -> Fingerprint {
 }
 
 fn load(data_dir: &Path) -> io::Result<[u8; Fingerprint::KEY_LEN]> {
-    match fs::read(data_dir.join(NAME)) {
+    match own::read(data_dir.join(NAME)) {
         Ok(bytes) => bytes.try_into().map_err(|_| {
             io::Error::new(io::ErrorKind::InvalidData, "it does not have the length of a key")
         }),
@@ -39,6 +40,8 @@ fn load(data_dir: &Path) -> io::Result<[u8; Fingerprint::KEY_LEN]> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

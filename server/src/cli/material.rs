@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::absolute;
-use crate::{pki::Pki, tls::Material};
+use crate::{
+    pki::Pki,
+    tls::{Material, Revoked},
+};
 
 /// The files of the agent's TLS, for those who have a PKI of their own.
 #[derive(Debug, Args)]
@@ -32,8 +35,7 @@ impl TlsFlags {
                 certificate: certificate.clone(),
                 key: key.clone(),
                 client_ca: client_ca.clone(),
-                crl: self.tls_crl.clone(),
-                crl_may_be_missing: false,
+                revoked: self.tls_crl.clone().map_or(Revoked::Nobody, Revoked::Lists),
             }),
             _ => pki.is_there().then(|| pki.material()),
         }

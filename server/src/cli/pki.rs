@@ -154,7 +154,8 @@ fn table(out: &mut impl io::Write, records: &[Record]) -> io::Result<()> {
     writeln!(out, "{:<34}{:<10}{:<22}{:<22}NAME", "SERIAL", "ROLE", "EXPIRES", "REVOKED")?;
     for record in records {
         let Record { serial, role, name, not_after, revoked, .. } = record;
-        let (expires, revoked) = (time(*not_after), revoked.map(time).unwrap_or_default());
+        let known = Some(*not_after).filter(|time| *time != SystemTime::UNIX_EPOCH);
+        let [expires, revoked] = [known, *revoked].map(|at| at.map(time).unwrap_or_default());
         writeln!(out, "{serial:<34}{role:<10}{expires:<22}{revoked:<22}{name}")?;
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, path::Path, sync::Arc};
 
 use conti_runtime::{
     beneath::{Blocked, Dir},
-    own,
+    host,
     plan::{
         ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
         Process, Root, Stdio,
@@ -282,7 +282,7 @@ impl Joined {
 fn namespace_of(joined: &Joined, kind: NsType) -> Result<OwnedFd> {
     let process = joined.process(kind)?;
     let pinned = process::Pinned::open(process.pid, Some(process.start_ticks))?;
-    let namespace = own::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
+    let namespace = host::open(format!("/proc/{}/ns/{}", process.pid, kind.file_name()))
         .map_err(|error| process::gone(process.pid, &error))?;
     pinned.still_there()?;
     Ok(namespace.into())
@@ -414,7 +414,7 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
          ff02::2\tip6-allrouters\n127.0.1.1\t{hostname}\n"
     );
     // Names of resolvers only; without a network they are no use, and no harm.
-    let resolv = own::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolv = host::read_to_string("/etc/resolv.conf").unwrap_or_default();
     vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
 }
 

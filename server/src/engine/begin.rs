@@ -157,6 +157,8 @@ impl Engine {
             request_digest: None,
             streamed: begin.streamed,
             monitor: None,
+            cgroup: Some(cgroup.name.clone()),
+            unknown: false,
         };
         begin.shorten_deadline(&mut assembled.plan);
         let opened = ready.and_then(|()| {
@@ -267,7 +269,7 @@ impl Engine {
         let dir = store::create(&self.sessions_dir, &record)
             .map_err(io_error("cannot make a session's directory"))?;
         let result = (|| {
-            let directory = own::open(&dir).map_err(&exhausted)?;
+            let directory = own::open_dir(&dir).map_err(&exhausted)?;
             let memory = journal::create(journal::Sizes::default()).map_err(&exhausted)?;
             let bell = || {
                 eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)

@@ -10,6 +10,7 @@ use std::{
 
 use conti_runtime::{
     beneath::{self, Blocked, Dir},
+    own,
     protocol::ProcessId,
 };
 use rustix::io::Errno;
@@ -225,6 +226,11 @@ impl Container {
         Container::read_as(dir, REMOVED)
     }
 
+    /// Whether the removal of a container has begun.
+    pub fn is_being_removed(dir: &Path) -> bool {
+        own::symlink_metadata(dir.join(REMOVED)).is_ok()
+    }
+
     fn read_as(dir: &Path, name: &str) -> io::Result<Record> {
         let record: Record = store::read(&dir.join(name))?;
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
@@ -243,8 +249,12 @@ impl Container {
     /// Writes the record. One that removes itself is not flushed: after a crash of the host it would only
     /// be deleted.
     pub fn save(&self, boot_id: &str) -> Result<()> {
-        if self.now().left.is_some() {
-            return Ok(());
+        {
+            let now = self.now();
+            // A record that could not be read is not written over: there is nothing to be put in its place.
+            if now.left.is_some() || now.quarantined.is_some() {
+                return Ok(());
+            }
         }
         let record = {
             let now = self.now();
@@ -316,6 +326,36 @@ impl Container {
                 State::Running(_) => ContainerState::Running,
                 State::Ended(..) => ContainerState::Stopped,
             },
+        }
+    }
+
+    /// Whether something of it may run in cgroups that are not known.
+    pub fn may_run_anywhere(&self) -> bool {
+        let now = self.now();
+        now.quarantined.is_some() && now.cgroup.is_none() && now.end.is_none()
+    }
+
+    /// The error for one that runs, or may, where it must not. What is not known of a container whose record or monitor
+    /// tells nothing is not that nothing runs.
+    pub fn check_idle(&self, action: &'static str, wanted: &'static str) -> Result<()> {
+        let runs = match self.state() {
+            ContainerState::Created | ContainerState::Stopped => false,
+            ContainerState::Running => true,
+            ContainerState::Quarantined => {
+                let now = self.now();
+                match (&now.session, &now.end, &now.cgroup) {
+                    (_, Some(_), _) => false,
+                    (Some(session), None, _) => {
+                        !matches!(session.state(), State::Created(_) | State::Ended(..))
+                    }
+                    (None, None, Some(cgroup)) => !cgroup.processes().is_empty(),
+                    (None, None, None) => now.left.is_none(),
+                }
+            }
+        };
+        match runs {
+            true => Err(self.silent_monitor().unwrap_or_else(|| self.wrong_state(action, wanted))),
+            false => Ok(()),
         }
     }
 

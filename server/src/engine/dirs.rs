@@ -2,11 +2,13 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File},
+    fs::{File, Permissions},
     io,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
 };
+
+use conti_runtime::own;
 
 use super::error::{Error, Result};
 
@@ -60,7 +62,7 @@ impl Kind {
 /// A directory that is there and not Conti's own is left as it is, and so is one that another agent uses.
 pub fn take(state: &Path, data: &Path) -> Result<[File; 2]> {
     let (state_lock, data_lock) = (take_one(state, Kind::State)?, take_one(data, Kind::Data));
-    let id = |dir: &Path| fs::metadata(dir).map(|found| (found.dev(), found.ino())).ok();
+    let id = |dir: &Path| own::metadata(dir).map(|found| (found.dev(), found.ino())).ok();
     if id(state).is_some_and(|found| id(data) == Some(found)) {
         let (flag, path) = (Kind::State.flag(), state.display());
         return Err(refused(Kind::Data, data, &format!("is the same directory as {flag} {path}")));
@@ -78,11 +80,18 @@ fn take_one(dir: &Path, kind: Kind) -> Result<File> {
         what: format!("cannot use the directory {}", dir.display()),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at)?;
+    own::make_dirs(dir, 0o700).map_err(at)?;
     if let Some(why) = foreign(dir, kind).map_err(at)? {
         return Err(refused(kind, dir, &why));
     }
-    let lock = File::create(dir.join(LOCK)).map_err(at)?;
+    let path = dir.join(LOCK);
+    let lock = own::create(&path).map_err(|error| match error.raw_os_error() {
+        Some(errno) => Error::Exhausted { what: format!("cannot open {}", path.display()), errno },
+        None => {
+            let problem = format!("cannot be used because of {}: {error}", path.display());
+            Error::Invalid { field: kind.flag().to_owned(), problem }
+        }
+    })?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::AGAIN) => {
@@ -96,7 +105,7 @@ fn take_one(dir: &Path, kind: Kind) -> Result<File> {
         }
         Err(errno) => return Err(at(errno.into())),
     }
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(at)?;
+    own::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at)?;
     // On a full disk it is known by its layout.
     if let Err(error) = mark(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a directory could not be marked as Conti's own");
@@ -106,15 +115,15 @@ fn take_one(dir: &Path, kind: Kind) -> Result<File> {
 
 fn mark(dir: &Path) -> io::Result<()> {
     let marker = dir.join(MARKER);
-    if !marker.exists() {
-        fs::write(marker, MARK)?;
+    match own::symlink_metadata(&marker) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => own::write(marker, MARK),
+        found => found.map(drop),
     }
-    Ok(())
 }
 
 /// Why a directory is not Conti's own. `None`: it is.
 fn foreign(dir: &Path, kind: Kind) -> io::Result<Option<String>> {
-    let found = fs::metadata(dir)?;
+    let found = own::metadata(dir)?;
     if !found.is_dir() {
         return Ok(Some("is no directory".to_owned()));
     }
@@ -122,9 +131,9 @@ fn foreign(dir: &Path, kind: Kind) -> io::Result<Option<String>> {
         return Ok(Some(format!("belongs to user {}", found.uid())));
     }
     let is_dir =
-        |name: &str| fs::symlink_metadata(dir.join(name)).is_ok_and(|found| found.is_dir());
+        |name: &str| own::symlink_metadata(dir.join(name)).is_ok_and(|found| found.is_dir());
     let is_file =
-        |name: &str| fs::symlink_metadata(dir.join(name)).is_ok_and(|found| found.is_file());
+        |name: &str| own::symlink_metadata(dir.join(name)).is_ok_and(|found| found.is_file());
     // Of an agent from before there was a marker.
     let known = is_file(MARKER) || (is_file(LOCK) && is_dir(kind.layout()));
     if known {
@@ -134,13 +143,15 @@ fn foreign(dir: &Path, kind: Kind) -> io::Result<Option<String>> {
         let name = name.to_str().filter(|name| kind.early().contains(name));
         !name.is_some_and(is_dir)
     };
-    let mut names = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let mut names = own::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
     let other = names.find(other);
     Ok(other.map(|name| format!("is there already, and is not Conti's own: it has {name:?}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn mode(dir: &Path) -> u32 {

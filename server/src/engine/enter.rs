@@ -8,6 +8,7 @@ use std::{
 };
 
 use conti_runtime::{
+    host,
     inspect::status::Status,
     own,
     plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind},
@@ -133,6 +134,8 @@ impl Engine {
             request_digest: request.map(|request| request.digest.clone()),
             streamed,
             monitor: None,
+            cgroup: container.as_ref().and_then(|container| container.cgroup_name()),
+            unknown: false,
         };
         let opened = debug_span!("clone")
             .in_scope(|| self.open_session(record, monitor, &plan, fds.into_inner(), |_| Ok(())))?;
@@ -416,7 +419,7 @@ fn environment(pid: i32) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     const LIMIT: u64 = 4 << 20;
     let mut bytes = Vec::new();
-    own::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    host::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use conti_runtime::{
+    host,
     inspect::process::mount_id,
     mountinfo::{Entry, unescape},
     own,
@@ -137,7 +138,7 @@ pub fn unmappable_part(
     let at = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let real = own::read_link(format!("/proc/self/fd/{}", at.as_raw_fd()));
     let (real, top) = (real.ok()?, mount_id(&at).ok()?.id);
-    let text = own::read("/proc/self/mountinfo").ok()?;
+    let text = host::read("/proc/self/mountinfo").ok()?;
     let mut all: Vec<(PathBuf, OwnedFd, String)> = Vec::new();
     for entry in Entry::all(&text) {
         let fs_type = String::from_utf8_lossy(entry.fs_type).into_owned();

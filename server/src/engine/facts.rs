@@ -1,8 +1,8 @@
 //! What the agent's host is, and what its kernel offers: found once, at the start.
 
-use std::os::fd::AsFd as _;
+use std::{io, os::fd::AsFd as _};
 
-use conti_runtime::own;
+use conti_runtime::{host, own};
 use rustix::mount::{FsOpenFlags, fsopen};
 
 use super::{Config, cgroup::Cgroups, userns::Userns};
@@ -66,7 +66,7 @@ impl Facts {
         config: &Config,
         cgroups: &Cgroups,
         userns: &Userns,
-        instance_id: String,
+        (instance_id, boot_id): (String, String),
     ) -> Facts {
         let uname = rustix::system::uname();
         let text = |s: &std::ffi::CStr| s.to_string_lossy().into_owned();
@@ -77,7 +77,7 @@ impl Facts {
             architecture: text(uname.machine()),
             cgroup_version: cgroups.version(),
             cgroup_controllers: cgroups.controllers(),
-            boot_id: boot_id(),
+            boot_id,
             cpu_count: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
             memory_bytes: memory_bytes(),
             features: features(cgroups, userns),
@@ -87,14 +87,14 @@ impl Facts {
     }
 }
 
-/// The id of this boot.
-pub fn boot_id() -> String {
-    let id = own::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+/// The id of this boot. Without it nothing of what an earlier agent left could be told to be of this boot.
+pub fn boot_id() -> io::Result<String> {
+    let id = host::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
 }
 
 fn memory_bytes() -> u64 {
-    let text = own::read_to_string("/proc/meminfo").unwrap_or_default();
+    let text = host::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = text
         .lines()
         .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -146,7 +146,7 @@ fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
 }
 
 fn filesystem(name: &str) -> bool {
-    let text = own::read_to_string("/proc/filesystems").unwrap_or_default();
+    let text = host::read_to_string("/proc/filesystems").unwrap_or_default();
     // A module that is not loaded yet is loaded by the first fsopen.
     text.lines().any(|l| l.split('\t').nth(1) == Some(name))
         || fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC).is_ok()
@@ -155,7 +155,7 @@ fn filesystem(name: &str) -> bool {
 /// Whether overlayfs takes its layers as fds: tried on a context that is never created.
 pub fn overlay_layer_fds() -> bool {
     let Ok(context) = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
-    let Ok(dir) = own::open("/") else { return false };
+    let Ok(dir) = host::open("/") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "lowerdir+", dir.as_fd()).is_ok()
 }
 
@@ -163,6 +163,6 @@ pub fn overlay_layer_fds() -> bool {
 /// 6.17): tried on a context that is never created.
 pub fn proc_of_namespace() -> bool {
     let Ok(context) = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC) else { return false };
-    let Ok(own) = own::open("/proc/self/ns/pid") else { return false };
+    let Ok(own) = host::open("/proc/self/ns/pid") else { return false };
     rustix::mount::fsconfig_set_fd(context.as_fd(), "pidns", own.as_fd()).is_ok()
 }

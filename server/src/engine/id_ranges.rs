@@ -195,6 +195,16 @@ impl IdRanges {
         Some(self.hold(&mut self.lock(), held))
     }
 
+    /// Takes the ids that processes have of whose container nothing else is known. Those of the host are no container's.
+    pub fn claim_of(self: &Arc<Self>, maps: &[[u32; 3]]) -> Option<IdRange> {
+        let given = |[inside, outside, _]: &&[u32; 3]| inside != outside;
+        let maps = maps.iter().filter(given);
+        let maps: Vec<IdMap> =
+            maps.map(|&[inside, outside, count]| IdMap { inside, outside, count }).collect();
+        let held = Held { ids: ids_of(&maps).collect(), given: true, maker: None };
+        (!maps.is_empty()).then(|| self.hold(&mut self.lock(), held))
+    }
+
     /// Takes the ids that the maker of a container chose: none of the pool, and none that another container was
     /// given. With those its processes would be those of that container.
     pub fn choose(self: &Arc<Self>, spec: &ContainerSpec) -> Result<IdRange> {

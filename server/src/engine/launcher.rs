@@ -114,7 +114,7 @@ impl Launcher {
         open_files: Rlimit,
         counts: Arc<Counts>,
     ) -> io::Result<Launcher> {
-        let mut file = own::open(path)?;
+        let mut file = own::open_named(path)?;
         let image = memfd::executable("conti-runtime", &mut file)?;
         let tag = tag.to_owned();
         Ok(Launcher { image, tag, open_files, running: Mutex::new(None), counts })

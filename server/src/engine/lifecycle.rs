@@ -2,6 +2,7 @@
 
 use std::{
     sync::Arc,
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -202,6 +203,7 @@ impl Engine {
             self.release(cgroup, populated).await;
             container.now().cgroup = None;
         }
+        self.made_mounts.forget_in(&container.id);
         // Those that cannot tell their end, or cannot be killed, are waited for all at once.
         let others = others.iter().filter(|other| !other.record.main);
         let ends = join_all(others.map(|other| other.wait()));
@@ -360,6 +362,25 @@ impl Engine {
         session.wait_killed(&container.killed()).await.map(drop)
     }
 
+    /// Kills what runs in a container whose main session is not known any more: nobody tells of its end.
+    async fn kill_unattended(&self, container: &Container) {
+        let Some(cgroup) = container.now().cgroup.take() else { return };
+        let killed = cgroup.clone();
+        let gone = bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || {
+            for _ in 0..50 {
+                killed.kill();
+                if killed.processes().is_empty() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        if let Err(error) = gone.await {
+            warn!(container = %container.id, %error, "its processes may live on");
+        }
+        self.release(cgroup, true).await;
+    }
+
     /// Sends a signal to the main process.
     pub async fn kill(&self, id: &str, signal: i32) -> Result<()> {
         let container = self.registry.container(id)?;
@@ -378,14 +399,13 @@ impl Engine {
                 return Ok(());
             }
             fault::point("delete.locked").await;
-            if container.state() == ContainerState::Running && !force {
-                return Err(container.wrong_state("delete", "created or stopped (or use force)"));
+            if !force {
+                container.check_idle("delete", "created or stopped (or use force)")?;
             }
             let session = container.now().session.clone();
-            if let Some(session) = session
-                && !session.ended()
-            {
-                engine.kill_for_good(&container, &session).await?;
+            match session.filter(|session| !session.ended()) {
+                Some(session) => engine.kill_for_good(&container, &session).await?,
+                None => engine.kill_unattended(&container).await,
             }
             engine.forget(&container).await?;
             info!(container = %container.id, "deleted");
@@ -410,6 +430,7 @@ impl Engine {
                 errno: blocked.errno.raw_os_error(),
             });
         }
+        self.made_mounts.forget_in(&container.id);
         let main = container.now().session_id.clone();
         for session in self.registry.sessions(Some(&container.id)) {
             if session.id != main {

@@ -30,8 +30,6 @@ pub mod carry;
 pub mod cgroup;
 pub mod container;
 pub mod counts;
-// The agent takes its own directories here.
-#[allow(clippy::disallowed_methods)]
 mod dirs;
 pub mod enter;
 pub mod error;
@@ -89,7 +87,7 @@ use std::{
 
 use cgroup::Cgroups;
 use container::Container;
-use conti_runtime::{inspect::held_namespaces::OwnNamespaces, own};
+use conti_runtime::{host, inspect::held_namespaces::OwnNamespaces, own};
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
@@ -196,7 +194,7 @@ impl Engine {
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
         let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
         let open = |path: &str| {
-            own::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
+            host::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };
         let id_ranges = IdRanges::new(config.userns_pool);
         let try_in = |dir: &Path| {
@@ -224,12 +222,15 @@ impl Engine {
                 "containers get no user namespace of their own: root in them is the host's root"
             );
         }
-        let facts = Facts::gather(&config, &cgroups, &userns, id::new());
+        let boot_id = facts::boot_id().map_err(io_error("cannot read the id of this boot"))?;
+        let made_mounts = MadeMounts::open(mounts_dir.clone(), &boot_id)
+            .map_err(|error| unlisted(&mounts_dir, &error))?;
+        let facts = Facts::gather(&config, &cgroups, &userns, (id::new(), boot_id));
         let engine = Arc::new(Engine {
             inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
             noted: Mutex::default(),
-            mount_locks: Locks::new(mounts_dir.clone()),
-            made_mounts: Arc::new(MadeMounts::open(mounts_dir, &facts.boot_id)),
+            mount_locks: Locks::new(mounts_dir),
+            made_mounts: Arc::new(made_mounts),
             facts,
             counts,
             registry: Registry::default(),
@@ -249,7 +250,7 @@ impl Engine {
             background: TaskTracker::new(),
             _locks: locks,
         });
-        engine.recover().await;
+        engine.recover().await?;
         let slots = engine.slots.clone();
         engine.background.spawn(async move { slots.keep_filled().await });
         Ok(engine)
@@ -274,7 +275,9 @@ impl Engine {
         for session in self.registry.sessions(None) {
             let container = session.record.container.as_ref();
             let kept = container.is_some_and(|c| self.registry.container(&c.id).is_ok());
-            if session.end_told() && !kept {
+            // Of those whose record could not be read nobody knows who would ask.
+            let unknown = session.record.unknown && session.ended();
+            if (session.end_told() || unknown) && !kept {
                 session::store::remove(&session.dir);
             }
         }
@@ -383,6 +386,15 @@ async fn load_runtime(config: &Config, counts: Arc<Counts>) -> Result<Launcher> 
 fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::Exhausted {
         what: what.to_owned(),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
+/// The error for a directory of the agent's that cannot be listed: what is in it is not known then, and it must not be
+/// taken for empty.
+fn unlisted(dir: &Path, error: &io::Error) -> Error {
+    Error::Exhausted {
+        what: format!("cannot list the directory {}", dir.display()),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
     }
 }

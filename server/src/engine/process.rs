@@ -3,6 +3,7 @@
 use std::{io, os::fd::OwnedFd};
 
 use conti_runtime::{
+    host,
     inspect::{
         held_namespaces::{HeldNamespaces, OwnNamespaces},
         process,
@@ -125,6 +126,27 @@ pub fn kill(process: ProcessId) {
         // Where it has ended meanwhile there is nothing to be done.
         let _ = pidfd_send_signal(pinned.into_fd(), Signal::KILL);
     }
+}
+
+/// The parent of a process, if it has this name.
+pub fn parent_named(of: ProcessId, name: &[u8]) -> Option<ProcessId> {
+    let stat = |pid: i32| host::read(format!("/proc/{pid}/stat")).ok();
+    let pinned = process::Pinned::same(of).ok()?;
+    let own = stat(of.pid)?;
+    let (_, fields) = process::name_and_fields(&own)?;
+    let pid = str::from_utf8(fields.get(1)?).ok()?.parse().ok()?;
+    let parents = stat(pid)?;
+    let (found, _) = process::name_and_fields(&parents)?;
+    let start_ticks = process::start_time_in(&parents)?;
+    // As long as it has not gone, neither has its parent been exchanged.
+    pinned.still_there().ok()?;
+    (found == name).then_some(ProcessId { pid, start_ticks })
+}
+
+/// The name of a process.
+pub fn name(pid: i32) -> Option<Vec<u8>> {
+    let stat = host::read(format!("/proc/{pid}/stat")).ok()?;
+    process::name_and_fields(&stat).map(|(name, _)| name.to_owned())
 }
 
 /// The error for a process that is not there.

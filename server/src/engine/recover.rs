@@ -2,6 +2,7 @@
 //! monitors that went on without it.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -11,9 +12,10 @@ use std::{
 };
 
 use conti_runtime::{
+    inspect::process as inspect,
     journal::{Reader, Totals},
     own,
-    protocol::{FromMonitor, MonitorState, VERSION},
+    protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
     sys::socket,
 };
 use futures::future::join_all;
@@ -23,19 +25,24 @@ use super::{
     Engine,
     bounds::{self, answered},
     cgroup::Cgroup,
-    container::Container,
+    container::{self, Container},
+    error::Result,
     info::EndReason,
     monitor::Monitor,
+    process,
     recording::tape::Tape,
     requests::{Made, What},
     session::{
         Journal, Session, State,
-        store::{self, Record},
+        store::{self, ContainerRef, Record},
         supervise::{self, Outcome},
     },
-    spec::OnDisconnect,
+    spec::{ContainerSpec, OnDisconnect},
+    unlisted,
 };
 
+/// The name of a monitor, as the kernel knows it.
+const MONITOR: &[u8] = b"conti-monitor";
 /// How often it is tried again to reach a monitor that takes no connection.
 const KNOCK: Duration = Duration::from_secs(1);
 
@@ -65,6 +72,12 @@ enum Found {
     Ended(Arc<Session>, Outcome),
 }
 
+/// The container that a session takes place in, as a session's record has it.
+struct Home {
+    container: ContainerRef,
+    labels: BTreeMap<String, String>,
+}
+
 /// What came of asking a monitor.
 enum Asked {
     Stands(Box<Standing>),
@@ -73,24 +86,27 @@ enum Asked {
 }
 
 impl Engine {
-    /// Rebuilds the registry. Never fails: what cannot be understood is set aside and told.
-    pub(super) async fn recover(self: &Arc<Self>) {
+    /// Rebuilds the registry. What cannot be understood is set aside and told, and what runs because of it runs on.
+    ///
+    /// # Errors
+    ///
+    /// What there is cannot be listed.
+    pub(super) async fn recover(self: &Arc<Self>) -> Result<()> {
+        let records: Vec<(PathBuf, io::Result<container::Record>)> =
+            directories(&self.containers_dir)?
+                .into_iter()
+                .map(|dir| (dir.clone(), Container::read_record(&dir)))
+                .collect();
         // All monitors at once: some may be stopped, and each is waited for as long as all of them.
-        let dirs = directories(&self.sessions_dir);
-        let asked = join_all(dirs.iter().map(|dir| self.found_in(dir))).await;
-        let mut found = Vec::new();
-        for (session, dir) in asked.into_iter().zip(&dirs) {
-            match session {
-                Ok(session) => found.push(session),
-                Err(error) => {
-                    warn!(dir = %dir.display(), %error, "a session's directory tells nothing and is removed");
-                    store::remove(dir);
-                }
-            }
-        }
+        let dirs = directories(&self.sessions_dir)?;
+        let asked = join_all(dirs.iter().map(|dir| self.found_in(dir, &records))).await;
+        let found: Vec<Found> = asked.into_iter().flatten().collect();
         let mut left = Vec::new();
-        for dir in directories(&self.containers_dir) {
-            let Some(container) = self.container_from(&dir, &mut left) else { continue };
+        for (dir, record) in records {
+            let ran = found.iter().any(|found| found.ran_in(&dir));
+            let Some(container) = self.container_from(&dir, record, ran, &mut left) else {
+                continue;
+            };
             if let Some(key) = &container.request_id {
                 let (id, digest) = (container.id.clone(), container.request_digest.clone());
                 self.requests.remember(key, Made { what: What::Container, id, digest });
@@ -99,44 +115,75 @@ impl Engine {
                 warn!(dir = %dir.display(), %error, "a container cannot be taken over");
             }
         }
-        let mut keep = Vec::new();
         let (main, others): (Vec<Found>, Vec<Found>) =
             found.into_iter().partition(|f| f.session().record.main);
+        self.represent(&main, &left);
+        let homeless = main.iter().chain(&others).any(Found::is_homeless);
+        let mut keep = Vec::new();
         for session in main.into_iter().chain(others) {
             self.take_over(session, &mut keep).await;
         }
         for container in self.registry.containers() {
             self.settle(&container).await;
+            keep.extend(container.cgroup_name());
         }
+        self.made_mounts.suspect(|| {
+            let all = self.registry.containers().into_iter();
+            all.filter(|one| one.now().end.is_none()).map(|one| one.id.clone()).collect()
+        });
+        let in_doubt =
+            homeless || self.registry.containers().iter().any(|one| one.may_run_anywhere());
         self.finish_removals(left).await;
         // Slots of the agent before, and what a crash left.
         for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
             let cgroup = self.cgroups.open(&name);
-            self.background.spawn_blocking(move || insist(&cgroup, &name));
+            self.background.spawn_blocking(move || match in_doubt {
+                true => await_empty(&cgroup, &name),
+                false => insist(&cgroup, &name),
+            });
         }
+        Ok(())
     }
 
     /// The container of a directory. `None`: it never came to be one, or its removal has begun; it is `left` then.
-    fn container_from(&self, dir: &Path, left: &mut Vec<PathBuf>) -> Option<Arc<Container>> {
-        let container = match Container::read_record(dir) {
+    /// `ran`: a main process of it is known to have run.
+    fn container_from(
+        &self,
+        dir: &Path,
+        record: io::Result<container::Record>,
+        ran: bool,
+        left: &mut Vec<PathBuf>,
+    ) -> Option<Arc<Container>> {
+        let container = match record {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
+                let cgroup = record.cgroup.clone();
                 let container = Container::from_record(record, &self.containers_dir);
                 container.now().id_range = self.id_ranges.claim(&container.spec);
-                if boot_id != self.facts.boot_id && !ended {
-                    container.now().end =
-                        Some(supervise::lost("the host was started again", Totals::default()));
+                match (boot_id == self.facts.boot_id, ended) {
+                    (true, false) => {
+                        let cgroup = cgroup.map(|name| Arc::new(self.cgroups.open(&name)));
+                        container.now().cgroup = cgroup;
+                    }
+                    (false, false) => {
+                        container.now().end =
+                            Some(supervise::lost("the host was started again", Totals::default()));
+                    }
+                    (_, true) => {}
                 }
                 container
             }
             // The agent ended before it wrote one: nobody was told of this container. Or while it removed it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && (!ran || Container::is_being_removed(dir)) =>
+            {
                 left.push(dir.to_owned());
                 return None;
             }
             Err(error) => {
                 let problem = format!(
-                    "its record {} is damaged: {error}; it can only be deleted",
+                    "its record in {} cannot be read: {error}; it can only be deleted",
                     dir.display()
                 );
                 warn!(problem, "a container is set aside");
@@ -146,22 +193,110 @@ impl Engine {
         Some(Arc::new(container))
     }
 
-    /// Looks at one session's directory.
-    async fn found_in(&self, dir: &Path) -> io::Result<Found> {
-        let record = store::read(dir)?;
+    /// Has a container for each main process that runs: one that has no other can be deleted. But for those whose
+    /// removal has begun.
+    fn represent(&self, main: &[Found], left: &[PathBuf]) {
+        for found in main.iter().filter(|found| !matches!(found, Found::Ended(..))) {
+            let record = &found.session().record;
+            let Some(container) = &record.container else { continue };
+            let dir = self.containers_dir.join(&container.id);
+            let found = self.registry.container(&container.id);
+            if found.is_ok_and(|found| found.id == container.id) || left.contains(&dir) {
+                continue;
+            }
+            let problem = format!(
+                "session {} is its main process, and {} does not tell of it; it can only be deleted",
+                record.id,
+                dir.display()
+            );
+            warn!(problem, "a container is set aside");
+            if let Err(error) = self.registry.add_container(Arc::new(self.unknown(&dir, problem))) {
+                warn!(dir = %dir.display(), %error, "a container cannot be taken over");
+            }
+        }
+    }
+
+    /// Looks at one session's directory. `None`: it tells nothing, and is removed.
+    async fn found_in(
+        &self,
+        dir: &Path,
+        containers: &[(PathBuf, io::Result<container::Record>)],
+    ) -> Option<Found> {
+        let mut record = store::read(dir).unwrap_or_else(|error| {
+            warn!(dir = %dir.display(), %error, "the record of a session cannot be read: it is for admins");
+            self.unknown_session(dir, containers)
+        });
         match answered(bounds::STANDING, record.monitor, ask(&record, dir)).await {
             Some(Asked::Stands(standing)) => {
-                return Ok(Found::Alive(self.alive(record, dir, *standing)));
+                if record.unknown {
+                    let readable = containers.iter().filter_map(|(_, record)| record.as_ref().ok());
+                    let here = readable.filter(|record| record.boot_id == self.facts.boot_id);
+                    let homes = here.map(|of| (of.cgroup.clone(), Home::new(&of.id, &of.spec)));
+                    self.complete(&mut record, &standing, homes);
+                }
+                return Some(Found::Alive(self.alive(record, dir, *standing)));
             }
             Some(Asked::Gone) => {}
             Some(Asked::Silent) | None => {
                 let (state, counts) = (State::Assembling, self.counts.clone());
                 let dir = dir.to_owned();
                 let session = Session::new(record, dir, Journal::Lost, None, None, state, counts);
-                return Ok(Found::Silent(Arc::new(session)));
+                return Some(Found::Silent(Arc::new(session)));
             }
         }
-        Ok(self.ended(record, dir))
+        if record.unknown && !store::tells_something(dir) {
+            store::remove(dir);
+            return None;
+        }
+        Some(self.ended(record, dir))
+    }
+
+    /// Adds what the kernel tells of a session whose record cannot be read: its monitor, and the container in whose
+    /// cgroups it lives.
+    fn complete(
+        &self,
+        record: &mut Record,
+        standing: &Standing,
+        mut homes: impl Iterator<Item = (Option<String>, Home)>,
+    ) {
+        let (MonitorState::Created(process) | MonitorState::Running(process)) = standing.state
+        else {
+            return;
+        };
+        record.monitor = process::parent_named(process, MONITOR);
+        record.cgroup = self.cgroups.name_of(process.pid);
+        if record.container.is_none() && record.cgroup.is_some() {
+            let home = homes.find(|(cgroup, _)| *cgroup == record.cgroup);
+            if let Some((_, Home { container, labels })) = home {
+                (record.container, record.labels) = (Some(container), labels);
+            }
+        }
+    }
+
+    /// The record of a session whose own cannot be read. If it is the main process of a container, that one's record
+    /// tells so much.
+    fn unknown_session(
+        &self,
+        dir: &Path,
+        containers: &[(PathBuf, io::Result<container::Record>)],
+    ) -> Record {
+        let unknown = Record::unknown(dir);
+        let mut readable = containers.iter().filter_map(|(_, record)| record.as_ref().ok());
+        let of = readable
+            .find(|record| record.session_id == unknown.id && record.boot_id == self.facts.boot_id);
+        let Some(of) = of else { return unknown };
+        let Home { container, labels } = Home::new(&of.id, &of.spec);
+        Record {
+            container: Some(container),
+            labels,
+            maker: of.spec.maker.clone(),
+            main: true,
+            argv: of.spec.process.argv.clone(),
+            io: of.spec.io.clone(),
+            start_time: of.start_time.unwrap_or(unknown.start_time),
+            cgroup: of.cgroup.clone(),
+            ..unknown
+        }
     }
 
     /// A session whose monitor is gone, with or without an end.
@@ -169,13 +304,15 @@ impl Engine {
         let journal = store::read_journal(dir).map_or(Journal::Lost, Journal::Saved);
         let outcome = match store::read_end(dir) {
             Ok(end) => Outcome { end: supervise::translate(&end), failure: None },
-            Err(_) => Outcome {
-                end: supervise::lost(
-                    "its monitor died while the agent was away",
-                    Totals::default(),
-                ),
-                failure: None,
-            },
+            Err(error) => {
+                let why = match error.kind() {
+                    io::ErrorKind::NotFound => {
+                        "its monitor died while the agent was away".to_owned()
+                    }
+                    _ => format!("what its monitor left of its end cannot be read: {error}"),
+                };
+                Outcome { end: supervise::lost(&why, Totals::default()), failure: None }
+            }
         };
         let (state, counts) = (State::Assembling, self.counts.clone());
         let session = Session::new(record, dir.to_owned(), journal, None, None, state, counts);
@@ -213,26 +350,36 @@ impl Engine {
             noted.push((session.clone(), note));
         }
         self.resume_recording(&session);
+        // Where it lives is told by the kernel, or else by its record.
+        let cgroup = match session.state() {
+            State::Created(process) | State::Running(process) => self.cgroups.name_of(process.pid),
+            State::Assembling | State::Ended(..) => None,
+        };
+        let cgroup = cgroup.or_else(|| session.record.cgroup.clone());
+        // That of a container whose removal has begun goes.
+        if !matches!(found, Found::Ended(..)) && (container.is_some() || !session.record.main) {
+            keep.extend(cgroup.clone());
+        }
         match (found, container) {
             (found, Some(container)) if session.record.main => {
                 {
                     let mut now = container.now();
                     now.session = Some(session.clone());
                     now.session_id.clone_from(&session.id);
+                    if now.cgroup.is_none() && now.end.is_none() {
+                        now.cgroup = cgroup.map(|name| Arc::new(self.cgroups.open(&name)));
+                    }
                 }
-                let cgroup =
-                    Container::read_record(&container.dir).ok().and_then(|record| record.cgroup);
-                if let Some(name) = cgroup {
-                    container.now().cgroup = Some(Arc::new(self.cgroups.open(&name)));
-                    keep.push(name);
-                }
+                self.claim_ids_of(&container);
                 match found {
                     Found::Silent(session) => self.wait_for_monitor(session, Some(container)),
                     Found::Alive(mut alive) => {
                         info!(container = %container.id, "goes on");
                         container.now().devpts = alive.devpts.take().map(Arc::new);
                         self.resume_policy(&session);
-                        self.refill_spare(&container);
+                        if container.now().quarantined.is_none() {
+                            self.refill_spare(&container);
+                        }
                         let engine = self.clone();
                         tokio::spawn(async move {
                             let outcome = follow(&mut alive).await;
@@ -299,9 +446,12 @@ impl Engine {
         );
         warn!(session = silent.id, problem, "a session cannot be taken over yet");
         let of = container.filter(|_| silent.record.main);
+        // What is not known of it otherwise stays so when its monitor is heard.
+        let mut only_silent = false;
         if let Some(container) = &of {
             let mut now = container.now();
-            now.quarantined = Some(problem);
+            only_silent = now.quarantined.is_none();
+            now.quarantined.get_or_insert(problem);
             now.silent = silent.record.monitor;
         }
         let engine = self.clone();
@@ -312,14 +462,24 @@ impl Engine {
                     asked => break asked,
                 }
             };
-            let (record, dir) = (silent.record.clone(), silent.dir.clone());
+            let (mut record, dir) = (silent.record.clone(), silent.dir.clone());
             let found = match asked {
-                Asked::Stands(standing) => Found::Alive(engine.alive(record, &dir, *standing)),
+                Asked::Stands(standing) => {
+                    if record.unknown {
+                        let all = engine.registry.containers().into_iter();
+                        let homes = all.map(|of| (of.cgroup_name(), Home::new(&of.id, &of.spec)));
+                        engine.complete(&mut record, &standing, homes);
+                    }
+                    Found::Alive(engine.alive(record, &dir, *standing))
+                }
                 Asked::Gone | Asked::Silent => engine.ended(record, &dir),
             };
             if let Some(container) = &of {
                 let mut now = container.now();
-                (now.quarantined, now.silent) = (None, None);
+                now.silent = None;
+                if only_silent {
+                    now.quarantined = None;
+                }
             }
             let end = supervise::lost("its monitor was not heard", Totals::default());
             info!(session = silent.id, "its monitor was heard");
@@ -366,6 +526,23 @@ impl Engine {
         }
     }
 
+    /// Takes the ids that a container has of which nothing else is known, by those of its processes.
+    fn claim_ids_of(&self, container: &Container) {
+        let cgroup = {
+            let now = container.now();
+            let unknown = now.quarantined.is_some() && now.id_range.is_none();
+            now.cgroup.clone().filter(|_| unknown)
+        };
+        let Some(cgroup) = cgroup else { return };
+        let maps = cgroup.processes().into_iter().filter_map(|pid| {
+            let directory = inspect::directory(pid.as_raw_pid()).ok()?;
+            let maps = ["uid_map", "gid_map"].map(|map| inspect::id_map(&directory, map).ok());
+            Some(maps.into_iter().flatten().flatten())
+        });
+        let maps: Vec<[u32; 3]> = maps.flatten().collect();
+        container.now().id_range = self.id_ranges.claim_of(&maps);
+    }
+
     /// A container of which no session was found.
     async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
         let lost = {
@@ -375,6 +552,18 @@ impl Engine {
         if !lost {
             return;
         }
+        let cgroup = container.now().cgroup.clone();
+        if cgroup.as_ref().is_some_and(|cgroup| !cgroup.processes().is_empty()) {
+            let problem = format!(
+                "the directory of its session {} is gone, and its processes run on; it can only be deleted",
+                container.now().session_id
+            );
+            warn!(container = %container.id, problem, "a container is set aside");
+            container.now().quarantined = Some(problem);
+            return;
+        }
+        // With nothing in it, it is one of those that are removed.
+        container.now().cgroup = None;
         if container.spec.auto_remove {
             info!(container = %container.id, "was to remove itself, and is removed");
             container.now().deleted = true;
@@ -399,18 +588,42 @@ impl Found {
             Found::Silent(session) | Found::Ended(session, _) => session,
         }
     }
+
+    /// Whether it runs, or may, and nobody can tell where: its record cannot be read, and its monitor says nothing.
+    fn is_homeless(&self) -> bool {
+        let record = &self.session().record;
+        matches!(self, Found::Silent(_)) && record.container.is_none() && record.unknown
+    }
+
+    /// Whether it is, or was, the main process of the container in this directory.
+    fn ran_in(&self, container: &Path) -> bool {
+        let record = &self.session().record;
+        let of = record.container.as_ref().filter(|_| record.main);
+        let ran = match self {
+            Found::Alive(_) | Found::Silent(_) => true,
+            Found::Ended(_, outcome) => !matches!(outcome.end.reason, EndReason::Lost(_)),
+        };
+        ran && of.is_some_and(|of| container.file_name().is_some_and(|name| name == of.id.as_str()))
+    }
+}
+
+impl Home {
+    fn new(id: &str, spec: &ContainerSpec) -> Home {
+        let container = ContainerRef { id: id.to_owned(), name: spec.name.clone() };
+        Home { container, labels: spec.labels.clone() }
+    }
 }
 
 /// Asks a monitor where its session stands. Waits for as long as it says nothing.
 async fn ask(record: &Record, dir: &Path) -> Asked {
     let socket = match socket::connect_path(&dir.join(store::SOCKET)) {
         Ok(socket) => socket,
-        // Nobody listens: the monitor has gone, with or without an end.
+        // Nobody listens: the monitor has gone, with or without an end. Or its socket has.
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) =>
+            ) && !record.monitor.is_some_and(lives) =>
         {
             return Asked::Gone;
         }
@@ -431,6 +644,10 @@ async fn ask(record: &Record, dir: &Path) -> Asked {
             Asked::Silent
         }
     }
+}
+
+fn lives(process: ProcessId) -> bool {
+    bounds::State::of(process).is_some_and(|state| !state.is_over())
 }
 
 /// What a monitor says first. `None`: it has closed.
@@ -483,10 +700,27 @@ fn insist(cgroup: &Cgroup, name: &str) {
     warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
 }
 
-fn directories(dir: &Path) -> Vec<PathBuf> {
-    let entries = own::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
-        .map(|entry| entry.path())
-        .collect()
+/// As [`insist`], for one that may be somebody's of whom nothing is known: what is in it runs on.
+fn await_empty(cgroup: &Cgroup, name: &str) {
+    for _ in 0..50 {
+        if cgroup.processes().is_empty() && cgroup.remove() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    warn!(cgroup = name, "something runs of which nothing is known: it runs on");
+}
+
+fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = || -> io::Result<Vec<PathBuf>> {
+        let mut all = Vec::new();
+        for entry in own::read_dir(dir)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                all.push(entry.path());
+            }
+        }
+        Ok(all)
+    };
+    list().map_err(|error| unlisted(dir, &error))
 }

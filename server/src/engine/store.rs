@@ -1,13 +1,12 @@
 //! Small JSON records on disk: written whole or not at all.
 
 use std::{
-    fs::File,
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
 use conti_runtime::own;
+use rustix::fs::OFlags;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::reserve;
@@ -57,8 +56,8 @@ fn replace(
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file =
-        own::open_with(File::options().write(true).create_new(true).mode(mode), &temporary)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let mut file = own::open_with(&temporary, flags, mode)?;
     let written = file.write_all(bytes).and_then(|()| match durability {
         Durability::Durable => file.sync_all(),
         Durability::Boot => Ok(()),
@@ -69,21 +68,13 @@ fn replace(
         return Err(error);
     }
     if durability == Durability::Durable {
-        own::open(dir)?.sync_all()?;
+        own::open_dir(dir)?.sync_all()?;
     }
     Ok(())
 }
 
-/// Reads a record. What is no regular file, is larger than 16 MiB or does not parse is an error.
+/// Reads a record. What is no regular file, is larger than [`own::READ_MAX`] or does not parse is an error.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
-    const LIMIT: u64 = 16 * 1024 * 1024;
-    let meta = own::symlink_metadata(path)?;
-    if !meta.is_file() || meta.len() > LIMIT {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a regular file of at most 16 MiB",
-        ));
-    }
     parse(&own::read(path)?)
 }
 

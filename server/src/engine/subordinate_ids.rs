@@ -4,7 +4,7 @@
 
 use std::{ops::Range, path::Path};
 
-use conti_runtime::own;
+use conti_runtime::host;
 
 /// The files, in the order of [`common`].
 const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
@@ -13,7 +13,7 @@ const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 pub fn of(user: &str) -> Result<(u32, u32), String> {
     let read = |file: &str| {
         let text =
-            own::read(Path::new(file)).map_err(|error| format!("cannot read {file}: {error}"))?;
+            host::read(Path::new(file)).map_err(|error| format!("cannot read {file}: {error}"))?;
         match ranges(&text, user) {
             none if none.is_empty() => Err(format!("{file} has no ids for the user {user:?}")),
             ranges => Ok(ranges),

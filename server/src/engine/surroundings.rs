@@ -78,7 +78,7 @@ impl Engine {
         let reached = |container: &Container| {
             let opened = {
                 let now = container.now();
-                now.quarantined.is_none().then(|| now.opened.clone())?
+                (now.quarantined.is_none() && self.mounts_are_known_in(&container.id)).then(|| now.opened.clone())?
             };
             let made = self.mounts_made_in(&container.id).iter().map(|made| made.shown()).collect();
             Some(Reached { spec: container.spec.facts(), opened, made })
@@ -118,10 +118,14 @@ impl Engine {
     fn reaches(&self, container: &Container, other: &str) -> bool {
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
+        let known = |container: &Container| container.now().quarantined.is_none();
+        if !known(container) {
+            return true;
+        }
         while let Some(id) = left.pop() {
             // What is not known may lead there.
             let Ok(joined) = self.registry.container(&id) else { return true };
-            if seen.len() > JOINED_MAX {
+            if seen.len() > JOINED_MAX || !known(&joined) {
                 return true;
             }
             if seen.insert(joined.id.clone()) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use conti_runtime::own;
+use conti_runtime::host;
 /// The host's /etc/passwd at one moment. Other sources of users (NSS) are not asked.
 #[derive(Debug, Clone, Default)]
 pub struct Users(HashMap<u32, String>);
@@ -11,7 +11,7 @@ impl Users {
     /// Reads them. Where that is not possible there are none.
     pub fn of_host() -> Users {
         // Comments in it may be of any character set.
-        Users::parse(&String::from_utf8_lossy(&own::read("/etc/passwd").unwrap_or_default()))
+        Users::parse(&String::from_utf8_lossy(&host::read("/etc/passwd").unwrap_or_default()))
     }
 
     pub(super) fn parse(passwd: &str) -> Users {

@@ -4,13 +4,13 @@
 //! root and the agent's own user, nobody else can even connect: the socket is 0600.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::{Metadata, Permissions},
     io,
     net::Ipv4Addr,
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+            fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
             net::UnixListener as StdListener,
         },
     },
@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use conti_runtime::own;
 use rustix::{
     fs::Mode,
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
@@ -58,9 +59,8 @@ impl Socket {
             move |source: io::Error| Error::Io { what, path: path.to_owned(), source }
         };
         if let Some(parent) = path.parent() {
-            let mut dir = DirBuilder::new();
             let mode = if everybody { 0o755 } else { 0o700 };
-            dir.recursive(true).mode(mode).create(parent).map_err(at("make the directory of"))?;
+            own::make_dirs(parent, mode).map_err(at("make the directory of"))?;
         }
         let listener = match bound(path, everybody) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -71,7 +71,7 @@ impl Socket {
         };
         let listener = listener.map_err(at("make"))?;
         let listener = UnixListener::from_std(listener).map_err(at("watch"))?;
-        let metadata = fs::symlink_metadata(path).map_err(at("look at"))?;
+        let metadata = own::symlink_metadata(path).map_err(at("look at"))?;
         let file = (metadata.dev(), metadata.ino());
         Ok(Socket { listener, strangers: Guests::default(), path: path.to_owned(), file })
     }
@@ -130,10 +130,10 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let ours = |m: fs::Metadata| (m.dev(), m.ino()) == self.file;
-        if fs::symlink_metadata(&self.path).is_ok_and(ours) {
+        let ours = |m: Metadata| (m.dev(), m.ino()) == self.file;
+        if own::symlink_metadata(&self.path).is_ok_and(ours) {
             // Where it cannot be removed the next agent finds that nobody answers on it.
-            let _ = fs::remove_file(&self.path);
+            let _ = own::remove_file(&self.path);
         }
     }
 }
@@ -146,7 +146,7 @@ fn bound(path: &Path, everybody: bool) -> io::Result<StdListener> {
     bind(&fd, &SocketAddrUnix::new(path)?)?;
     if everybody {
         // By its name, which the umask had a say in.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+        own::set_permissions(path, Permissions::from_mode(0o666))?;
     }
     listen(&fd, BACKLOG)?;
     Ok(StdListener::from(fd))
@@ -155,13 +155,13 @@ fn bound(path: &Path, everybody: bool) -> io::Result<StdListener> {
 /// Removes a socket that nobody answers on.
 fn clear(path: &Path) -> Result<(), Error> {
     let at = |what| move |source: io::Error| Error::Io { what, path: path.to_owned(), source };
-    let kind = fs::symlink_metadata(path).map_err(at("look at"))?.file_type();
+    let kind = own::symlink_metadata(path).map_err(at("look at"))?.file_type();
     if !kind.is_socket() {
         return Err(Error::NoSocket(path.to_owned()));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(at("remove the stale"))
+            own::remove_file(path).map_err(at("remove the stale"))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         _ => Err(Error::Answered(path.to_owned())),
@@ -170,6 +170,8 @@ fn clear(path: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]

@@ -1,10 +1,11 @@
 //! The agent as a process: the names are those that Prometheus gives them for every program.
 
 use std::{
-    fmt, fs,
+    fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use conti_runtime::{host, own};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
@@ -63,7 +64,7 @@ impl Collector for ProcessCollector {
 }
 
 fn resident_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let text = host::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
@@ -71,7 +72,7 @@ fn resident_bytes() -> u64 {
 
 fn open_fds() -> u64 {
     // One of them is the directory that is being read.
-    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64)
+    own::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Making and signing certificates.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use conti_shared::tls;
 use rcgen::{
@@ -53,6 +56,7 @@ impl Pki {
         self.write("ca.key", &key.serialize_pem(), 0o600)?;
         let issuer = Issuer::new(params, key);
         self.make_server(&issuer, &certificate.pem(), &names)?;
+        self.write_list(&BTreeMap::new(), &issuer)?;
         // Last: with it there is an authority, whole.
         self.write("ca.pem", &certificate.pem(), 0o644)?;
         Ok(names)
@@ -132,7 +136,8 @@ impl Pki {
     /// The names in the agent's certificate.
     pub fn server_names(&self) -> Result<Vec<String>> {
         let what = "cannot read the agent's certificate";
-        let chain = tls::certificates(&self.path("server.pem")).map_err(failed(what))?;
+        let chain = tls::certificates_in(self.read("server.pem")?.as_bytes());
+        let chain = chain.map_err(failed(what))?;
         let leaf = chain.first().ok_or_else(|| failed(what)("it is empty"))?;
         let (_, leaf) = x509_parser::parse_x509_certificate(leaf).map_err(failed(what))?;
         let names = leaf.subject_alternative_name().map_err(failed(what))?;

@@ -1,11 +1,12 @@
 //! Who may join.
 
 use std::{
-    fs,
+    io,
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
+use conti_runtime::own;
 use conti_shared::{
     endpoint::Place,
     invitation::{ADDRESSES_MAX, ID_LEN, Invitation, SECRET_LEN, sha256},
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Error, Pki, Result,
     authority::{Issued, signing_request},
-    names, records,
+    names, readable, records,
 };
 use crate::{
     access::Role,
@@ -28,7 +29,7 @@ pub const EXPIRES: Duration = Duration::from_secs(3600);
 pub const LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 const EXPIRES_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 const LIFETIME_MIN: Duration = Duration::from_secs(60);
-const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(super) const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const NAME_MAX: usize = 63;
 /// How many there are at most: each is a file.
 const COUNT_MAX: usize = 1000;
@@ -73,8 +74,8 @@ impl Pki {
         // Without the key nobody could join.
         self.issuer()?;
         let dir = self.sub_dir("invitations")?;
-        self.sweep();
-        if records::<Record>(&dir).len() >= COUNT_MAX {
+        self.sweep()?;
+        if records::<Record>(&dir)?.len() >= COUNT_MAX {
             let problem = format!("are {COUNT_MAX} already; withdraw some with `contid invite rm`");
             return Err(Error::Invalid { field: "invitations", problem });
         }
@@ -126,8 +127,8 @@ impl Pki {
     /// The invitations that can be used, by their ids.
     pub fn invitations(&self) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
-        self.sweep();
-        Ok(records(&self.path("invitations")))
+        self.sweep()?;
+        Ok(readable(records(&self.path("invitations"))?).collect())
     }
 
     /// Takes an invitation back.
@@ -135,7 +136,11 @@ impl Pki {
         let _lock = self.lock()?;
         let absent = || Error::NoInvitation(id.to_owned());
         let path = self.invitation_path(id).ok_or_else(absent)?;
-        fs::remove_file(path).map_err(|_| absent())
+        own::remove_file(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => absent(),
+            // It may be there, and can be used.
+            _ => Error::File { what: "remove", path, source },
+        })
     }
 
     /// Lets somebody in: an invitation, used once, becomes a certificate.
@@ -155,8 +160,8 @@ impl Pki {
         }
         let role = Role::parse(&record.role).ok_or(Error::Refused("its role is none"))?;
         // First of all, and for good: a crash costs the invitation, and never lets two in.
-        let used = fs::remove_file(&path)
-            .and_then(|()| fs::File::open(self.path("invitations"))?.sync_all());
+        let used = own::remove_file(&path)
+            .and_then(|()| own::open_dir(self.path("invitations"))?.sync_all());
         used.map_err(|source| Error::File { what: "use up", path, source })?;
         self.issue(&record.name, role, record.lifetime, None, request)
     }
@@ -169,16 +174,17 @@ impl Pki {
     }
 
     /// Removes what has expired.
-    fn sweep(&self) {
+    fn sweep(&self) -> Result<()> {
         let now = SystemTime::now();
-        for record in records::<Record>(&self.path("invitations")) {
+        for record in readable(records::<Record>(&self.path("invitations"))?) {
             if record.expire_time <= now
                 && let Some(path) = self.invitation_path(&record.id)
             {
                 // One that stays is refused all the same.
-                let _ = fs::remove_file(path);
+                let _ = own::remove_file(path);
             }
         }
+        Ok(())
     }
 }
 

@@ -1,18 +1,29 @@
 //! Who has joined, and revoking it.
+//!
+//! Who was revoked stands in each one's record, and in a signed list of them all, `crl.pem`. Either may be damaged or gone,
+//! or behind the other because the revocation was cut off half way. So both are read whenever that matters: whom one of
+//! them calls revoked is revoked. If a record cannot be read, the list tells; if that cannot be read either, nothing is
+//! known of that certificate, and it counts as revoked.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
+use conti_runtime::own;
+use conti_shared::tls::revocation_lists_in;
 use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
+    CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevocationReason,
+    RevokedCertParams, SerialNumber,
 };
 use serde::{Deserialize, Serialize};
+use tracing::warn;
+use x509_parser::parse_x509_crl;
 
-use super::{Error, Pki, Result, authority::Issued, records};
+use super::{Error, Pki, Result, authority::Issued, invitations::LIFETIME_MAX, records};
 use crate::{
-    access::{Certificate, Role},
+    access::{Certificate, Role, identity},
     engine::store::{self, Durability},
 };
 
@@ -20,6 +31,8 @@ use crate::{
 const LIST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long what has expired is kept in mind: as long as clocks may differ.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+/// The name of a certificate whose record cannot be read.
+const UNREAD: &str = "(its record cannot be read)";
 
 /// What is kept of a certificate that was issued.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -30,9 +43,9 @@ pub struct Record {
     pub name: String,
     /// The role that it gives.
     pub role: String,
-    /// From when on it holds.
+    /// From when on it holds. [`SystemTime::UNIX_EPOCH`]: it is not known.
     pub not_before: SystemTime,
-    /// When it expires.
+    /// When it expires. [`SystemTime::UNIX_EPOCH`]: it is not known.
     pub not_after: SystemTime,
     /// For how long it was asked for.
     pub lifetime: Duration,
@@ -52,7 +65,48 @@ pub enum Which {
     Name(String),
 }
 
+/// What is known of all that was issued.
+struct Known {
+    /// The records, with the revocations that the list has.
+    records: Vec<Record>,
+    /// The serial numbers of those whose records cannot be read.
+    unread: Vec<String>,
+    /// Whose certificates were revoked, and when.
+    revoked: BTreeMap<String, SystemTime>,
+}
+
+impl Record {
+    /// A certificate whose record cannot be read.
+    fn unread(serial: &str, revoked: Option<SystemTime>) -> Record {
+        Record {
+            serial: serial.to_owned(),
+            name: UNREAD.to_owned(),
+            role: String::new(),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            lifetime: Duration::ZERO,
+            revoked,
+            renewed_from: None,
+        }
+    }
+
+    /// Whether nobody can use it any more.
+    fn is_gone(&self, now: SystemTime) -> bool {
+        self.not_after + FORGOTTEN <= now
+    }
+}
+
 impl Pki {
+    /// The list of those that were revoked.
+    pub fn list(&self) -> PathBuf {
+        self.path("crl.pem")
+    }
+
+    /// The serial numbers of those that were revoked, and when.
+    pub fn revoked(&self) -> Result<BTreeMap<String, SystemTime>> {
+        Ok(self.known()?.revoked)
+    }
+
     pub(super) fn keep_issued(&self, record: &Record) -> Result<()> {
         let dir = self.sub_dir("issued")?;
         let name = format!("{}.json", record.serial);
@@ -67,55 +121,146 @@ impl Pki {
     pub fn certificates(&self) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
         let now = SystemTime::now();
-        let all = self.issued(now);
-        Ok(all.into_iter().filter(|record| record.not_after > now).collect())
+        let Known { records, unread, revoked } = self.known()?;
+        // The others go when the list is written without them.
+        self.sweep_issued(records.iter().filter(|one| one.is_gone(now) && one.revoked.is_none()));
+        let mut all: Vec<Record> = records.into_iter().filter(|one| one.not_after > now).collect();
+        all.extend(
+            unread.iter().map(|serial| Record::unread(serial, revoked.get(serial).copied())),
+        );
+        all.sort_by(|a, b| a.serial.cmp(&b.serial));
+        Ok(all)
     }
 
-    /// All records, without those that nobody can use any more, which go.
-    fn issued(&self, now: SystemTime) -> Vec<Record> {
-        let dir = self.path("issued");
-        let (kept, gone): (Vec<Record>, Vec<Record>) = records::<Record>(&dir)
-            .into_iter()
-            .partition(|record| record.not_after + FORGOTTEN > now);
+    /// Reads the records and the list.
+    fn known(&self) -> Result<Known> {
+        let listed = self.listed();
+        let mut revoked = listed.clone().unwrap_or_default();
+        let (mut all, mut unread) = (Vec::new(), Vec::new());
+        for (serial, record) in records::<Record>(&self.path("issued"))? {
+            match record.ok().filter(|record| record.serial == serial) {
+                Some(record) => {
+                    if let Some(time) = record.revoked {
+                        revoked.entry(serial).or_insert(time);
+                    }
+                    all.push(record);
+                }
+                None => {
+                    if listed.is_none() {
+                        warn!(
+                            serial,
+                            "neither a record nor a list tells whether a certificate was revoked: it counts as if it were"
+                        );
+                        revoked.entry(serial.clone()).or_insert_with(SystemTime::now);
+                    }
+                    unread.push(serial);
+                }
+            }
+        }
+        for record in &mut all {
+            record.revoked = revoked.get(&record.serial).copied();
+        }
+        Ok(Known { records: all, unread, revoked })
+    }
+
+    /// What the list says. `None`: it cannot be read.
+    fn listed(&self) -> Option<BTreeMap<String, SystemTime>> {
+        let path = self.list();
+        let read = || -> std::result::Result<BTreeMap<String, SystemTime>, String> {
+            let bytes = own::read(&path).map_err(|error| error.to_string())?;
+            let mut all = BTreeMap::new();
+            for list in revocation_lists_in(&bytes)? {
+                let (_, list) = parse_x509_crl(&list).map_err(|error| error.to_string())?;
+                all.extend(list.iter_revoked_certificates().map(|entry| {
+                    let seconds = u64::try_from(entry.revocation_date.timestamp()).unwrap_or(0);
+                    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+                    (identity::serial(entry.raw_serial()), time)
+                }));
+            }
+            Ok(all)
+        };
+        read()
+            .inspect_err(|problem| {
+                warn!(path = %path.display(), problem, "the list of revoked certificates cannot be read: the records tell");
+            })
+            .ok()
+    }
+
+    /// Removes records that nobody needs any more.
+    fn sweep_issued<'a>(&self, gone: impl Iterator<Item = &'a Record>) {
         for record in gone {
             // One that stays is looked at again the next time.
-            let _ = std::fs::remove_file(dir.join(format!("{}.json", record.serial)));
+            let _ = own::remove_file(self.path("issued").join(format!("{}.json", record.serial)));
         }
-        kept
     }
 
     /// Revokes certificates: the agent refuses them from now on, and closes their connections.
     pub fn revoke(&self, which: &Which) -> Result<Vec<Record>> {
         let _lock = self.lock()?;
+        // What cannot be signed is not begun.
+        let issuer = self.issuer()?;
         let now = SystemTime::now();
-        let mut all = self.issued(now);
-        let serials = meant_by(which, &all);
-        let mut meant = Vec::new();
-        for record in &mut all {
-            if serials.contains(&record.serial) {
-                record.revoked.get_or_insert(now);
-                self.keep_issued(record)?;
-                meant.push(record.clone());
+        let Known { records, unread, mut revoked } = self.known()?;
+        let (gone, mut records): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| record.is_gone(now));
+        let mut serials = meant_by(which, &records);
+        if let Which::Serial(serial) = which
+            && unread.contains(serial)
+        {
+            serials.insert(serial.clone());
+        }
+        let in_doubt =
+            |serial: &&String| !revoked.contains_key(*serial) && !serials.contains(*serial);
+        let in_doubt: Vec<String> = unread.iter().filter(in_doubt).cloned().collect();
+        match which {
+            Which::Name(_) if serials.is_empty() && !in_doubt.is_empty() => {
+                return Err(Error::Unread { known: 0, serials: in_doubt });
             }
+            Which::Serial(text) | Which::Name(text) if serials.is_empty() => {
+                return Err(Error::NoCertificate(text.clone()));
+            }
+            _ => {}
         }
-        if meant.is_empty() {
-            let (Which::Serial(text) | Which::Name(text)) = which;
-            return Err(Error::NoCertificate(text.clone()));
+        for serial in &serials {
+            revoked.entry(serial.clone()).or_insert(now);
         }
-        self.write_list(&all)?;
-        Ok(meant)
+        for record in &gone {
+            revoked.remove(&record.serial);
+        }
+        // Those without a record: none holds for longer.
+        revoked.retain(|_, time| *time + LIFETIME_MAX + FORGOTTEN > now);
+        // The list first: the agent sees it.
+        self.write_list(&revoked, &issuer)?;
+        let mut meant = Vec::new();
+        for record in records.iter_mut().filter(|record| serials.contains(&record.serial)) {
+            record.revoked = revoked.get(&record.serial).copied();
+            self.keep_issued(record)?;
+            meant.push(record.clone());
+        }
+        let time_of = |serial: &String| revoked.get(serial).copied();
+        let damaged = unread.iter().filter(|serial| serials.contains(*serial));
+        meant.extend(damaged.map(|serial| Record::unread(serial, time_of(serial))));
+        self.sweep_issued(gone.iter());
+        match in_doubt.is_empty() {
+            true => Ok(meant),
+            false => Err(Error::Unread { known: meant.len(), serials: in_doubt }),
+        }
     }
 
-    fn write_list(&self, all: &[Record]) -> Result<()> {
+    pub(super) fn write_list(
+        &self,
+        revoked: &BTreeMap<String, SystemTime>,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<()> {
         let now = SystemTime::now();
         let failed = |error: rcgen::Error| Error::Certificate {
             what: "cannot write the revocation list",
             problem: error.to_string(),
         };
-        let revoked = |record: &Record| {
+        let entry = |(serial, time): (&String, &SystemTime)| {
             Some(RevokedCertParams {
-                serial_number: SerialNumber::from_slice(&bytes(&record.serial)?),
-                revocation_time: record.revoked?.into(),
+                serial_number: SerialNumber::from_slice(&bytes(serial)?),
+                revocation_time: (*time).into(),
                 reason_code: Some(RevocationReason::CessationOfOperation),
                 invalidity_date: None,
             })
@@ -127,19 +272,19 @@ impl Pki {
             // It only has to grow.
             crl_number: SerialNumber::from_slice(&number.to_be_bytes()),
             issuing_distribution_point: None,
-            revoked_certs: all.iter().filter_map(revoked).collect(),
+            revoked_certs: revoked.iter().filter_map(entry).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        let list = list.signed_by(&self.issuer()?).map_err(failed)?;
+        let list = list.signed_by(issuer).map_err(failed)?;
         self.write("crl.pem", &list.pem().map_err(failed)?, 0o644)
     }
 
     /// Issues another certificate to the holder of one that was issued here.
     pub fn renew(&self, holder: &Certificate, request: &[u8]) -> Result<Issued> {
         let _lock = self.lock()?;
-        let path = self.path("issued").join(format!("{}.json", holder.serial));
-        let absent = |_| Error::NoCertificate(holder.name.clone());
-        let record: Record = store::read(&path).map_err(absent)?;
+        let mut all = self.known()?.records.into_iter();
+        let record = all.find(|record| record.serial == holder.serial);
+        let record = record.ok_or_else(|| Error::NoCertificate(holder.name.clone()))?;
         let half = record.not_after.duration_since(record.not_before).unwrap_or_default() / 2;
         if SystemTime::now() < record.not_before + half {
             let from = humantime::format_rfc3339_seconds(record.not_before + half);

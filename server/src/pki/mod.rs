@@ -3,13 +3,15 @@
 //! ```text
 //!   ca.pem  ca.key            the authority; without its key nobody can join, and all else goes on
 //!   server.pem  server.key    the agent's own certificate, with the authority's behind it
-//!   crl.pem                   what was revoked
-//!   issued/SERIAL.json        what was issued to clients
+//!   crl.pem                   what was revoked, signed
+//!   issued/SERIAL.json        what was issued to clients, and whether it was revoked
 //!   invitations/ID.json       who may join; the secret as its SHA-256 only
 //! ```
 //!
 //! The agent and `contid pki`, `contid invite` work on the same files, one at a time under `lock`; the agent
 //! sees what has changed. Knows neither gRPC nor the engine's containers.
+//!
+//! Who was revoked stands in two places, of which each makes up for the other: see [`issued`].
 //!
 //! - [`authority`]: making and signing certificates;
 //! - [`invitations`]: who may join; [`issued`]: who has, and revoking it;
@@ -23,21 +25,29 @@ pub mod issued;
 pub mod names;
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::File,
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
+use conti_runtime::own;
 use conti_shared::{invitation::Fingerprint, tls};
+use rustix::{fs::FlockOperation, io::Errno};
 
 use crate::{
     engine::store::{self, Durability},
-    tls::Material,
+    tls::{Material, Revoked},
 };
 
+/// How long another who works on the authority is waited for: it may be stopped.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it is done.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// The directory of an authority.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pki {
     dir: PathBuf,
 }
@@ -88,6 +98,14 @@ pub enum Error {
     /// There is no such certificate.
     #[error("there is no certificate of {0:?}")]
     NoCertificate(String),
+    /// Certificates whose records cannot be read may be meant as well. Those that are known to be are revoked.
+    #[error("{known} are revoked; but the records of others cannot be read, which may be meant as well: revoke them by their serial numbers, {}", serials.join(", "))]
+    Unread {
+        /// How many were revoked.
+        known: usize,
+        /// The serial numbers of the others.
+        serials: Vec<String>,
+    },
 }
 
 /// The result of working on an authority.
@@ -101,7 +119,7 @@ impl Pki {
 
     /// Whether there is one.
     pub fn is_there(&self) -> bool {
-        self.path("ca.pem").exists()
+        own::exists(self.path("ca.pem"))
     }
 
     /// The files that the agent's TLS is made of.
@@ -110,8 +128,7 @@ impl Pki {
             certificate: self.path("server.pem"),
             key: self.path("server.key"),
             client_ca: self.path("ca.pem"),
-            crl: Some(self.path("crl.pem")),
-            crl_may_be_missing: true,
+            revoked: Revoked::Own(self.clone()),
         }
     }
 
@@ -122,9 +139,8 @@ impl Pki {
 
     /// By what clients know it.
     pub fn fingerprint(&self) -> Result<Fingerprint> {
-        let chain = tls::certificates(&self.path("ca.pem")).map_err(|error| {
-            Error::Certificate { what: "the authority", problem: error.to_string() }
-        })?;
+        let chain = tls::certificates_in(self.read("ca.pem")?.as_bytes())
+            .map_err(|problem| Error::Certificate { what: "the authority", problem })?;
         chain.first().map(|der| Fingerprint::of(der)).ok_or_else(|| Error::None(self.dir.clone()))
     }
 
@@ -134,7 +150,7 @@ impl Pki {
 
     fn read(&self, name: &str) -> Result<String> {
         let path = self.path(name);
-        fs::read_to_string(&path).map_err(|source| Error::File { what: "read", path, source })
+        own::read_to_string(&path).map_err(|source| Error::File { what: "read", path, source })
     }
 
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<()> {
@@ -144,7 +160,7 @@ impl Pki {
 
     fn sub_dir(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
-        match DirBuilder::new().recursive(true).mode(0o700).create(&path) {
+        match own::make_dirs(&path, 0o700) {
             Ok(()) => Ok(path),
             Err(source) => Err(Error::File { what: "make the directory", path, source }),
         }
@@ -164,35 +180,56 @@ impl Pki {
     fn take_lock(&self) -> Result<File> {
         let path = self.path("lock");
         let lock = || {
-            let file = File::create(&path)?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-            Ok(file)
+            let file = own::create(&path)?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                    Ok(()) => return Ok(file),
+                    Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
+                        thread::sleep(PAUSE);
+                    }
+                    Err(Errno::AGAIN) => {
+                        let problem = "another process has been working on it for 10 seconds";
+                        return Err(io::Error::new(io::ErrorKind::ResourceBusy, problem));
+                    }
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
         };
         lock().map_err(|source| Error::File { what: "lock", path: path.clone(), source })
     }
 }
 
-/// Records of a directory, by their names, the damaged ones left out and told.
-fn records<T: serde::de::DeserializeOwned>(dir: &Path) -> Vec<T> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .filter(|path| {
-            path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
-        })
-        .collect();
-    paths.sort();
-    let read = |path: PathBuf| match store::read(&path) {
-        Ok(record) => Some(record),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a record cannot be read; it is left out");
-            None
-        }
+/// A record of a directory: its name without `.json`, and what stands in it, or why that cannot be read.
+type Kept<T> = (String, io::Result<T>);
+
+/// The records of a directory, by their names. A directory that is not there has none.
+fn records<T: serde::de::DeserializeOwned>(dir: &Path) -> Result<Vec<Kept<T>>> {
+    let failed = |source| Error::File { what: "list", path: dir.to_owned(), source };
+    let entries = match own::read_dir(dir) {
+        Ok(entries) => entries.collect::<io::Result<Vec<_>>>().map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(failed(error)),
     };
-    paths.into_iter().filter_map(read).collect()
+    let name = |entry: &std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?.strip_suffix(".json")?.to_owned();
+        (!name.starts_with('.')).then_some(name)
+    };
+    let mut names: Vec<String> = entries.iter().filter_map(name).collect();
+    names.sort();
+    let read = |name: String| {
+        let path = dir.join(format!("{name}.json"));
+        let record = store::read(&path).inspect_err(|error| {
+            tracing::warn!(path = %path.display(), %error, "a record cannot be read");
+        });
+        (name, record)
+    };
+    Ok(names.into_iter().map(read).collect())
+}
+
+/// Those of some records that can be read.
+fn readable<T>(records: Vec<Kept<T>>) -> impl Iterator<Item = T> {
+    records.into_iter().filter_map(|(_, record)| record.ok())
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Whom the agent's own certificate names: what clients may call it.
 
-use std::{
-    fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use conti_runtime::host;
 
 /// The names and addresses of this machine, the loopback ones last. `given`: what goes before all.
 pub fn of_host(given: &[String]) -> Vec<String> {
@@ -31,8 +30,8 @@ pub fn is_loopback(name: &str) -> bool {
 
 /// The addresses of this machine, from /proc/net (proc_pid_net(5)); link-local ones have no meaning elsewhere.
 fn addresses() -> Vec<IpAddr> {
-    let trie = fs::read_to_string("/proc/net/fib_trie").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let trie = host::read_to_string("/proc/net/fib_trie").unwrap_or_default();
+    let v6 = host::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let mut all: Vec<IpAddr> = in_trie(&trie).into_iter().map(IpAddr::V4).collect();
     all.extend(in_table(&v6).into_iter().filter(|a| !a.is_unicast_link_local()).map(IpAddr::V6));
     all

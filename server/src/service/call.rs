@@ -164,6 +164,11 @@ impl Call {
             if !seen.insert(other.id.clone()) {
                 continue;
             }
+            if other.now().quarantined.is_some() {
+                return Err(joins(format!(
+                    "has joined container {key}, of which nothing is known"
+                )));
+            }
             if seen.len() > JOINED_MAX {
                 return Err(joins(format!("has joined more than {JOINED_MAX} others")));
             }
@@ -179,6 +184,12 @@ impl Call {
         rules::container(&container.spec, grants, engine.userns())?;
         let opened = container.now().opened.clone();
         reached::opened(&container.spec, opened.as_ref(), grants)?;
+        if !engine.mounts_are_known_in(&container.id) {
+            return rules::beyond(
+                "mounts",
+                "has something mounted since of which nothing is known",
+            );
+        }
         let made = engine.mounts_made_in(&container.id);
         made.iter().try_for_each(|made| rules::made(&made.shown(), grants))
     }

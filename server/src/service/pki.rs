@@ -227,10 +227,11 @@ fn invitation(record: invitations::Record) -> v1::Invitation {
 }
 
 fn certificate(record: issued::Record) -> v1::Certificate {
+    let known = |time| (time != std::time::UNIX_EPOCH).then(|| convert::timestamp(time));
     v1::Certificate {
         role: role(&record.role).into(),
-        not_before: Some(convert::timestamp(record.not_before)),
-        not_after: Some(convert::timestamp(record.not_after)),
+        not_before: known(record.not_before),
+        not_after: known(record.not_after),
         revoke_time: record.revoked.map(convert::timestamp),
         serial: record.serial,
         name: record.name,

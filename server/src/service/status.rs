@@ -324,6 +324,9 @@ pub fn pki(error: pki::Error) -> Status {
         pki::Error::NoCertificate(key) => {
             (Code::NotFound, Reason::CertificateNotFound, vec![("certificate", key)])
         }
+        pki::Error::Unread { serials, .. } => {
+            (Code::DataLoss, Reason::CertificateUnread, vec![("serials", serials.join(","))])
+        }
     };
     build(code, message, reason, metadata, ErrorDetails::new())
 }

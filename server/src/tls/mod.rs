@@ -12,11 +12,13 @@ pub mod reload;
 mod verifier;
 
 use std::{
-    path::PathBuf,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
+use conti_runtime::own;
 use conti_shared::tls::{self, ALPN_API, ALPN_JOIN, provider};
 use rustls::{
     ServerConfig,
@@ -25,6 +27,7 @@ use rustls::{
     version::TLS13,
 };
 
+use crate::pki::{self, Pki};
 use verifier::Clients;
 
 /// The files that TLS is made of.
@@ -36,10 +39,19 @@ pub struct Material {
     pub key: PathBuf,
     /// The authorities of clients: PEM.
     pub client_ca: PathBuf,
-    /// Revocation lists: PEM. One that is not there revokes nothing where `crl_may_be_missing`.
-    pub crl: Option<PathBuf>,
-    /// Whether it is no error that there is no revocation list.
-    pub crl_may_be_missing: bool,
+    /// What tells whose certificates were revoked.
+    pub revoked: Revoked,
+}
+
+/// What tells whose certificates were revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// Nobody's were.
+    Nobody,
+    /// Revocation lists: PEM.
+    Lists(PathBuf),
+    /// The agent's own authority.
+    Own(Pki),
 }
 
 /// What was made of the files.
@@ -64,6 +76,9 @@ pub enum Error {
     /// A file cannot be read.
     #[error("{0}")]
     File(#[source] tls::Error),
+    /// Nothing is known of who was revoked.
+    #[error("{0}")]
+    Revoked(#[source] pki::Error),
     /// The files do not go together.
     #[error("cannot use {}: {problem}", path.display())]
     Content {
@@ -78,19 +93,30 @@ impl Material {
     /// All files.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.certificate.clone(), self.key.clone(), self.client_ca.clone()];
-        files.extend(self.crl.clone());
+        files.extend(match &self.revoked {
+            Revoked::Nobody => None,
+            Revoked::Lists(path) => Some(path.clone()),
+            Revoked::Own(pki) => Some(pki.list()),
+        });
         files
     }
 
     /// Reads the files.
     pub fn load(&self) -> Result<Tls, Error> {
-        let chain = tls::certificates(&self.certificate).map_err(Error::File)?;
-        let key = tls::private_key(&self.key).map_err(Error::File)?;
-        let authorities = tls::authorities(&self.client_ca).map_err(Error::File)?;
-        let lists = match &self.crl {
-            Some(path) if self.crl_may_be_missing && !path.exists() => Vec::new(),
-            Some(path) => tls::revocation_lists(path).map_err(Error::File)?,
-            None => Vec::new(),
+        let chain = read("the certificate", &self.certificate, tls::certificates_in)?;
+        let key = read("the private key", &self.key, tls::private_key_in)?;
+        let authorities =
+            read("the certificates of authorities", &self.client_ca, tls::authorities_in)?;
+        let (lists, revoked) = match &self.revoked {
+            Revoked::Nobody => (Vec::new(), BTreeMap::new()),
+            Revoked::Lists(path) => {
+                (read("the revocation list", path, tls::revocation_lists_in)?, BTreeMap::new())
+            }
+            Revoked::Own(pki) => (Vec::new(), pki.revoked().map_err(Error::Revoked)?),
+        };
+        let revoking = match &self.revoked {
+            Revoked::Lists(path) => path,
+            Revoked::Nobody | Revoked::Own(_) => &self.client_ca,
         };
         let at = |path: &PathBuf| {
             let path = path.clone();
@@ -101,14 +127,26 @@ impl Material {
         let known = authorities.iter().filter_map(|one| about(one).ok());
         let clients_not_after = known.map(|(_, not_after)| not_after).min();
         let verifier: Arc<dyn ClientCertVerifier> = Arc::new(
-            Clients::of(&authorities, &lists)
-                .map_err(at(self.crl.as_ref().unwrap_or(&self.client_ca)))?,
+            Clients::of(&authorities, &lists, revoked.into_keys().collect())
+                .map_err(at(revoking))?,
         );
         let api = config(ALPN_API, Some(verifier.clone()), chain.clone(), key.clone_key())
             .map_err(at(&self.key))?;
         let join = config(ALPN_JOIN, None, chain, key).map_err(at(&self.key))?;
         Ok(Tls { api, join, verifier, not_after, clients_not_after, name })
     }
+}
+
+/// Reads a file that an administrator has named, and nothing but a regular one.
+fn read<T>(
+    what: &'static str,
+    path: &Path,
+    parse: impl FnOnce(&[u8]) -> Result<T, String>,
+) -> Result<T, Error> {
+    let at = |source| tls::Error::Read { what, path: path.to_owned(), source };
+    let bytes = own::read_named(path, tls::FILE_MAX).map_err(at).map_err(Error::File)?;
+    let content = |problem| tls::Error::Content { what, path: path.to_owned(), problem };
+    parse(&bytes).map_err(content).map_err(Error::File)
 }
 
 /// Whom a certificate names, and when it expires.

@@ -1,13 +1,13 @@
 //! Files that are exchanged while the agent runs.
 
 use std::{
-    fs,
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use conti_runtime::own;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{MissedTickBehavior, interval},
@@ -50,7 +50,7 @@ type Seen = Vec<Option<(u64, u64, i64, i64, u64)>>;
 
 fn look(files: &[PathBuf]) -> Seen {
     let seen = |path: &PathBuf| {
-        fs::metadata(path).ok().map(|m| (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
+        own::metadata(path).ok().map(|m| (m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
     };
     files.iter().map(seen).collect()
 }

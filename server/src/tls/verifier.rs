@@ -1,10 +1,10 @@
 //! Whether a client's certificate is good.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use conti_shared::{anchors::Anchors, tls::provider};
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, verify_tls13_signature},
     pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
@@ -13,20 +13,26 @@ use rustls::{
         danger::{ClientCertVerified, ClientCertVerifier},
     },
 };
+use x509_parser::parse_x509_certificate;
+
+use crate::access::identity::serial;
 
 /// Verifies clients, with no more authorities between a client and a trusted one than that allows.
 #[derive(Debug)]
 pub struct Clients {
     anchors: Anchors<Arc<dyn ClientCertVerifier>>,
+    revoked: BTreeSet<String>,
     hints: Vec<DistinguishedName>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Clients {
-    /// Trusts these authorities, and nobody whom one of these lists revokes.
+    /// Trusts these authorities, and nobody whom one of these lists revokes, or whose certificate has one of the
+    /// serial numbers in `revoked`.
     pub fn of(
         authorities: &[CertificateDer<'static>],
         lists: &[CertificateRevocationListDer<'static>],
+        revoked: BTreeSet<String>,
     ) -> Result<Clients, String> {
         let anchors = Anchors::of(authorities, |roots| {
             WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -38,7 +44,7 @@ impl Clients {
                 .map_err(|error| error.to_string())
         })?;
         let hints = anchors.verifiers().flat_map(|one| one.root_hint_subjects().to_vec()).collect();
-        Ok(Clients { anchors, hints, provider: provider() })
+        Ok(Clients { anchors, revoked, hints, provider: provider() })
     }
 }
 
@@ -53,7 +59,16 @@ impl ClientCertVerifier for Clients {
         chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.anchors.verify(chain, |verifier, chain| verifier.verify_client_cert(leaf, chain, now))
+        let verify = |verifier: &Arc<dyn ClientCertVerifier>, chain: &[CertificateDer<'_>]| {
+            verifier.verify_client_cert(leaf, chain, now)
+        };
+        let verified = self.anchors.verify(chain, verify)?;
+        let (_, parsed) = parse_x509_certificate(leaf)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        match self.revoked.contains(&serial(parsed.raw_serial())) {
+            true => Err(Error::InvalidCertificate(CertificateError::Revoked)),
+            false => Ok(verified),
+        }
     }
 
     fn verify_tls12_signature(

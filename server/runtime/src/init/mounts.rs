@@ -21,10 +21,10 @@ use super::{
     path::{Kind, is_dir, open_or_create},
 };
 use crate::{
+    host,
     inspect::process::mount_id,
     kernel_fs::{self, Tree},
     launcher::NEW_ROOT,
-    own,
     plan::{ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Overlay, Root},
     sys::mount::set_attributes,
 };
@@ -135,7 +135,7 @@ impl Guard<'_> {
 /// Refuses an attached mount that brings a filesystem of the kernel's own along.
 pub(super) fn holds_no_kernel_fs(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     // The launcher's /proc is in sight, and nobody else is in this mount namespace.
-    let text = own::read("/proc/self/mountinfo");
+    let text = host::read("/proc/self/mountinfo");
     let text = text.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     match Tree::of(&text).kernels_at_or_below(mount_id(mount)?.id) {
         Some(_) => Err(GUARDED),

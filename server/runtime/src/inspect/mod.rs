@@ -51,7 +51,7 @@ use self::{
     answers::Answers,
     question::{Failure, MAX_PACKET, Question},
 };
-use crate::own;
+use crate::host;
 use crate::sys::{
     signal::{Disposition, set_disposition},
     socket::{Wait, recv_packet},
@@ -78,7 +78,7 @@ pub fn run(socket: OwnedFd) {
 fn be_expendable() {
     const MEMORY_MAX: u64 = 1 << 30;
     // What the launcher has is its own guard.
-    let _ = own::write("/proc/self/oom_score_adj", "1000");
+    let _ = host::write("/proc/self/oom_score_adj", "1000");
     let limit = Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
     let _ = setrlimit(Resource::As, limit);
 }

@@ -26,7 +26,7 @@ pub use self::{
     version::{VERSION, version_of},
 };
 use crate::{
-    inspect, monitor, own,
+    host, inspect, monitor,
     protocol::{LauncherReply, LauncherRequest},
     sys::{
         clone::exit_now,
@@ -66,7 +66,7 @@ fn take_socket() -> io::Result<OwnedFd> {
     close_from(3)?;
     let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     // fs::File opens close-on-exec, which dup2 takes away again.
-    let null = own::open_with(fs::File::options().read(true).write(true), "/dev/null")?;
+    let null = host::open_with(fs::File::options().read(true).write(true), "/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;
     Ok(socket)
@@ -89,9 +89,9 @@ fn settle() -> io::Result<i32> {
 
     let mut present = String::new();
     let path = "/proc/self/oom_score_adj";
-    own::open(path)?.read_to_string(&mut present)?;
+    host::open(path)?.read_to_string(&mut present)?;
     // Without CAP_SYS_RESOURCE it cannot be lowered, and stays as it is.
-    let _ = own::write(path, OOM_SCORE_ADJ.to_string());
+    let _ = host::write(path, OOM_SCORE_ADJ.to_string());
     // A session is never protected because its agent is.
     Ok(present.trim().parse::<i32>().unwrap_or(0).max(0))
 }

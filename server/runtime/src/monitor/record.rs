@@ -6,10 +6,14 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use rustix::fs::{Mode, OFlags, openat, renameat};
+use rustix::{
+    fs::{AtFlags, OFlags, renameat, unlinkat},
+    io::Errno,
+};
 
 use crate::{
     journal::{Saved, Writer},
+    own,
     protocol::End,
 };
 
@@ -37,9 +41,13 @@ fn replace(
     write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let unfinished = format!("{name}.new");
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat(directory, &unfinished, flags, Mode::RUSR | Mode::WUSR)?);
+    // Whatever was left there.
+    match unlinkat(directory, &unfinished, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    let mut file = own::open_at(directory, &unfinished, flags, 0o600)?;
     write(&mut file)?;
     Ok(renameat(directory, &unfinished, directory, name)?)
 }

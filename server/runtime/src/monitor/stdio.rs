@@ -15,8 +15,8 @@ use rustix::{
 
 use super::failure;
 use crate::{
+    host,
     init::{ChildStdio, PlanFds},
-    own,
     plan::{SetupFailure, Stdio, Step},
 };
 
@@ -63,7 +63,7 @@ fn pipes(with_stdin: bool) -> io::Result<(ChildStdio, Ends)> {
     } else {
         // The launcher's root has no /dev; its stdin is /dev/null, opened anew here so that no session
         // shares its state with another.
-        (own::open("/proc/self/fd/0")?.into(), None)
+        (host::open("/proc/self/fd/0")?.into(), None)
     };
     let (stdout, theirs_out) = pipe(PIPE_SIZE)?;
     // What goes to stderr is seldom much: its pipe stays as it is.

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use crate::own;
+use crate::host;
 
 // linux/loop.h
 const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
@@ -93,7 +93,7 @@ pub fn attach(control: &File, image: BorrowedFd<'_>, read_only: bool) -> io::Res
         }
         let mut options = OpenOptions::new();
         options.read(true).write(!read_only).custom_flags(libc::O_CLOEXEC);
-        let file = own::open_with(&options, format!("/dev/loop{number}"))?;
+        let file = host::open_with(&options, format!("/dev/loop{number}"))?;
         let flags = LO_FLAGS_AUTOCLEAR | if read_only { LO_FLAGS_READ_ONLY } else { 0 };
         // SAFETY: all fields are integers and arrays of integers, for which zero is a value.
         let mut config: LoopConfig = unsafe { std::mem::zeroed() };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::clone::OnlyThread;
-use crate::{inspect::process::name_and_fields, own};
+use crate::{host, inspect::process::name_and_fields};
 
 /// Where the arguments begin, where they end, and where the environment behind them ends; 0: not known.
 static ARGUMENTS: AtomicUsize = AtomicUsize::new(0);
@@ -20,7 +20,7 @@ static ENVIRONMENT_END: AtomicUsize = AtomicUsize::new(0);
 
 /// Finds out where they lie. It is asked of /proc, which whoever is forked off later may not see.
 pub fn find() -> io::Result<()> {
-    let stat = own::read("/proc/self/stat")?;
+    let stat = host::read("/proc/self/stat")?;
     let areas = areas(&stat).ok_or(io::ErrorKind::InvalidData)?;
     let places = [&ARGUMENTS, &ARGUMENTS_END, &ENVIRONMENT, &ENVIRONMENT_END];
     places.into_iter().zip(areas).for_each(|(place, at)| place.store(at, Ordering::Relaxed));
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn the_areas_are_those_of_this_process() {
-        let stat = own::read("/proc/self/stat").unwrap();
+        let stat = host::read("/proc/self/stat").unwrap();
         let [start, end, ..] = areas(&stat).unwrap();
-        assert_eq!(end - start, own::read("/proc/self/cmdline").unwrap().len());
+        assert_eq!(end - start, host::read("/proc/self/cmdline").unwrap().len());
         assert_eq!(areas(b"1 (a) S 1 2 3"), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conti_runtime::own;
+use conti_runtime::{host, own};
 
 use super::{Cgroup, tree, write_to};
 
@@ -57,7 +57,7 @@ pub fn frozen(dir: &Path) -> Option<PathBuf> {
 
 /// Whether a file holds a word. `None`: it cannot be read, since the cgroup is gone.
 fn says(file: &Path, word: &str) -> Option<bool> {
-    Some(own::read(file).ok()?.trim_ascii() == word.as_bytes())
+    Some(host::read(file).ok()?.trim_ascii() == word.as_bytes())
 }
 
 #[cfg(test)]

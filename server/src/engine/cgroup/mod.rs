@@ -31,13 +31,16 @@ use std::{
 };
 
 use conti_runtime::{
-    beneath,
+    beneath, host,
     mountinfo::{self, unescape},
     own,
 };
 use devices::Rule;
 
-use super::facts::CgroupVersion;
+use super::{facts::CgroupVersion, process};
+
+/// The name of a forker, as the kernel knows it.
+const FORKER: &[u8] = b"conti-forker";
 
 /// The version 1 controllers that containers are placed under, where they exist.
 const V1_CONTROLLERS: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "freezer"];
@@ -91,8 +94,8 @@ pub struct Cgroup {
 impl Cgroups {
     /// Finds the hierarchies and makes the agent's directories, named after `tag`.
     pub fn detect(tag: &str) -> Cgroups {
-        let mounts = own::read("/proc/self/mountinfo").unwrap_or_default();
-        let own = own::read("/proc/self/cgroup").unwrap_or_default();
+        let mounts = host::read("/proc/self/mountinfo").unwrap_or_default();
+        let own = host::read("/proc/self/cgroup").unwrap_or_default();
         let dir_name = format!("conti-{tag}");
         let mut unified = None;
         let mut v1: Vec<(&'static str, PathBuf)> = Vec::new();
@@ -152,7 +155,7 @@ impl Cgroups {
     pub fn controllers(&self) -> Vec<String> {
         if self.v1.is_empty() {
             let file = self.unified.as_ref().map(|dir| dir.join("cgroup.controllers"));
-            let text = file.and_then(|f| own::read_to_string(f).ok()).unwrap_or_default();
+            let text = file.and_then(|f| host::read_to_string(f).ok()).unwrap_or_default();
             return text.split_whitespace().map(str::to_owned).collect();
         }
         self.v1.iter().map(|(controller, _)| (*controller).to_owned()).collect()
@@ -178,7 +181,7 @@ impl Cgroups {
             }
         }
         if let (Some(dir), Some(program)) = (&cgroup.unified, &self.standard_devices) {
-            let attached = own::open(dir).and_then(|dir| {
+            let attached = host::open(dir).and_then(|dir| {
                 conti_runtime::sys::bpf::attach_cgroup_device(dir.as_fd(), program.as_fd())
             });
             if let Err(error) = attached {
@@ -202,14 +205,14 @@ impl Cgroups {
     /// The cgroups of a process of the host: the directory that another can be born in, or the
     /// `cgroup.procs` files for a forker.
     pub fn of_process(&self, pid: i32) -> io::Result<(Option<OwnedFd>, Vec<OwnedFd>)> {
-        let text = own::read(format!("/proc/{pid}/cgroup"))?;
+        let text = host::read(format!("/proc/{pid}/cgroup"))?;
         let (mut unified, mut procs) = (None, Vec::new());
         for mounted in &self.mounted {
             let dir = mounted.dir_of(&text);
             match mounted.controller {
-                None if self.v1.is_empty() => unified = Some(own::open(dir)?.into()),
+                None if self.v1.is_empty() => unified = Some(host::open(dir)?.into()),
                 _ => procs.push(
-                    own::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))?
+                    host::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))?
                         .into(),
                 ),
             }
@@ -217,9 +220,20 @@ impl Cgroups {
         Ok((unified, procs))
     }
 
+    /// The name of the container's cgroups that a process is in.
+    pub fn name_of(&self, pid: i32) -> Option<String> {
+        let text = host::read(format!("/proc/{pid}/cgroup")).ok()?;
+        let own = self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir));
+        let within = |dir: PathBuf| {
+            let below = own.clone().find_map(|own| dir.strip_prefix(own).ok())?;
+            below.components().next()?.as_os_str().to_str().map(str::to_owned)
+        };
+        self.mounted.iter().find_map(|mounted| within(mounted.dir_of(&text)))
+    }
+
     /// What says that a process of the host is frozen, and with it all that is started in its cgroups.
     pub fn frozen_process(&self, pid: i32) -> io::Result<Option<PathBuf>> {
-        let text = own::read(format!("/proc/{pid}/cgroup"))?;
+        let text = host::read(format!("/proc/{pid}/cgroup"))?;
         Ok(self.mounted.iter().find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
     }
 
@@ -264,13 +278,13 @@ impl Cgroup {
     /// forker that is attached to `procs_files`.
     pub fn birth_fd(&self) -> io::Result<Option<OwnedFd>> {
         let alone = self.unified.as_ref().filter(|_| self.v1.is_empty());
-        alone.map(|dir| own::open(dir).map(OwnedFd::from)).transpose()
+        alone.map(|dir| host::open(dir).map(OwnedFd::from)).transpose()
     }
 
     /// The `cgroup.procs` files for a forker; none where it needs no forker.
     pub fn procs_files(&self) -> io::Result<Vec<OwnedFd>> {
         let open = |dir: &PathBuf| {
-            own::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))
+            host::open_with(OpenOptions::new().write(true), dir.join("cgroup.procs"))
         };
         if self.v1.is_empty() {
             return Ok(Vec::new());
@@ -285,7 +299,7 @@ impl Cgroup {
             |block| Rule { block, major: None, minor: None, read: true, write: true, mknod: true };
         let all = [any(false), any(true)];
         let program = devices::load(rules.unwrap_or(&all))?;
-        conti_runtime::sys::bpf::attach_cgroup_device(own::open(dir)?.as_fd(), program.as_fd())
+        conti_runtime::sys::bpf::attach_cgroup_device(host::open(dir)?.as_fd(), program.as_fd())
     }
 
     /// Whether the out-of-memory killer has ended a process of it that was not told yet: such an end
@@ -304,9 +318,19 @@ impl Cgroup {
             (Some(dir), None) => dir.join("memory.events"),
             (None, None) => return 0,
         };
-        let text = own::read_to_string(file).unwrap_or_default();
+        let text = host::read_to_string(file).unwrap_or_default();
         let count = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         count.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// The processes in it, and in those below it, without forkers that wait for the next one.
+    pub fn processes(&self) -> Vec<rustix::process::Pid> {
+        let all = self.dirs().flat_map(|dir| tree(dir)).flat_map(|dir| pids_in(&dir));
+        let waits = |pid: i32| process::name(pid).is_none_or(|name| name == FORKER);
+        let mut all: Vec<_> = all.filter(|pid| !waits(pid.as_raw_pid())).collect();
+        all.sort_by_key(|pid| pid.as_raw_pid());
+        all.dedup();
+        all
     }
 
     /// Sends SIGKILL to everything in it, and thaws it: what is frozen cannot die.
@@ -404,11 +428,11 @@ fn enable_controllers(dir: &Path) {
 }
 
 fn write_to(file: &Path, text: &str) -> io::Result<()> {
-    own::open_with(OpenOptions::new().write(true), file)?.write_all(text.as_bytes())
+    host::open_with(OpenOptions::new().write(true), file)?.write_all(text.as_bytes())
 }
 
 fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
-    let text = own::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    let text = host::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     text.lines().filter_map(|l| l.parse().ok()).filter_map(rustix::process::Pid::from_raw).collect()
 }
 

@@ -100,6 +100,11 @@ impl Engine {
         self.made_mounts.of(container)
     }
 
+    /// Whether all is known of what was mounted into a container.
+    pub fn mounts_are_known_in(&self, container: &str) -> bool {
+        self.made_mounts.are_known_in(container)
+    }
+
     async fn create_mount_now(&self, wanted: Wanted) -> Result<Made> {
         let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
         let (process, namespace) = (site.process, site.mount_namespace()?);

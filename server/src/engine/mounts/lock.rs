@@ -15,8 +15,11 @@ use std::{
     time::Duration,
 };
 
-use conti_runtime::own;
-use rustix::{fs::FlockOperation, io::Errno};
+use conti_runtime::{beneath, own};
+use rustix::{
+    fs::{FlockOperation, OFlags},
+    io::Errno,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::engine::{
@@ -51,10 +54,12 @@ impl Locks {
     pub fn new(dir: PathBuf) -> Locks {
         let entries = own::read_dir(&dir).into_iter().flatten().flatten();
         for path in entries.map(|entry| entry.path()) {
-            if path.extension().is_some_and(|end| end == "lock")
-                && matches!(lock(&path), Ok(Some(_)))
-            {
-                let _ = own::remove_file(&path);
+            if path.extension().is_none_or(|end| end != "lock") {
+                continue;
+            }
+            let is_file = own::symlink_metadata(&path).is_ok_and(|found| found.is_file());
+            if !is_file || matches!(lock(&path), Ok(Some(_))) {
+                let _ = beneath::remove(&path);
             }
         }
         Locks { dir, turns: Mutex::default() }
@@ -96,7 +101,7 @@ impl Locks {
 
 /// Locks a file, which is made where it is missing. `None`: somebody has it, or it was removed meanwhile.
 fn lock(path: &PathBuf) -> io::Result<Option<File>> {
-    let file = own::open_with(File::options().create(true).truncate(false).write(true), path)?;
+    let file = own::open_with(path, OFlags::WRONLY | OFlags::CREATE, 0o600)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok((file.metadata()?.nlink() > 0).then_some(file)),
         Err(Errno::AGAIN) => Ok(None),

@@ -7,17 +7,23 @@
 //!                        `--> (none): it was not attached
 //! ```
 //!
-//! A record is written before its mount is attached and goes after it is detached. Which of both an agent that
-//! was killed in between has come to is found out at the next start, by looking whether the mount is there.
+//! A record is written before its mount is attached and goes after it is detached, or with the processes of its
+//! container. Which of these an agent that was killed in between has come to is found out at the next start, by looking
+//! whether the mount is there.
+//!
+//! What a damaged record told is not known: the mount may be there, and may show anything. The name of the record says in
+//! which container, so that one is not one that others than admins enter, until its processes have ended.
 
 use std::{
-    collections::HashSet,
-    path::PathBuf,
+    collections::{BTreeSet, HashSet},
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
 use conti_runtime::{
+    beneath,
     inspect::{process, question::MountId},
     kernel_fs::Tree,
     own,
@@ -28,12 +34,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{
     error::{Error, Result},
-    io_error,
+    id, io_error,
     spec::Mount,
     store::{self, Durability},
 };
 
-/// A mount that was made. Also the content of its record, `STATE/mounts/ID.json`.
+/// A mount that was made. Also the content of its record, `STATE/mounts/ID.CONTAINER.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Made {
     /// 32 hexadecimal digits. Empty where nothing was made (`dry_run`).
@@ -123,10 +129,45 @@ impl Made {
         }
     }
 
-    /// A process that was in its mount namespace and is alive.
+    /// A process that is in its mount namespace still, or of which that cannot be told.
     pub fn witness(&self) -> Option<ProcessId> {
         let all = [Some(self.process), self.main];
-        all.into_iter().flatten().find(|of| process::Pinned::same(*of).is_ok())
+        all.into_iter().flatten().find(|of| lives(*of))
+    }
+
+    /// The name of its record.
+    fn file_name(&self) -> String {
+        let container = self.container_id.as_deref().unwrap_or(NO_CONTAINER);
+        format!("{}.{container}.json", self.id)
+    }
+}
+
+/// What stands for the container in the name of the record of a mount that is in none.
+const NO_CONTAINER: &str = "host";
+
+/// A record that cannot be read.
+#[derive(Debug)]
+struct Lost {
+    path: PathBuf,
+    /// The container that it is of, as its name says. `None`: it may be any.
+    container: Option<String>,
+    /// The containers in which its mount may be.
+    suspects: BTreeSet<String>,
+}
+
+impl Lost {
+    fn of(path: PathBuf) -> Lost {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let parts = name.strip_suffix(".json").and_then(|name| name.split_once('.'));
+        let container = parts.filter(|(id, _)| id::is_one(id)).map(|(_, container)| container);
+        let container = container.filter(|of| *of == NO_CONTAINER || id::is_one(of));
+        Lost { container: container.map(str::to_owned), path, suspects: BTreeSet::new() }
+    }
+
+    fn remove(&self) {
+        if let Err(error) = beneath::remove(&self.path) {
+            tracing::warn!(%error, "the record of a mount could not be removed");
+        }
     }
 }
 
@@ -135,36 +176,90 @@ impl Made {
 pub struct MadeMounts {
     dir: PathBuf,
     all: Mutex<Vec<Arc<Made>>>,
+    lost: Mutex<Vec<Lost>>,
 }
 
 impl MadeMounts {
     /// Finds what an earlier agent has made in this boot.
-    pub fn open(dir: PathBuf, boot_id: &str) -> MadeMounts {
-        let entries = own::read_dir(&dir).into_iter().flatten().flatten();
-        let records = entries.map(|entry| entry.path());
-        let mut all = Vec::new();
-        for path in
-            records.filter(|p| p.extension().is_some_and(|end| end == "json" || end == "new"))
-        {
-            match store::read::<Made>(&path) {
-                Ok(mut made) if made.boot_id == boot_id && is_there(&made) => {
-                    made.stage = Stage::There;
-                    all.push(Arc::new(made));
-                }
-                // Of another boot, of a target that has gone, or damaged: there is no such mount.
-                _ => drop(own::remove_file(&path)),
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be listed: then nothing is known.
+    pub fn open(dir: PathBuf, boot_id: &str) -> io::Result<MadeMounts> {
+        let (mut all, mut lost) = (Vec::new(), Vec::new());
+        for entry in own::read_dir(&dir)? {
+            let path = entry?.path();
+            match path.extension().and_then(|end| end.to_str()) {
+                // What it was to replace is there, or its mount was not attached yet.
+                Some("new") => drop(beneath::remove(&path)),
+                Some("json") => match read(&path) {
+                    Ok(made) if made.boot_id != boot_id && made.witness().is_none() => {
+                        drop(own::remove_file(&path));
+                    }
+                    Ok(mut made) if is_there(&made) => {
+                        made.stage = Stage::There;
+                        all.push(Arc::new(made));
+                    }
+                    Ok(_) => drop(own::remove_file(&path)),
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "the record of a mount cannot be read: what is mounted in its container is for admins");
+                        lost.push(Lost::of(path));
+                    }
+                },
+                _ => {}
             }
         }
         all.sort_by_key(|made| made.create_time);
-        MadeMounts { dir, all: Mutex::new(all) }
+        Ok(MadeMounts { dir, all: Mutex::new(all), lost: Mutex::new(lost) })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Made>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, made: &Made) -> std::io::Result<()> {
-        store::write(&self.dir, &format!("{}.json", made.id), made, Durability::Boot)
+    fn lost(&self) -> MutexGuard<'_, Vec<Lost>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, made: &Made) -> io::Result<()> {
+        store::write(&self.dir, &made.file_name(), made, Durability::Boot)
+    }
+
+    /// Tells which containers there are whose processes may have been there before this agent: the mounts of records that
+    /// cannot be read are in those.
+    pub fn suspect(&self, alive: impl FnOnce() -> Vec<String>) {
+        // Held meanwhile: what ends from now on is taken out again.
+        let mut lost = self.lost();
+        if lost.is_empty() {
+            return;
+        }
+        let alive = alive();
+        lost.retain_mut(|one| {
+            let may_be = |id: &&String| one.container.as_ref().is_none_or(|of| of == *id);
+            one.suspects = alive.iter().filter(may_be).cloned().collect();
+            let kept = !one.suspects.is_empty();
+            if !kept {
+                one.remove();
+            }
+            kept
+        });
+    }
+
+    /// Whether all is known of what was mounted into a container.
+    pub fn are_known_in(&self, container: &str) -> bool {
+        !self.lost().iter().any(|lost| lost.suspects.contains(container))
+    }
+
+    /// Forgets those of a container whose processes have ended: they have gone with them.
+    pub fn forget_in(&self, container: &str) {
+        self.retain(|made| made.container_id.as_deref() != Some(container));
+        self.lost().retain_mut(|lost| {
+            let kept = !lost.suspects.remove(container) || !lost.suspects.is_empty();
+            if !kept {
+                lost.remove();
+            }
+            kept
+        });
     }
 
     /// Adds one that is to be attached. It is not where that cannot be recorded: after a restart, nobody would
@@ -218,7 +313,7 @@ impl MadeMounts {
         let (kept, gone): (Vec<_>, Vec<_>) = all.drain(..).partition(|made| kept(made));
         *all = kept;
         drop(all);
-        gone.iter().for_each(|made| self.forget(&made.id));
+        gone.iter().for_each(|made| self.forget(made));
     }
 
     /// The last one that was made in a container at a path.
@@ -251,13 +346,36 @@ impl MadeMounts {
 
     /// Forgets one.
     pub fn remove(&self, id: &str) {
-        self.lock().retain(|made| made.id != id);
-        self.forget(id);
+        self.retain(|made| made.id != id);
     }
 
-    fn forget(&self, id: &str) {
-        let _ = own::remove_file(self.dir.join(format!("{id}.json")));
+    fn forget(&self, made: &Made) {
+        let _ = own::remove_file(self.dir.join(made.file_name()));
     }
+}
+
+/// Reads a record, and gives it the name that it has by now.
+fn read(path: &Path) -> io::Result<Made> {
+    let made: Made = store::read(path)?;
+    let name = path.file_name().unwrap_or_default();
+    let wrong =
+        || io::Error::new(io::ErrorKind::InvalidData, "the record is that of another mount");
+    if !name.to_string_lossy().split('.').next().is_some_and(|id| id == made.id) {
+        return Err(wrong());
+    }
+    if name != made.file_name().as_str() {
+        own::rename(path, path.with_file_name(made.file_name()))?;
+    }
+    Ok(made)
+}
+
+/// Whether a process is there. One of which that cannot be told counts as being there.
+fn lives(process: ProcessId) -> bool {
+    let is_gone = |error: &io::Error| {
+        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+    };
+    process::Pinned::same(process).is_ok()
+        || process::start_time(process.pid).is_err_and(|error| !is_gone(&error))
 }
 
 /// Whether a mount is in its place. One of which that cannot be told counts as being there.

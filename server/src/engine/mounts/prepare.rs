@@ -7,6 +7,7 @@ use std::{
 };
 
 use conti_runtime::{
+    host,
     inspect::{
         process,
         question::{Answer, Question},

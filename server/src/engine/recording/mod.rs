@@ -26,7 +26,6 @@ use std::{
     collections::BTreeMap,
     fs::{File, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
@@ -34,6 +33,7 @@ use std::{
 
 use conti_runtime::{fault, own, plan::Confinement};
 use conti_shared::name;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -156,7 +156,8 @@ impl Recordings {
         self.prune(KEPT - 1);
         fault::point("recording.pruned");
         let path = self.path(about);
-        let file = own::open_with(File::options().write(true).create_new(true).mode(0o600), &path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let file = own::open_with(&path, flags, 0o600)?;
         hold(&file);
         let name = about_name(&about.session);
         if let Err(error) = store::write(&self.dir, &name, about, Durability::Boot) {
@@ -169,7 +170,7 @@ impl Recordings {
     /// Opens one, to go on with it.
     fn reopen(&self, session: &str) -> io::Result<(About, File)> {
         let about: About = store::read(&self.dir.join(about_name(session)))?;
-        let file = own::open_with(File::options().write(true), self.path(&about))?;
+        let file = own::open_with(self.path(&about), OFlags::WRONLY, 0)?;
         hold(&file);
         Ok((about, file))
     }

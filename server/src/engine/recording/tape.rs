@@ -13,6 +13,7 @@ use std::{
 };
 
 use conti_runtime::own;
+use rustix::fs::OFlags;
 use tracing::warn;
 
 use super::{
@@ -37,6 +38,11 @@ pub struct Tape {
     /// Output that could not be written: where it begins.
     missing: Option<u64>,
     full: bool,
+}
+
+/// Whether the session of a directory was being recorded.
+pub fn is_begun(dir: &Path) -> bool {
+    own::symlink_metadata(dir.join(MARK)).is_ok()
 }
 
 impl Tape {
@@ -85,7 +91,7 @@ impl Tape {
         dir: &Path,
     ) -> io::Result<Option<Tape>> {
         let mark_path = dir.join(MARK);
-        let mark_file = match own::open_with(File::options().read(true).write(true), &mark_path) {
+        let mark_file = match own::open_with(&mark_path, OFlags::RDWR, 0) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),

@@ -17,7 +17,12 @@ use conti_runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{spec::SessionIo, store, surroundings::Surroundings},
+    engine::{
+        recording::{Wanted, tape},
+        spec::{ContainerSpec, SessionIo},
+        store,
+        surroundings::Surroundings,
+    },
     reserve,
 };
 
@@ -78,11 +83,44 @@ pub struct Record {
     /// Its monitor. `None`: it is not known.
     #[serde(default)]
     pub monitor: Option<ProcessId>,
+    /// The name of the cgroups of its container. `None`: it has none, or it is not known.
+    #[serde(default)]
+    pub cgroup: Option<String>,
+    /// Whether it stands in for a record that cannot be read.
+    #[serde(skip)]
+    pub unknown: bool,
 }
 
 impl Record {
-    /// Writes it in the place of the one before.
+    /// That of a session whose own cannot be read: nothing is known but what lies in its directory.
+    pub fn unknown(dir: &Path) -> Record {
+        let start_time = own::metadata(dir).and_then(|found| found.modified());
+        let ContainerSpec { mut io, .. } = ContainerSpec::unknown();
+        io.policy.record = tape::is_begun(dir).then_some(Wanted::DEFAULT);
+        Record {
+            id: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            container: None,
+            labels: BTreeMap::new(),
+            maker: None,
+            main: false,
+            confinement: None,
+            surroundings: None,
+            argv: Vec::new(),
+            io,
+            start_time: start_time.unwrap_or(SystemTime::UNIX_EPOCH),
+            request_id: None,
+            streamed: false,
+            monitor: None,
+            cgroup: None,
+            unknown: true,
+        }
+    }
+
+    /// Writes it in the place of the one before. One that cannot be read stays.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
+        if self.unknown {
+            return Ok(());
+        }
         store::write(dir, RECORD, self, store::Durability::Boot)
     }
 }
@@ -109,7 +147,19 @@ pub fn create(sessions: &Path, record: &Record) -> io::Result<PathBuf> {
 
 /// Reads the record of a session.
 pub fn read(dir: &Path) -> io::Result<Record> {
-    store::read(&dir.join(RECORD))
+    let record: Record = store::read(&dir.join(RECORD))?;
+    match dir.file_name().is_some_and(|name| name == record.id.as_str()) {
+        true => Ok(record),
+        false => {
+            let problem = format!("the record is that of session {:?}", record.id);
+            Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+        }
+    }
+}
+
+/// Whether something was left of a session in its directory that somebody may ask for.
+pub fn tells_something(dir: &Path) -> bool {
+    [RECORD, END, NOTE].iter().any(|name| own::symlink_metadata(dir.join(name)).is_ok())
 }
 
 /// Reads the end that a monitor left.
@@ -125,7 +175,7 @@ pub fn read_journal(dir: &Path) -> Option<Saved> {
 
 /// Leaves a note, for its owner only. One that is there stays.
 pub fn leave_note(dir: &Path, note: &[u8]) -> io::Result<()> {
-    if own::exists(dir.join(NOTE)) {
+    if own::symlink_metadata(dir.join(NOTE)).is_ok() {
         return Ok(());
     }
     store::write_bytes(dir, NOTE, note, 0o600, store::Durability::Boot)

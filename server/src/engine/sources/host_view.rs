@@ -15,7 +15,7 @@ use std::{
 };
 
 use conti_runtime::{
-    beneath,
+    beneath, host,
     mountinfo::{self, unescape},
     own,
 };
@@ -129,7 +129,7 @@ impl HostView {
     /// Mounts of the host below a program directory: an overlay would show empty directories there.
     pub fn mounts_below(&self, program: &str) -> Vec<PathBuf> {
         let prefix = format!("/{program}/");
-        let text = own::read("/proc/self/mountinfo").unwrap_or_default();
+        let text = host::read("/proc/self/mountinfo").unwrap_or_default();
         let points = mountinfo::Entry::all(&text).map(|entry| unescape(entry.point));
         points
             .filter(|point| point.starts_with(prefix.as_bytes()))
@@ -170,7 +170,7 @@ fn fill(template: &Path) -> io::Result<()> {
         own::write(etc.join(name), text)?;
     }
     // For tools; containers have their own. Often it is a link to where it is made at the boot.
-    own::write(etc.join("resolv.conf"), own::read("/etc/resolv.conf").unwrap_or_default())?;
+    own::write(etc.join("resolv.conf"), host::read("/etc/resolv.conf").unwrap_or_default())?;
     own::symlink("../usr/lib/os-release", etc.join("os-release"))?;
     own::symlink("/proc/self/mounts", etc.join("mtab"))?;
     Ok(())
@@ -211,7 +211,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
                 open.push((entry.path(), to.join(entry.file_name())));
             }
         } else if meta.is_file() && meta.permissions().mode() & 0o004 != 0 {
-            own::copy(&from, &to)?;
+            host::copy(&from, &to)?;
         }
     }
     Ok(())

@@ -17,7 +17,7 @@ use std::{
 };
 
 use conti_runtime::{
-    own,
+    host, own,
     sys::loopdev::{self, Bound, LoopDevice},
 };
 use rustix::{
@@ -112,7 +112,7 @@ fn choose(
 
 /// Locks /dev/loop-control. The lock goes with the file.
 fn lock() -> io::Result<File> {
-    let control = own::open_with(OpenOptions::new().read(true).write(true), "/dev/loop-control")?;
+    let control = host::open_with(OpenOptions::new().read(true).write(true), "/dev/loop-control")?;
     let end = Instant::now() + PATIENCE;
     loop {
         match flock(&control, FlockOperation::NonBlockingLockExclusive) {
