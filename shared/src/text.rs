@@ -1,4 +1,4 @@
-//! Characters that make a text look like another one, or steer the terminal that shows it.
+//! Characters that make a text look like another one, or steer the terminal that shows it; bytes that are no text.
 
 /// Whether a character is not seen, or changes how others are: control characters (C0, DEL, C1), those that
 /// set the direction of writing (Unicode Standard Annex 9), those without width, and separators of lines and
@@ -8,6 +8,12 @@ pub fn is_deceptive(c: char) -> bool {
         || matches!(c,
             '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Bytes in base64 with padding (RFC 4648), as JSON has them.
+pub fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 #[cfg(test)]

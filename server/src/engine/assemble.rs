@@ -138,7 +138,13 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     let guarded_from = within.map(|_| mounts.len() as u32);
-    for mount in &spec.mounts {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        if mapped && let MountSource::Overlay { .. } = mount.source {
+            return Err(Error::Invalid {
+                field: format!("spec.mounts[{index}].overlay"),
+                problem: no_overlay(&mount.target),
+            });
+        }
         let nodev = !request.enforces_devices;
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         let device = is_device(&made.fd)?;
@@ -192,6 +198,14 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         request.paused,
     );
     Ok(Assembled { plan, fds, devices: policy, devpts, warnings: root.warnings })
+}
+
+/// Why an overlay cannot be mounted where ids are mapped.
+pub fn no_overlay(target: &str) -> String {
+    format!(
+        "cannot be mounted on {target:?}: overlayfs takes no id map, which a container with ids of its own needs; \
+         make the container with the host's user namespace (--userns host)"
+    )
 }
 
 /// Puts a plan together.

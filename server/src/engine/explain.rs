@@ -70,12 +70,8 @@ impl Engine {
                             &Unmappable { source: source.clone(), part },
                         ));
                     }
-                    MountSource::Overlay { lowers, .. } => {
-                        let source = lowers.first()?.clone();
-                        let part = Some((source.clone(), "overlay".to_owned()));
-                        return Some(sentence(failure, &Unmappable { source, part }));
-                    }
-                    MountSource::Tmpfs { .. } => None,
+                    // Refused before, and without owners.
+                    MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => None,
                 }
             }
         };

@@ -10,9 +10,13 @@ use tokio::sync::OnceCell;
 use super::{
     container::Container,
     error::{Error, Result},
+    id,
     scope::Scope,
     session::{Session, store},
 };
+
+/// How many characters of an id stand for all of it, at least.
+const PREFIX_MIN: usize = 4;
 
 /// How many ended sessions are kept besides the main sessions of containers.
 const ENDED_KEPT: usize = 100;
@@ -42,6 +46,19 @@ struct Inner {
     request_order: VecDeque<String>,
 }
 
+impl Inner {
+    /// The id that a text is, or the beginning of: of a container that is there.
+    fn meant_by(&self, text: &str) -> Option<&String> {
+        let (id, _) = self.containers.range(text.to_owned()..).next()?;
+        (text.len() >= PREFIX_MIN && id.starts_with(text)).then_some(id)
+    }
+
+    /// Whether a container is named like the beginning of an id.
+    fn is_named(&self, id: &str) -> bool {
+        (PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
+    }
+}
+
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing below panics half way through a change.
@@ -55,9 +72,9 @@ impl Registry {
         if let Some(id) = inner.names.get(name) {
             return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
-        // A container is not named like the id of another, so that neither hides the other.
-        if inner.containers.contains_key(name) {
-            return Err(Error::NameTaken { name: name.clone(), id: Some(name.clone()) });
+        // A container is not named like the id of another, nor like its beginning, so that neither hides the other.
+        if let Some(id) = inner.meant_by(name) {
+            return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
         inner.names.insert(name.clone(), container.id.clone());
         inner.containers.insert(container.id.clone(), container);
@@ -76,7 +93,18 @@ impl Registry {
     /// Whether a name is free.
     pub fn name_is_free(&self, name: &str) -> bool {
         let inner = self.lock();
-        !inner.names.contains_key(name) && !inner.containers.contains_key(name)
+        !inner.names.contains_key(name) && inner.meant_by(name).is_none()
+    }
+
+    /// An id for a container, whose beginning is the name of no other one.
+    pub fn new_id(&self) -> String {
+        let inner = self.lock();
+        loop {
+            let id = id::new();
+            if !inner.is_named(&id) {
+                return id;
+            }
+        }
     }
 
     /// Finds a container by id, name, or a prefix of its id of at least four characters.
@@ -92,7 +120,7 @@ impl Registry {
         if let Some(container) = inner.containers.get(id).filter(seen) {
             return Ok(container.clone());
         }
-        if key.len() < 4 {
+        if key.len() < PREFIX_MIN {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
         let mut fits = inner
@@ -204,5 +232,25 @@ impl Registry {
     /// Remembers what a request made before the agent was started.
     pub fn remember_request(&self, id: &str, made: String) {
         let _ = self.request(id).set(made);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_does_not_begin_with_the_name_of_another_container() {
+        let mut inner = Inner::default();
+        let id = id::new();
+        assert!(!inner.is_named(&id));
+        // Too short to stand for an id.
+        inner.names.insert(id[..3].to_owned(), id::new());
+        assert!(!inner.is_named(&id));
+        for length in [4, 12, 32] {
+            inner.names.insert(id[..length].to_owned(), id::new());
+            assert!(inner.is_named(&id));
+            inner.names.remove(&id[..length]);
+        }
     }
 }

@@ -52,7 +52,7 @@ pub enum Error {
     #[error("there is a certificate authority in {} already; what it has signed would be lost: remove the directory first if that is wanted", .0.display())]
     Exists(PathBuf),
     /// A file cannot be read or written.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {source}{}", path.display(), hint(source))]
     File {
         /// What was tried.
         what: &'static str,
@@ -88,6 +88,13 @@ pub enum Error {
     /// There is no such certificate.
     #[error("there is no certificate of {0:?}")]
     NoCertificate(String),
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; it is root's: try again as root",
+        _ => "",
+    }
 }
 
 /// The result of working on an authority.
@@ -152,10 +159,13 @@ impl Pki {
 
     /// Waits until nobody else works on it, for as long as the value lives.
     fn lock(&self) -> Result<File> {
-        if !self.is_there() {
-            return Err(Error::None(self.dir.clone()));
+        let path = self.path("ca.pem");
+        match path.try_exists() {
+            Ok(true) => self.take_lock(),
+            Ok(false) => Err(Error::None(self.dir.clone())),
+            // Whoever may not look there does not know.
+            Err(source) => Err(Error::File { what: "look for", path, source }),
         }
-        self.take_lock()
     }
 
     fn take_lock(&self) -> Result<File> {

@@ -19,7 +19,7 @@ use conti_runtime::{
 
 use super::live::Wanted;
 use crate::engine::{
-    Engine, bounds,
+    Engine, assemble, bounds,
     container::Container,
     error::{Error, Result},
     explain, io_error,
@@ -93,6 +93,12 @@ impl Engine {
             });
         }
         if wanted.idmapped || foreign && self.is_container(to, &wanted.target) {
+            if let MountSource::Overlay { .. } = wanted.mount.source {
+                return Err(Error::Invalid {
+                    field: "mount.overlay".to_owned(),
+                    problem: assemble::no_overlay(&wanted.mount.target),
+                });
+            }
             map_ids(&prepared.fd, to, wanted).await?;
         }
         Ok(prepared)
@@ -168,11 +174,8 @@ async fn map_ids(mounted: &OwnedFd, of: ProcessId, wanted: &Wanted) -> Result<()
         MountSource::Device { source, fs_type, .. } => {
             (source.clone(), Some((source.clone(), fs_type.clone())))
         }
-        MountSource::Overlay { lowers, .. } => {
-            let first = lowers.first().cloned().unwrap_or_default();
-            (first.clone(), Some((first, "overlay".to_owned())))
-        }
-        MountSource::Tmpfs { .. } => Default::default(),
+        // Refused before, and without owners.
+        MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => Default::default(),
     };
     Err(Error::Invalid {
         field: "mount.source".to_owned(),
