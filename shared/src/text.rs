@@ -1,4 +1,4 @@
-//! Characters that make a text look like another one, or steer the terminal that shows it.
+//! Characters that make a text look like another one, or steer the terminal that shows it; bytes that are no text.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -38,6 +38,12 @@ pub fn json(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(plain)
+}
+
+/// Bytes in base64 with padding (RFC 4648), as JSON has them.
+pub fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
 #[cfg(test)]

@@ -111,6 +111,10 @@ fn every_kind_of_mount_can_be_made() {
     );
     let refused = errors(&agent, &["mount", "--mkdir", "c", &over]);
     assert!(refused.contains("/over") && refused.contains("--userns host"), "{refused}");
+    assert!(
+        refused.contains("overlayfs takes no id map") && !refused.contains("lower"),
+        "{refused}"
+    );
     agent.ok(["mount", "--mkdir", "h", &over]);
     agent.ok(["exec", "h", "--", "sh", "-c", "cat /over/low > /over/new"]);
     assert_eq!(fs::read_to_string(agent.scratch("upper/new")).expect("written"), "low\n");

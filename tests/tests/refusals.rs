@@ -189,6 +189,29 @@ mod needs_user_namespaces {
     }
 
     #[test]
+    fn an_overlay_is_refused_as_such_where_ids_are_mapped() {
+        let agent = Agent::start();
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(agent.scratch(name)).expect("a directory");
+        }
+        let path = |name| agent.scratch(name).display().to_string();
+        let (lower, upper, work) = (path("lower"), path("upper"), path("work"));
+        let mount = format!("type=overlay,lower={lower},upper={upper},work={work},dst=/over");
+        let run = |userns| {
+            let args = ["run", "--rm", "--userns", userns, "--mount", &mount];
+            agent.ctl([&args[..], &["--", "touch", "/over/new"]].concat()).run()
+        };
+        let text = run("auto").exits(125).errors();
+        assert_says(&text, &["mounts[0].overlay", "\"/over\"", "overlayfs takes no id map"]);
+        assert_says(&text, &["--userns host"]);
+        // What it is made of takes one, and is not to blame.
+        assert!(!text.contains(&lower), "{text}");
+        run("host").success();
+        assert!(agent.scratch("upper/new").exists());
+        agent.finish();
+    }
+
+    #[test]
     fn groups_of_ping_that_have_no_id_are_refused_with_some_that_have() {
         let agent = Agent::start();
         let args = |range: &str| {

@@ -1,7 +1,8 @@
 //! `ls`, `cat` and `du`, against find(1), du(1) and what was written.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fs::{self, File},
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
@@ -438,5 +439,39 @@ fn a_target_that_ends_in_the_middle_of_an_answer_is_an_error() {
         };
         assert_eq!(api::reason(&error), "PROCESS_GONE", "{error}");
     });
+    agent.finish();
+}
+
+#[test]
+fn names_that_look_alike_are_told_apart_and_can_be_typed() {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    let agent = Agent::start();
+    let script =
+        r#"mkdir /d; echo raw > "/d/$(printf 'x\377')"; echo lit > '/d/x\xff'; exec sleep 1000"#;
+    agent.ok(["run", "-d", "--name", "c", "--", "sh", "-c", script]);
+    let cat = |name: &[u8]| {
+        let path = OsString::from_vec([b"/d/", name].concat());
+        agent.ctl([OsString::from("cat"), "c".into(), path]).run()
+    };
+    conti_tests::wait::until_true("both are there", || cat(br"x\xff").text() == "lit");
+    assert_eq!(cat(b"x\xff").success().text(), "raw");
+
+    let json = agent.ctl(["-o", "json", "ls", "c", "/d"]).run().success().json();
+    let exact: BTreeSet<(&str, Option<&str>)> = json
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| (one["name"].as_str().expect("a name"), one["name_bytes"].as_str()))
+        .collect();
+    assert_eq!(exact, BTreeSet::from([(r"x\xff", None), (r"x\xff", Some("eP8="))]));
+    let listed = agent.ok(["ls", "c", "/d"]);
+    let names: Vec<&str> =
+        listed.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!(names, [r"x\\xff", r"x\xff"], "{listed}");
+    for verb in ["ls", "du"] {
+        let path = OsString::from_vec(b"/d/x\xff".to_vec());
+        agent.ctl([OsString::from(verb), "c".into(), path]).run().success();
+    }
     agent.finish();
 }

@@ -167,6 +167,33 @@ fn a_log_that_would_say_nothing_is_refused_and_an_error_is_told_without_one() {
 }
 
 #[test]
+fn whoever_may_not_look_for_an_authority_is_not_told_that_there_is_none() {
+    let dir = programs();
+    let data = dir.path().join("data");
+    let run = |user: &[&str], verb: &[&str], data: &Path| {
+        let program = dir.path().join("contid").into_os_string();
+        let mut words = user.iter().map(Into::into).chain([program]);
+        let mut command = Command::new(words.next().expect("the agent at least"));
+        command.args(words).args(verb).arg("--data-dir").arg(data).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let made = run(&[], &["pki", "init"], &data).output().expect("it can be started");
+    assert!(made.status.success(), "{made:?}");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a mode");
+    let user = ["setpriv", "--reuid=64005", "--regid=64005", "--clear-groups"];
+    for verb in
+        [&["pki", "ls"][..], &["invite", "--role", "viewer", "--name", "a"], &["pki", "init"]]
+    {
+        let said = refused(run(&user, verb, &data));
+        assert!(said.contains("Permission denied") && said.contains("as root"), "{said}");
+        assert!(!said.contains("there is no"), "{said}");
+    }
+    let nowhere = refused(run(&[], &["pki", "ls"], &dir.path().join("nowhere")));
+    assert!(nowhere.contains("there is no certificate authority"), "{nowhere}");
+}
+
+#[test]
 fn two_agents_do_not_write_to_one_audit_log() {
     let agent = Agent::start();
     let dir = programs();

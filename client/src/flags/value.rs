@@ -1,6 +1,6 @@
 //! How single values are written on the command line.
 
-use std::time::Duration;
+use std::{ffi::OsString, time::Duration};
 
 use conti_proto::v1::{Device, Rlimit, Role};
 
@@ -144,6 +144,11 @@ pub fn role(text: &str) -> Result<Role, String> {
 /// A signal: returned as it was written, so that the agent reads it for its own host.
 pub fn signal(text: &str) -> Result<String, String> {
     conti_shared::signal::parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+/// A path of a target as the kernel there has it: any bytes, where this system's arguments are such.
+pub fn bytes_of<B: From<Vec<u8>>>(path: OsString) -> B {
+    path.into_encoded_bytes().into()
 }
 
 #[cfg(test)]

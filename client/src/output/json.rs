@@ -7,13 +7,50 @@ use conti_proto::v1::{
     ProcessSpec, SeccompMode, Session, SessionEnd, SessionPolicy, SessionState, mount, rootfs,
     session_end::Reason,
 };
+use conti_shared::text::base64;
 use prost_types::Duration;
 use serde_json::{Value, json};
 
 use crate::{
-    output::text::{enum_name, rfc3339},
+    output::text::{bytes, enum_name, rfc3339},
     stream::outcome::outcome,
 };
+
+/// Adds names to an object, which may be any bytes. What is UTF-8 is there as it is. What is not is there as a table
+/// shows it, and exactly, in base64, as `KEY_bytes`.
+pub fn with_names<'a>(
+    mut object: Value,
+    names: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Value {
+    for (key, name) in names {
+        object[key] = match name_or(name) {
+            Ok(text) => text.into(),
+            Err(shown) => {
+                object[format!("{key}_bytes")] = base64(name).into();
+                shown.into()
+            }
+        };
+    }
+    object
+}
+
+/// As [`with_names`], for a list of names.
+pub fn with_list(mut object: Value, key: &str, names: &[impl AsRef<[u8]>]) -> Value {
+    let all = names.iter().map(|name| name_or(name.as_ref()));
+    if all.clone().any(|name| name.is_err()) {
+        let exact: Vec<String> = names.iter().map(|name| base64(name.as_ref())).collect();
+        object[format!("{key}_bytes")] = exact.into();
+    }
+    let shown: Vec<String> =
+        all.map(|name| name.map_or_else(|shown| shown, str::to_owned)).collect();
+    object[key] = shown.into();
+    object
+}
+
+/// A name as text, or else as a table shows it.
+fn name_or(name: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(name).map_err(|_| bytes(name))
+}
 
 /// A container.
 pub fn container(container: &Container) -> Value {
@@ -355,5 +392,22 @@ mod tests {
         let value = container(&Container::default());
         assert_eq!(value["state"], "unspecified");
         assert_eq!(value["spec"], Value::Null);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_no_text_are_told_from_those_that_look_like_them() {
+        let of = |name: &[u8]| with_names(json!({"size": 1}), [("name", name)]);
+        assert_eq!(of(br"x\xff"), json!({"size": 1, "name": r"x\xff"}));
+        let raw = json!({"size": 1, "name": r"x\xff", "name_bytes": "eP8="});
+        assert_eq!(of(b"x\xff"), raw);
+        let all = with_list(json!({}), "argv", &[b"a".to_vec(), b"\xff".to_vec()]);
+        assert_eq!(all, json!({"argv": ["a", r"\xff"], "argv_bytes": ["YQ==", "/w=="]}));
+        let all = with_list(json!({}), "argv", &[b"a".to_vec()]);
+        assert_eq!(all, json!({"argv": ["a"]}));
     }
 }

@@ -69,7 +69,7 @@ pub fn object(process: &ProcessInfo) -> Value {
         time.map_or(0.0, |time| time.seconds as f64 + f64::from(time.nanos) / 1e9)
     };
     let name = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    json!({
+    let object = json!({
         "pid": process.pid,
         "start_ticks": process.start_ticks,
         "parent_pid": process.parent_pid,
@@ -87,11 +87,13 @@ pub fn object(process: &ProcessInfo) -> Value {
         "threads": process.threads,
         "nice": process.nice,
         "start_time": text::rfc3339(process.start_time.as_ref()),
-        "name": text::bytes(&process.name),
-        "argv": process.argv.iter().map(|argument| text::bytes(argument)).collect::<Vec<_>>(),
+        "name": null,
+        "argv": null,
         "container_id": name(&process.container_id),
         "container_name": name(&process.container_name),
-    })
+    });
+    let object = super::json::with_names(object, [("name", &process.name[..])]);
+    super::json::with_list(object, "argv", &process.argv)
 }
 
 #[cfg(test)]

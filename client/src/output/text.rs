@@ -26,13 +26,13 @@ pub fn plain(text: &str) -> String {
 }
 
 /// Bytes that may not be UTF-8, as text: those that are not are written `\xHH`, as lsns(8) and
-/// findmnt(8) do.
+/// findmnt(8) do, and a backslash is written twice, as ls -b does: no two names look the same.
 pub fn bytes(bytes: &[u8]) -> String {
     bytes
         .utf8_chunks()
         .flat_map(|chunk| {
             let bad = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-            std::iter::once(chunk.valid().to_owned()).chain(bad)
+            std::iter::once(chunk.valid().replace('\\', "\\\\")).chain(bad)
         })
         .collect()
 }
@@ -154,6 +154,7 @@ mod tests {
     #[test]
     fn what_is_no_text_is_written_in_hexadecimal_digits() {
         assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
+        assert_eq!(bytes(br"a\xff\n"), r"a\\xff\\n");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `contictl cat`
 
+use std::ffi::OsString;
+
 use clap::Args;
 use conti_proto::v1::ReadFileRequest;
 
 use crate::{
     error::{Error, Result},
-    flags::target::Target,
+    flags::{target::Target, value::bytes_of},
     output,
     verb::Context,
 };
@@ -26,7 +28,7 @@ pub struct Cat {
     target: Target,
     /// The files
     #[arg(required = true)]
-    path: Vec<String>,
+    path: Vec<OsString>,
 }
 
 impl Cat {
@@ -39,7 +41,7 @@ impl Cat {
             loop {
                 let request = ReadFileRequest {
                     target: Some(self.target.clone().into()),
-                    path: path.clone().into(),
+                    path: bytes_of(path.clone()),
                     offset: at,
                     limit_bytes: (end - at).min(PIECE),
                 };

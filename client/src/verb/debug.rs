@@ -21,7 +21,8 @@ use crate::{
 ///
 /// The command is in the target's namespaces and sees its files at /target. /usr, /bin, /sbin, /lib* and /etc
 /// are those of the tools, and no variable or file of the target tells them what to load or to read. The target
-/// sees nothing of all this.
+/// sees nothing of all this. Paths, that of --workdir too, are those of the tools: /data of the target is
+/// /target/data.
 #[derive(Debug, Args)]
 pub struct Debug {
     /// Whose the tools are: host, or dir:PATH for a root directory of the agent's host

@@ -1,6 +1,6 @@
 //! `contictl du`
 
-use std::io::Write as _;
+use std::{ffi::OsString, io::Write as _};
 
 use clap::Args;
 use conti_proto::v1::{DirectoryUsage, MeasureUsageRequest, UsageProgress};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::Result,
-    flags::target::Target,
+    flags::{target::Target, value::bytes_of},
     output::{self, Format, text},
     terminal,
     verb::Context,
@@ -30,7 +30,7 @@ pub struct Du {
     target: Target,
     /// What is measured; what several hold counts for the first
     #[arg(default_value = "/")]
-    path: Vec<String>,
+    path: Vec<OsString>,
 }
 
 impl Du {
@@ -38,7 +38,7 @@ impl Du {
     pub async fn run(self, context: &Context) -> Result<u8> {
         let request = MeasureUsageRequest {
             target: Some(self.target.into()),
-            paths: self.path.into_iter().map(Into::into).collect(),
+            paths: self.path.into_iter().map(bytes_of).collect(),
             one_file_system: self.one_file_system,
             max_depth: self.max_depth,
             top: self.top,
@@ -110,8 +110,8 @@ fn row(usage: &DirectoryUsage) -> [String; 5] {
 }
 
 fn object(usage: &DirectoryUsage) -> Value {
-    json!({
-        "path": text::bytes(&usage.path),
+    let object = json!({
+        "path": null,
         "depth": usage.depth,
         "allocated_bytes": usage.allocated_bytes,
         "apparent_bytes": usage.apparent_bytes,
@@ -119,5 +119,6 @@ fn object(usage: &DirectoryUsage) -> Value {
         "directories": usage.directories,
         "unreadable": usage.unreadable,
         "top": usage.top,
-    })
+    });
+    output::json::with_names(object, [("path", &usage.path[..])])
 }

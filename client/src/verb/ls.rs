@@ -1,12 +1,14 @@
 //! `contictl ls`
 
+use std::ffi::OsString;
+
 use clap::Args;
 use conti_proto::v1::{FileEntry, FileType, ListDirectoryRequest};
 use serde_json::{Value, json};
 
 use crate::{
     error::Result,
-    flags::target::Target,
+    flags::{target::Target, value::bytes_of},
     output::{self, Format, text},
     verb::Context,
 };
@@ -21,14 +23,14 @@ pub struct Ls {
     target: Target,
     /// A directory, or a single file
     #[arg(default_value = "/")]
-    path: String,
+    path: OsString,
 }
 
 impl Ls {
     /// Asks, and shows what is found.
     pub async fn run(self, context: &Context) -> Result<u8> {
         let request =
-            ListDirectoryRequest { target: Some(self.target.into()), path: self.path.into() };
+            ListDirectoryRequest { target: Some(self.target.into()), path: bytes_of(self.path) };
         let mut client = context.connect().await?.files();
         let mut stream = client.list_directory(request).await?.into_inner();
         let mut entries = Vec::new();
@@ -104,8 +106,8 @@ fn mode(entry: &FileEntry) -> String {
 fn object(entry: &FileEntry) -> Value {
     let link = entry.r#type() == FileType::Symlink;
     let device = matches!(entry.r#type(), FileType::BlockDevice | FileType::CharacterDevice);
-    json!({
-        "name": text::bytes(&entry.name),
+    let object = json!({
+        "name": null,
         "type": text::enum_name(entry.r#type().as_str_name(), "FILE_TYPE_"),
         "mode": format!("{:04o}", entry.mode),
         "links": entry.links,
@@ -115,9 +117,11 @@ fn object(entry: &FileEntry) -> Value {
         "allocated_bytes": entry.allocated_bytes,
         "modify_time": text::rfc3339(entry.modify_time.as_ref()),
         "inode": entry.inode,
-        "link_target": link.then(|| text::bytes(&entry.link_target)),
+        "link_target": null,
         "device": device.then(|| format!("{}:{}", entry.device_major, entry.device_minor)),
-    })
+    });
+    let target = link.then_some(("link_target", &entry.link_target[..]));
+    output::json::with_names(object, [("name", &entry.name[..])].into_iter().chain(target))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! `contictl mounts`
 
+use std::ffi::OsString;
+
 use clap::Args;
 use conti_proto::v1::{FilesystemUsage, ListMountsRequest, MadeMount, MountInfo};
 use serde_json::{Value, json as object_of};
 
 use crate::{
     error::Result,
-    flags::target::Target,
+    flags::{target::Target, value::bytes_of},
     output::{self, Format, json, text, tree},
     verb::Context,
 };
@@ -22,10 +24,10 @@ pub struct Mounts {
     fs_type: Vec<String>,
     /// Only those of a source
     #[arg(short, long, value_name = "SOURCE")]
-    source: Vec<String>,
+    source: Vec<OsString>,
     /// Only those at a path
     #[arg(short, long, value_name = "PATH")]
-    point: Vec<String>,
+    point: Vec<OsString>,
     /// Do not ask how full they are: a filesystem that hangs would hold the answer
     #[arg(long)]
     no_usage: bool,
@@ -36,7 +38,7 @@ pub struct Mounts {
 impl Mounts {
     /// Asks, and shows what is found.
     pub async fn run(self, context: &Context) -> Result<u8> {
-        let bytes = |list: Vec<String>| list.into_iter().map(Into::into).collect();
+        let bytes = |list: Vec<OsString>| list.into_iter().map(bytes_of).collect();
         let filtered =
             !(self.fs_type.is_empty() && self.source.is_empty() && self.point.is_empty());
         let request = ListMountsRequest {
@@ -145,15 +147,15 @@ fn propagation(mount: &MountInfo) -> String {
 
 fn object(mount: &MountInfo) -> Value {
     let some = |number: u64| Some(number).filter(|&number| number != 0);
-    object_of!({
+    let object = object_of!({
         "id": mount.id,
         "parent_id": mount.parent_id,
-        "point": text::bytes(&mount.point),
-        "source": text::bytes(&mount.source),
+        "point": null,
+        "source": null,
         "fs_type": mount.fs_type,
         "options": mount.options,
-        "fs_options": text::bytes(&mount.fs_options),
-        "root": text::bytes(&mount.root),
+        "fs_options": null,
+        "root": null,
         "device": format!("{}:{}", mount.device_major, mount.device_minor),
         "peer_group": some(mount.peer_group),
         "master_group": some(mount.master_group),
@@ -168,5 +170,12 @@ fn object(mount: &MountInfo) -> Value {
             "inodes": usage.inodes,
             "inodes_used": usage.inodes_used,
         })),
-    })
+    });
+    let names = [
+        ("point", &mount.point),
+        ("source", &mount.source),
+        ("fs_options", &mount.fs_options),
+        ("root", &mount.root),
+    ];
+    json::with_names(object, names.map(|(key, name)| (key, &name[..])))
 }

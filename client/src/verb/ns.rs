@@ -199,12 +199,13 @@ fn line(one: &NamespaceInfo) -> String {
 
 fn object(found: &NamespaceInfo) -> Value {
     let lowest = found.lowest.as_ref().map(|lowest| {
-        json!({
+        let object = json!({
             "pid": lowest.pid,
             "uid": lowest.uid,
             "user": lowest.user,
-            "command": text::bytes(&lowest.command),
-        })
+            "command": null,
+        });
+        output::json::with_names(object, [("command", &lowest.command[..])])
     });
     let owner = Some(found.owner_inode).filter(|&inode| inode != 0);
     let parent = Some(found.parent_inode).filter(|&inode| inode != 0);
@@ -227,7 +228,8 @@ fn object(found: &NamespaceInfo) -> Value {
 fn holder_object(holder: &NamespaceHolder) -> Value {
     match &holder.holder {
         Some(Holder::Mount(mount)) => {
-            json!({"mount": {"pid": mount.pid, "path": text::bytes(&mount.path)}})
+            let object = json!({"pid": mount.pid, "path": null});
+            json!({"mount": output::json::with_names(object, [("path", &mount.path[..])])})
         }
         Some(Holder::Fd(fd)) => json!({"fd": {"pid": fd.pid, "fd": fd.fd}}),
         Some(Holder::ForChildrenOf(pid)) => json!({"for_children_of": pid}),

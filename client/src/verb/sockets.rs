@@ -140,23 +140,24 @@ fn object(socket: &SocketInfo) -> Value {
     let end = |end: &Option<SocketAddress>| {
         end.as_ref().map(|end| json!({"address": end.address, "port": end.port}))
     };
-    json!({
+    let object = json!({
         "protocol": protocol(socket),
         "state": state(socket),
         "inode": some(socket.inode),
         "local": end(&socket.local),
         "remote": end(&socket.remote),
         "link_index": some(socket.link_index.into()),
-        "path": Some(text::bytes(&socket.path)).filter(|path| !path.is_empty()),
+        "path": null,
         "abstract": socket.r#abstract,
         "peer_inode": some(socket.peer_inode),
         "receive_queue": socket.receive_queue,
         "send_queue": socket.send_queue,
         "uid": socket.uid,
-        "owners": socket.owners.iter().map(|owner| json!({
-            "pid": owner.pid,
-            "name": text::bytes(&owner.name),
-            "fd": owner.fd,
-        })).collect::<Vec<_>>(),
-    })
+        "owners": socket.owners.iter().map(|owner| {
+            let object = json!({"pid": owner.pid, "name": null, "fd": owner.fd});
+            output::json::with_names(object, [("name", &owner.name[..])])
+        }).collect::<Vec<_>>(),
+    });
+    let path = Some(&socket.path[..]).filter(|path| !path.is_empty());
+    output::json::with_names(object, path.map(|path| ("path", path)))
 }

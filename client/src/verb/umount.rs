@@ -1,11 +1,13 @@
 //! `contictl umount`
 
+use std::ffi::OsString;
+
 use clap::{ArgGroup, Args};
 use conti_proto::v1::{DeleteMountRequest, MountPoint, delete_mount_request::Which};
 
 use crate::{
     error::{Error, Result},
-    flags::target::Target,
+    flags::{target::Target, value::bytes_of},
     output,
     verb::Context,
 };
@@ -28,7 +30,7 @@ pub struct Umount {
     target: Option<Target>,
     /// Where it is mounted: the mount on top goes
     #[arg(value_name = "PATH")]
-    point: Option<String>,
+    point: Option<OsString>,
 }
 
 impl Umount {
@@ -37,7 +39,7 @@ impl Umount {
         let which = match (self.id, self.target, self.point) {
             (Some(id), ..) => Which::Id(id),
             (None, Some(target), Some(point)) => {
-                Which::Point(MountPoint { target: Some(target.into()), point: point.into() })
+                Which::Point(MountPoint { target: Some(target.into()), point: bytes_of(point) })
             }
             _ => return Err(Error::Usage("give TARGET and PATH, or --id".to_owned())),
         };

@@ -152,10 +152,16 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     }
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     let guarded_from = within.map(|_| mounts.len() as u32);
-    for mount in &spec.mounts {
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        if mapped && let MountSource::Overlay { .. } = mount.source {
+            return Err(Error::Invalid {
+                field: format!("spec.mounts[{index}].overlay"),
+                problem: no_overlay(&mount.target),
+            });
+        }
         let nodev = !request.enforces_devices;
         if mapped {
-            requested::check_for_own_ids(mount, true, "spec.mounts")?;
+            requested::check_for_own_ids(mount, "spec.mounts")?;
         }
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         opened.mounts.push(made.sources);
@@ -212,6 +218,14 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     );
     let of_host = if mapped { of_host } else { Vec::new() };
     Ok(Assembled { plan, fds, of_host, devices: policy, devpts, opened, warnings: root.warnings })
+}
+
+/// Why an overlay cannot be mounted where ids are mapped.
+pub fn no_overlay(target: &str) -> String {
+    format!(
+        "cannot be mounted on {target:?}: overlayfs takes no id map, which a container with ids of its own needs; \
+         make the container with the host's user namespace (--userns host)"
+    )
 }
 
 /// Puts a plan together.

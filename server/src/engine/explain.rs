@@ -71,6 +71,7 @@ impl Engine {
                             &Unmappable { source: source.clone(), part },
                         ));
                     }
+                    // Refused before, and without owners.
                     MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => None,
                 }
             }

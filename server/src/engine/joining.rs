@@ -20,7 +20,7 @@ use std::os::fd::AsFd as _;
 
 use conti_runtime::{
     inspect::held_namespaces::{HeldNamespaces, OwnNamespaces},
-    own,
+    host,
     plan::{IdMap, JoinPlan, JoinedNamespace, NsType},
 };
 
@@ -132,7 +132,7 @@ impl Joining {
         if self.takes(NsType::User) || self.held.is_own(NsType::User) {
             return Ok(());
         }
-        let agents = own::open("/proc/self/ns/user")
+        let agents = host::open("/proc/self/ns/user")
             .map_err(io_error("cannot open the agent's user namespace"))?;
         match self.held.mounts_belong_to(agents.as_fd()).map_err(failed)? {
             true => Ok(()),

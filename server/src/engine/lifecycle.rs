@@ -18,7 +18,7 @@ use super::{
     cgroup::Cgroup,
     container::Container,
     error::{Error, Result},
-    fault, id,
+    fault,
     info::{ContainerInfo, ContainerState, EndReason},
     io_error, name, process,
     requests::{Answer, Request, What},
@@ -113,7 +113,7 @@ impl Engine {
         mut spec: ContainerSpec,
         request: Option<&Request>,
     ) -> Result<Arc<Container>> {
-        let id = id::new();
+        let id = self.registry.new_id();
         if spec.name.is_empty() {
             spec.name = name::new(|name| self.registry.name_is_free(name));
         }

@@ -13,6 +13,9 @@ use super::{
     session::{Session, store},
 };
 
+/// How many characters of an id stand for all of it, at least.
+const PREFIX_MIN: usize = 4;
+
 /// How many ended sessions are kept besides the main sessions of containers.
 const ENDED_KEPT: usize = 100;
 
@@ -33,6 +36,19 @@ struct Inner {
     ended: VecDeque<String>,
 }
 
+impl Inner {
+    /// The id that a text is, or the beginning of: of a container that is there.
+    fn meant_by(&self, text: &str) -> Option<&String> {
+        let (id, _) = self.containers.range(text.to_owned()..).next()?;
+        (text.len() >= PREFIX_MIN && id.starts_with(text)).then_some(id)
+    }
+
+    /// Whether a container is named like the beginning of an id.
+    fn is_named(&self, id: &str) -> bool {
+        (PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
+    }
+}
+
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing below panics half way through a change.
@@ -46,9 +62,9 @@ impl Registry {
         if let Some(id) = inner.names.get(name) {
             return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
-        // A container is not named like the id of another, so that neither hides the other.
-        if inner.containers.contains_key(name) {
-            return Err(Error::NameTaken { name: name.clone(), id: Some(name.clone()) });
+        // A container is not named like the id of another, nor like its beginning, so that neither hides the other.
+        if let Some(id) = inner.meant_by(name) {
+            return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
         inner.names.insert(name.clone(), container.id.clone());
         inner.containers.insert(container.id.clone(), container);
@@ -67,7 +83,18 @@ impl Registry {
     /// Whether a name is free.
     pub fn name_is_free(&self, name: &str) -> bool {
         let inner = self.lock();
-        !inner.names.contains_key(name) && !inner.containers.contains_key(name)
+        !inner.names.contains_key(name) && inner.meant_by(name).is_none()
+    }
+
+    /// An id for a container, whose beginning is the name of no other one.
+    pub fn new_id(&self) -> String {
+        let inner = self.lock();
+        loop {
+            let id = id::new();
+            if !inner.is_named(&id) {
+                return id;
+            }
+        }
     }
 
     /// Finds a container by its whole id, and by nothing else: what is stored is found so. A name is chosen by a
@@ -88,7 +115,7 @@ impl Registry {
         if let Some(container) = inner.containers.get(id).filter(seen) {
             return Ok(container.clone());
         }
-        if key.len() < 4 || is_id {
+        if key.len() < PREFIX_MIN || is_id {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
         let mut fits = inner
@@ -178,5 +205,25 @@ impl Registry {
         let mut inner = self.lock();
         inner.sessions.remove(id);
         inner.ended.retain(|kept| kept != id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_does_not_begin_with_the_name_of_another_container() {
+        let mut inner = Inner::default();
+        let id = id::new();
+        assert!(!inner.is_named(&id));
+        // Too short to stand for an id.
+        inner.names.insert(id[..3].to_owned(), id::new());
+        assert!(!inner.is_named(&id));
+        for length in [4, 12, 32] {
+            inner.names.insert(id[..length].to_owned(), id::new());
+            assert!(inner.is_named(&id));
+            inner.names.remove(&id[..length]);
+        }
     }
 }

@@ -62,7 +62,7 @@ pub enum Error {
     #[error("there is a certificate authority in {} already; what it has signed would be lost: remove the directory first if that is wanted", .0.display())]
     Exists(PathBuf),
     /// A file cannot be read or written.
-    #[error("cannot {what} {}: {source}", path.display())]
+    #[error("cannot {what} {}: {source}{}", path.display(), hint(source))]
     File {
         /// What was tried.
         what: &'static str,
@@ -106,6 +106,13 @@ pub enum Error {
         /// The serial numbers of the others.
         serials: Vec<String>,
     },
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "; it is root's: try again as root",
+        _ => "",
+    }
 }
 
 /// The result of working on an authority.

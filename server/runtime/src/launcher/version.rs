@@ -76,12 +76,12 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     use super::*;
-    use crate::{own, sys::memfd};
+    use crate::{host, sys::memfd};
 
     const LIMIT: Duration = Duration::from_secs(60);
 
     fn of(program: &str, limit: Duration) -> io::Result<String> {
-        let image = memfd::executable("test", &mut own::open(program)?)?;
+        let image = memfd::executable("test", &mut host::open(program)?)?;
         version_of(image.as_fd(), limit)
     }
 

@@ -28,7 +28,7 @@ use crate::{
         process::{directory, name_and_fields, namespace_of, namespaces},
         status::{Status, number},
     },
-    own,
+    host,
     plan::{SetupFailure, Step},
     protocol::WaitStatus,
 };
@@ -42,7 +42,7 @@ pub fn end(pid: i32, killed: bool) -> Option<WaitStatus> {
         return None;
     }
     let mut threads = 0;
-    for thread in own::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+    for thread in host::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         // One that is gone meanwhile does not run.
         let stat = Stat::read(thread.path().join("stat"));
         if stat.is_some_and(|stat| !stat.is_over(killed)) {
@@ -86,7 +86,7 @@ struct Stat {
 
 impl Stat {
     fn read(path: impl AsRef<std::path::Path>) -> Option<Stat> {
-        Stat::parse(&own::read(path).ok()?)
+        Stat::parse(&host::read(path).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<Stat> {
@@ -131,7 +131,7 @@ pub fn stopped(pid: i32) -> Option<Stopped> {
 }
 
 fn children(pid: i32) -> Vec<i32> {
-    let text = own::read(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let text = host::read(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split(u8::is_ascii_whitespace).filter_map(number).collect()
 }
 

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::live::{Site, Wanted};
 use crate::engine::{
-    Engine, bounds,
+    Engine, assemble, bounds,
     container::Container,
     error::{Error, Result},
     explain,
@@ -46,8 +46,7 @@ impl Engine {
         };
         let other_user = !to.held.is_own(NsType::User);
         if other_user {
-            let mapped = wanted.idmapped || self.is_container(to.process, &wanted.target);
-            requested::check_for_own_ids(&wanted.mount, mapped, "mount.source")?;
+            requested::check_for_own_ids(&wanted.mount, "mount.source")?;
         }
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
@@ -98,6 +97,12 @@ impl Engine {
             });
         }
         if wanted.idmapped || foreign && self.is_container(to.process, &wanted.target) {
+            if let MountSource::Overlay { .. } = wanted.mount.source {
+                return Err(Error::Invalid {
+                    field: "mount.overlay".to_owned(),
+                    problem: assemble::no_overlay(&wanted.mount.target),
+                });
+            }
             map_ids(&prepared.fd, to, wanted).await?;
         }
         if !other_user {
@@ -179,6 +184,7 @@ async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
         MountSource::Device { source, fs_type, .. } => {
             (source.clone(), Some((source.clone(), fs_type.clone())))
         }
+        // Refused before, and without owners.
         MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => Default::default(),
     };
     Err(Error::Invalid {

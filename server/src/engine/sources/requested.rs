@@ -61,17 +61,9 @@ pub fn make(
 }
 
 /// Refuses what a user namespace of others cannot have. The kernel lets no mount made there appear on the host
-/// (mount_namespaces(7)), and overlayfs takes no id map. `mapped`: whether the mount is to have one.
-pub fn check_for_own_ids(mount: &Mount, mapped: bool, field: &str) -> Result<()> {
+/// (mount_namespaces(7)).
+pub fn check_for_own_ids(mount: &Mount, field: &str) -> Result<()> {
     match &mount.source {
-        MountSource::Overlay { .. } if mapped => Err(Error::Invalid {
-            field: field.to_owned(),
-            problem: format!(
-                "an overlay cannot be mounted on {}, where ids are mapped: {}",
-                mount.target,
-                explain::WITHOUT
-            ),
-        }),
         MountSource::Bind { source, propagation: Propagation::Shared, .. } => Err(Error::Invalid {
             field: field.to_owned(),
             problem: format!(
