@@ -393,11 +393,6 @@ mod tests {
         assert_eq!(value["state"], "unspecified");
         assert_eq!(value["spec"], Value::Null);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn names_that_are_no_text_are_told_from_those_that_look_like_them() {

@@ -10,7 +10,6 @@ use std::{
 use conti_runtime::{
     host,
     inspect::status::Status,
-    own,
     plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind},
 };
 use rustix::fs::{CWD, Mode, OFlags, openat};

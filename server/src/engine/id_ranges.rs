@@ -196,11 +196,9 @@ impl IdRanges {
     }
 
     /// Takes the ids that processes have of whose container nothing else is known. Those of the host are no container's.
-    pub fn claim_of(self: &Arc<Self>, maps: &[[u32; 3]]) -> Option<IdRange> {
-        let given = |[inside, outside, _]: &&[u32; 3]| inside != outside;
-        let maps = maps.iter().filter(given);
-        let maps: Vec<IdMap> =
-            maps.map(|&[inside, outside, count]| IdMap { inside, outside, count }).collect();
+    pub fn claim_of(self: &Arc<Self>, maps: &[IdMap]) -> Option<IdRange> {
+        let given = |map: &&IdMap| map.inside != map.outside;
+        let maps: Vec<IdMap> = maps.iter().filter(given).copied().collect();
         let held = Held { ids: ids_of(&maps).collect(), given: true, maker: None };
         (!maps.is_empty()).then(|| self.hold(&mut self.lock(), held))
     }

@@ -19,8 +19,8 @@
 use std::os::fd::AsFd as _;
 
 use conti_runtime::{
-    inspect::held_namespaces::{HeldNamespaces, OwnNamespaces},
     host,
+    inspect::held_namespaces::{HeldNamespaces, OwnNamespaces},
     plan::{IdMap, JoinPlan, JoinedNamespace, NsType},
 };
 

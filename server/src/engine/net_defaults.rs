@@ -38,9 +38,7 @@ fn own_groups() -> &'static Option<(u32, u32)> {
     OWN.get_or_init(|| {
         let own = process::directory(std::process::id() as i32).ok()?;
         let maps = process::id_map(own, "gid_map").ok()?;
-        let maps =
-            maps.into_iter().map(|[inside, outside, count]| IdMap { inside, outside, count });
-        groups_of(&maps.collect::<Vec<_>>())
+        groups_of(&maps)
     })
 }
 

@@ -15,6 +15,7 @@ use conti_runtime::{
     inspect::process as inspect,
     journal::{Reader, Totals},
     own,
+    plan::IdMap,
     protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
     sys::socket,
 };
@@ -539,7 +540,7 @@ impl Engine {
             let maps = ["uid_map", "gid_map"].map(|map| inspect::id_map(&directory, map).ok());
             Some(maps.into_iter().flatten().flatten())
         });
-        let maps: Vec<[u32; 3]> = maps.flatten().collect();
+        let maps: Vec<IdMap> = maps.flatten().collect();
         container.now().id_range = self.id_ranges.claim_of(&maps);
     }
 

@@ -78,7 +78,8 @@ impl Engine {
         let reached = |container: &Container| {
             let opened = {
                 let now = container.now();
-                (now.quarantined.is_none() && self.mounts_are_known_in(&container.id)).then(|| now.opened.clone())?
+                (now.quarantined.is_none() && self.mounts_are_known_in(&container.id))
+                    .then(|| now.opened.clone())?
             };
             let made = self.mounts_made_in(&container.id).iter().map(|made| made.shown()).collect();
             Some(Reached { spec: container.spec.facts(), opened, made })

@@ -176,9 +176,11 @@ impl Pki {
     /// Waits until nobody else works on it, for as long as the value lives.
     fn lock(&self) -> Result<File> {
         let path = self.path("ca.pem");
-        match path.try_exists() {
-            Ok(true) => self.take_lock(),
-            Ok(false) => Err(Error::None(self.dir.clone())),
+        match own::symlink_metadata(&path) {
+            Ok(_) => self.take_lock(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Error::None(self.dir.clone()))
+            }
             // Who may not look does not know whether there is one.
             Err(source) => Err(Error::File { what: "look at", path, source }),
         }

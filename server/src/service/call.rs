@@ -165,9 +165,7 @@ impl Call {
                 continue;
             }
             if other.now().quarantined.is_some() {
-                return Err(joins(format!(
-                    "has joined container {key}, of which nothing is known"
-                )));
+                return Err(joins(format!("has joined container {id}, of which nothing is known")));
             }
             if seen.len() > JOINED_MAX {
                 return Err(joins(format!("has joined more than {JOINED_MAX} others")));

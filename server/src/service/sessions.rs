@@ -23,9 +23,7 @@ use super::{
     stopping::Stopping,
     stream::{self, Context, MESSAGE_BYTES_MAX},
 };
-use crate::engine::{
-    Engine, error::Error, recording::Found, requests::Answer, session::Session,
-};
+use crate::engine::{Engine, error::Error, recording::Found, requests::Answer, session::Session};
 
 /// Serves `conti.v1.SessionService`.
 #[derive(Debug)]

@@ -24,11 +24,12 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::{
+    host,
     inspect::{
         process::{directory, name_and_fields, namespace_of, namespaces},
         status::{Status, number},
     },
-    host,
+    own,
     plan::{SetupFailure, Step},
     protocol::WaitStatus,
 };
@@ -42,7 +43,7 @@ pub fn end(pid: i32, killed: bool) -> Option<WaitStatus> {
         return None;
     }
     let mut threads = 0;
-    for thread in host::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+    for thread in own::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         // One that is gone meanwhile does not run.
         let stat = Stat::read(thread.path().join("stat"));
         if stat.is_some_and(|stat| !stat.is_over(killed)) {

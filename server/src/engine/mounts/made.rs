@@ -360,7 +360,7 @@ fn read(path: &Path) -> io::Result<Made> {
     let name = path.file_name().unwrap_or_default();
     let wrong =
         || io::Error::new(io::ErrorKind::InvalidData, "the record is that of another mount");
-    if !name.to_string_lossy().split('.').next().is_some_and(|id| id == made.id) {
+    if name.to_string_lossy().split('.').next().is_none_or(|id| id != made.id) {
         return Err(wrong());
     }
     if name != made.file_name().as_str() {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use conti_runtime::{
-    host,
     inspect::{
         process,
         question::{Answer, Question},

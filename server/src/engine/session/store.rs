@@ -109,6 +109,8 @@ impl Record {
             io,
             start_time: start_time.unwrap_or(SystemTime::UNIX_EPOCH),
             request_id: None,
+            request_digest: None,
+            host_tools: true,
             streamed: false,
             monitor: None,
             cgroup: None,
