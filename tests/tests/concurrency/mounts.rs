@@ -47,12 +47,13 @@ async fn mounts(api: &mut Api) -> Vec<(String, Option<String>)> {
     all
 }
 
-/// The ids of the records on disk.
+/// The ids of the records on disk, whose names tell the container too.
 fn records(agent: &Agent) -> BTreeSet<String> {
     let all = std::fs::read_dir(agent.path("state/mounts")).expect("a directory");
     let names =
         all.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"));
-    names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).collect()
+    let id = |name: String| Some(name.strip_suffix(".json")?.split('.').next()?.to_owned());
+    names.filter_map(id).collect()
 }
 
 /// Each mount that is there beside those from before was made by a call and has its record; and no record is

@@ -87,7 +87,6 @@ mod tests {
 
     #[test]
     fn the_first_line_of_a_program_is_its_version() {
-        assert_eq!(of("/bin/false", LIMIT).unwrap(), "");
         let said = of("/bin/cat", LIMIT).unwrap();
         assert!(said.starts_with("cat ") && !said.contains('\n'), "{said:?}");
         assert!(of("/etc/passwd", LIMIT).is_err());

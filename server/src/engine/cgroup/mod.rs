@@ -239,7 +239,7 @@ impl Cgroups {
 
     /// The same of version 1, which holds also what was killed.
     pub fn holds_killed(&self, pid: i32) -> io::Result<Option<PathBuf>> {
-        let text = own::read(format!("/proc/{pid}/cgroup"))?;
+        let text = host::read(format!("/proc/{pid}/cgroup"))?;
         let mut version_1 = self.mounted.iter().filter(|mounted| mounted.controller.is_some());
         Ok(version_1.find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
     }
