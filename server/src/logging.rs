@@ -89,7 +89,7 @@ mod tests {
             "DEBUG",
             "trace",
             "warn,contid::engine=debug",
-            "contid=info, h2=off",
+            "contid=info,h2=off",
             "info,[call{id=1,of,by=2}]=trace",
         ] {
             assert!(filter(level).is_ok(), "{level}");

@@ -114,7 +114,7 @@ pub struct ContainerPlan {
     /// Absolute paths that are made read-only, recursively. What is missing is skipped.
     pub read_only_paths: Vec<String>,
     /// Kernel parameters that a new network namespace gets before `sysctls`: dotted name and value. One that the
-    /// kernel does not have is skipped.
+    /// kernel does not have, or does not let be set, is skipped.
     pub net_defaults: Vec<(String, String)>,
     /// Kernel parameters of the container's own namespaces: dotted name and value.
     pub sysctls: Vec<(String, String)>,

@@ -173,7 +173,8 @@ fn set_net_defaults(
     }
     for (index, (name, value)) in container.net_defaults.iter().enumerate() {
         match set(name, value) {
-            Ok(()) | Err(Errno::NOENT) => {}
+            // Nobody has asked for them: where the proc at hand is of another user namespace, the kernel's stay.
+            Ok(()) | Err(Errno::NOENT | Errno::PERM | Errno::ACCESS) => {}
             // Named behind those that were asked for.
             refused => refused.at_item(Step::Sysctl, container.sysctls.len() + index)?,
         }
