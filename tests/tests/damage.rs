@@ -28,8 +28,10 @@ use rustix::{
 };
 use tonic::{Code, Status};
 
-/// Puts something that says nothing in the place of a file.
-const DAMAGES: [(&str, fn(&Path)); 5] = [
+/// A name, and what puts something that says nothing in the place of a file.
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: [Damage; 5] = [
     ("cut", |path| {
         let length = fs::metadata(path).expect("a file").len();
         let file = fs::File::options().write(true).open(path).expect("a file");

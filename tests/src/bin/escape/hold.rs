@@ -23,7 +23,7 @@ pub fn run(args: &[&str]) {
         ["trace"] => hold(|pid| trace(pid, 0)),
         ["trace-threads"] => hold(|pid| {
             let threads = numbers(&format!("/proc/{pid}/task"));
-            threads.filter(|tid| *tid != pid).fold(false, |any, tid| trace(tid, 0) || any)
+            threads.filter(|tid| *tid != pid).filter(|tid| trace(*tid, 0)).count() > 0
         }),
         ["trace-exit"] => hold(|pid| trace(pid, libc::PTRACE_O_TRACEEXIT)),
         ["stop"] => hold(|pid| {
