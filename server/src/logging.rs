@@ -90,7 +90,7 @@ mod tests {
             "trace",
             "warn,contid::engine=debug",
             "contid=info,h2=off",
-            "info,[call{id=1,of,by=2}]=trace",
+            "info,[call{id=1}]=trace",
         ] {
             assert!(filter(level).is_ok(), "{level}");
         }
