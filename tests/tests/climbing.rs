@@ -291,3 +291,53 @@ fn who_writes_to_a_root_filesystem_meanwhile_does_not_get_a_proc_that_is_open() 
     }
     world.agent.finish();
 }
+
+#[test]
+fn a_container_is_closed_by_what_an_admin_does_to_one_in_its_pid_namespace() {
+    let world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        for name in ["own", "second", "third"] {
+            let mut spec = sleeper(name);
+            if name != "own" {
+                let mode = v1::NamespaceMode::Container.into();
+                let first = v1::Namespace { mode, container: "own".into() };
+                spec.namespaces = Some(v1::Namespaces {
+                    pid: Some(first.clone()),
+                    user: Some(first),
+                    ..Default::default()
+                });
+            }
+            api.run(spec).await.expect("it may");
+        }
+        let may_run = async |api: &mut Api, container: &str| {
+            let spec = session(container, process(["true"]));
+            Wire::open(api, wire::start(spec)).await.map(drop).map_err(|status| status.code())
+        };
+        let all = ["own", "second", "third"];
+        for name in all {
+            assert_eq!(may_run(&mut api, name).await, Ok(()), "{name}");
+        }
+        world.agent.ok(["mount", "second", &format!("{}:/mnt/e", secret.display()), "--mkdir"]);
+        for name in all {
+            let denied = Err(Code::PermissionDenied);
+            assert_eq!(may_run(&mut api, name).await, denied, "/proc/PID/root of {name}");
+        }
+        // It is not there any more.
+        world.agent.ok(["stop", "-t", "0", "second"]);
+        for name in ["own", "third"] {
+            assert_eq!(may_run(&mut api, name).await, Ok(()), "{name}");
+        }
+        // The same with one that the admin has made.
+        let volume = format!("{}:/mnt/e", secret.display());
+        let joined = ["--ns", "pid=container:own", "--userns", "container:own"];
+        let run = ["run", "-d", "--name", "admins", "-v", &volume];
+        world.agent.ok([&run[..], &joined, &["--", "sleep", "1000"]].concat());
+        assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied));
+        world.agent.ok(["rm", "-f", "admins"]);
+        assert_eq!(may_run(&mut api, "own").await, Ok(()));
+    });
+    world.agent.finish();
+}

@@ -2,7 +2,10 @@
 //! started it, and so may read what it wrote. They are kept with the session and with its recording, which
 //! outlive the container.
 
-use std::collections::{HashSet, VecDeque};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -73,6 +76,28 @@ impl ContainerSpec {
 }
 
 impl Engine {
+    /// The containers whose processes a container sees in its pid namespace, and that run: /proc/PID/root leads into
+    /// each of them, whichever of them has joined the other.
+    pub fn in_pid_namespace_of(&self, container: &Container) -> Vec<Arc<Container>> {
+        let all = self.registry.containers();
+        let mut group = HashSet::from([container.id.clone()]);
+        loop {
+            let before = group.len();
+            for one in &all {
+                if let Namespace::Container(other) = &one.spec.namespaces.pid
+                    && (group.contains(&one.id) || group.contains(other))
+                {
+                    group.extend([one.id.clone(), other.clone()]);
+                }
+            }
+            if group.len() == before {
+                break;
+            }
+        }
+        let runs = |one: &Arc<Container>| one.id != container.id && one.now().end.is_none();
+        all.into_iter().filter(|one| group.contains(&one.id) && runs(one)).collect()
+    }
+
     /// Those of what is started in a container now.
     pub(super) fn surroundings(&self, container: &Container) -> Surroundings {
         let reached = |container: &Container| {

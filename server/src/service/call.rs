@@ -150,8 +150,8 @@ impl Call {
         })
     }
 
-    /// Whether a container, and each whose namespaces it has joined, is one that the caller may have. Each is
-    /// looked at once, however they have joined one another.
+    /// Whether a container, each whose namespaces it has joined, and each that is in its pid namespace, is one that the
+    /// caller may have. Each is looked at once, however they have joined one another.
     fn confined(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
         let joins = |problem: String| Beyond { field: "namespaces".to_owned(), problem };
         self.confined_alone(engine, container)?;
@@ -173,7 +173,17 @@ impl Call {
             self.confined_alone(engine, &other)?;
             left.extend(other.spec.joins().cloned());
         }
-        Ok(())
+        let neighbours = engine.in_pid_namespace_of(container);
+        let mut unseen = neighbours.iter().filter(|other| !seen.contains(&other.id));
+        unseen.try_for_each(|other| {
+            let known = other.now().quarantined.is_none();
+            let alone =
+                if known { self.confined_alone(engine, other) } else { Err(joins(String::new())) };
+            // It may be none that the caller sees.
+            alone.map_err(|_| {
+                joins("shares its pid namespace with a container that is not confined".to_owned())
+            })
+        })
     }
 
     /// As [`Call::confined`], without those that it has joined.
