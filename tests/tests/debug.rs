@@ -333,6 +333,31 @@ mod needs_user_namespaces {
     use super::*;
 
     #[test]
+    fn what_the_target_has_mounted_in_proc_and_sysfs_is_not_shown_to_the_tools() {
+        let agent = Agent::start();
+        agent.ok(["run", "-d", "--name", "c", "--userns", "auto", "--", "sleep", "1000"]);
+        let script = "mkdir /tmp/dir && touch /tmp/dir/fake && echo fake >/tmp/file && \
+                      mount --bind /tmp/file /proc/version && mount --bind /tmp/dir /proc/1 && \
+                      mount --bind /tmp/dir /sys/kernel && cat /proc/version";
+        let may = ["--cap-add", "SYS_ADMIN", "--security", "seccomp=unconfined"];
+        let exec = [&["exec"], &may[..], &["c", "--", "sh", "-c", script]].concat();
+        assert_eq!(agent.ok(exec), "fake");
+        let look = "cat /proc/version; ls /proc/1 /sys/kernel; \
+                    (echo 1 >/proc/sys/kernel/panic) 2>/dev/null || echo covered";
+        for flags in [&[][..], &["--privileged"]] {
+            let debug = [&["debug"], flags, &["c", "--", "sh", "-c", look]].concat();
+            let seen = agent.ok(debug);
+            assert!(!seen.contains("fake"), "{seen}");
+            assert!(seen.contains("Linux version") && seen.contains("covered"), "{seen}");
+        }
+        // What is there of the kernel is there.
+        let look = "test -e /proc/1/status && test -d /sys/class && ls -d /proc/self/exe";
+        assert_eq!(agent.ok(["debug", "c", "--", "sh", "-c", look]), "/proc/self/exe");
+        agent.ok(["rm", "-f", "c"]);
+        agent.finish();
+    }
+
+    #[test]
     fn a_container_with_a_user_namespace_is_a_target() {
         let agent = Agent::start();
         let root = empty(

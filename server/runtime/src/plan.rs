@@ -270,7 +270,21 @@ pub struct JoinPlan {
     pub cwd: Option<Fd>,
     /// What is put on top of the target's view, in a copy of its mount namespace. `None`: nothing, and no
     /// copy.
-    pub tools: Option<Vec<Tool>>,
+    pub tools: Option<ToolsRoot>,
+}
+
+/// The root directory of a set of tools, with what of the target's is shown in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolsRoot {
+    /// Its entries.
+    pub entries: Vec<Tool>,
+    /// Whether the target's mounts are the host's, which nobody has made but the host's root: those in /proc and /sys
+    /// are shown too.
+    pub host_mounts: bool,
+    /// Paths below that root that are hidden, as in [`ContainerPlan::masked_paths`].
+    pub masked_paths: Vec<String>,
+    /// Paths below that root that are read-only.
+    pub read_only_paths: Vec<String>,
 }
 
 impl JoinPlan {

@@ -106,7 +106,6 @@ pub struct Assembled {
 /// a device is mounted.
 pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let spec = request.spec;
-    let privileged = spec.process.confinement.privileged;
     let mut fds = FdList::default();
     let (mut idmapped, mut of_host) = (Vec::new(), Vec::new());
 
@@ -153,15 +152,11 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     let within = spec.bounds.as_ref().map(|bounds| bounds.mounts.as_slice());
     let guarded_from = within.map(|_| mounts.len() as u32);
     for (index, mount) in spec.mounts.iter().enumerate() {
-        if mapped && let MountSource::Overlay { .. } = mount.source {
-            return Err(Error::Invalid {
-                field: format!("spec.mounts[{index}].overlay"),
-                problem: no_overlay(&mount.target),
-            });
-        }
         let nodev = !request.enforces_devices;
         if mapped {
-            requested::check_for_own_ids(mount, "spec.mounts")?;
+            let field = format!("spec.mounts[{index}]");
+            requested::check_propagation(mount, &field)?;
+            requested::check_mappable(mount, &field)?;
         }
         let made = requested::make(&mount.source, mount.read_only, owner, nodev, within)?;
         opened.mounts.push(made.sources);
@@ -186,6 +181,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         process::withhold_mknod(&mut process);
     }
     let is_new_net = namespaces.net == NsSource::New;
+    let (masked_paths, read_only_paths) = covers(spec);
     let container = ContainerPlan {
         hostname: (namespaces.uts == NsSource::New).then(|| spec.hostname.clone()),
         domainname: (namespaces.uts == NsSource::New && !spec.domainname.is_empty())
@@ -198,12 +194,8 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         read_only_root: spec.read_only_root,
         mounts,
         guarded_from,
-        masked_paths: if privileged { Vec::new() } else { MASKED.map(str::to_owned).to_vec() },
-        read_only_paths: if privileged {
-            Vec::new()
-        } else {
-            READ_ONLY.map(str::to_owned).to_vec()
-        },
+        masked_paths,
+        read_only_paths,
         net_defaults: if is_new_net { net_defaults::of(spec, mapped) } else { Vec::new() },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         init: spec.init,
@@ -220,12 +212,12 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
     Ok(Assembled { plan, fds, of_host, devices: policy, devpts, opened, warnings: root.warnings })
 }
 
-/// Why an overlay cannot be mounted where ids are mapped.
-pub fn no_overlay(target: &str) -> String {
-    format!(
-        "cannot be mounted on {target:?}: overlayfs takes no id map, which a container with ids of its own needs; \
-         make the container with the host's user namespace (--userns host)"
-    )
+/// What is hidden in a container, and what is read-only.
+pub fn covers(spec: &ContainerSpec) -> (Vec<String>, Vec<String>) {
+    match spec.process.confinement.privileged {
+        true => Default::default(),
+        false => (MASKED.map(str::to_owned).to_vec(), READ_ONLY.map(str::to_owned).to_vec()),
+    }
 }
 
 /// Puts a plan together.

@@ -10,9 +10,9 @@ use std::{
 use conti_runtime::{
     host,
     inspect::status::Status,
-    plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind},
+    plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind, ToolsRoot},
 };
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use tracing::{Instrument as _, debug_span};
 
 use super::{
@@ -358,16 +358,24 @@ impl Engine {
         let opened = blocking(bounds::SOURCES, "cannot open the tools", move || {
             sources::tools::prepare(&tools, &engine.view, &mut fds).map(|tools| (tools, fds))
         });
-        let (tools, mut fds) = opened.await??;
+        let (entries, mut fds) = opened.await??;
         if let Place::Join(join) = &mut prepared.place {
             if join.takes(NsType::User) {
-                let mounts = tools.iter().filter_map(|tool| match tool.kind {
+                let mounts = entries.iter().filter_map(|tool| match tool.kind {
                     ToolKind::Mount { fd, .. } => Some(fd),
                     ToolKind::Link(_) => None,
                 });
                 self.lock_in(&mut fds, &mounts.collect::<Vec<_>>()).await?;
             }
-            join.tools = Some(tools);
+            let joined = join.namespaces.iter().find(|joined| joined.kind == NsType::Mount);
+            let mounts = joined.and_then(|joined| fstat(fds.get(joined.fd)?).ok());
+            let host = fstat(&self.host_mount_ns).ok();
+            let host_mounts = mounts.zip(host).is_some_and(|(own, host)| own.st_ino == host.st_ino);
+            let around = self.container_with(mounts.map_or(0, |own| own.st_ino), target)?.0;
+            let around = around.map(|id| self.registry.container(&id)).transpose()?;
+            let (masked_paths, read_only_paths) =
+                around.map(|container| assemble::covers(&container.spec)).unwrap_or_default();
+            join.tools = Some(ToolsRoot { entries, host_mounts, masked_paths, read_only_paths });
         }
         prepared.fds = fds;
         Ok(prepared)

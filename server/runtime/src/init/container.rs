@@ -22,6 +22,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
     io::Errno,
     system::{setdomainname, sethostname},
     thread::{ThreadNameSpaceType, move_into_thread_name_spaces},
@@ -214,7 +215,8 @@ fn cover(container: &ContainerPlan, root: &OwnedFd, mounts: &[OwnedFd]) -> Resul
             .map_or((root.as_fd(), path.to_owned()), |(fd, rest)| (fd.as_fd(), rest.to_owned()))
     };
     if !container.masked_paths.is_empty() {
-        let cover = Cover::new().at(Step::MaskPath)?;
+        let cover = place_of_cover().and_then(|at| Cover::kept_on(at.as_fd()));
+        let cover = cover.at(Step::MaskPath)?;
         for (index, path) in container.masked_paths.iter().enumerate() {
             let (at, path) = find(path);
             cover.hide(at, &path).at_item(Step::MaskPath, index)?;
@@ -225,6 +227,11 @@ fn cover(container: &ContainerPlan, root: &OwnedFd, mounts: &[OwnedFd]) -> Resul
         make_read_only(at, &path).at_item(Step::ReadOnlyPath, index)?;
     }
     Ok(())
+}
+
+/// A directory of the launcher's mount namespace that is not needed any more, and goes away at the pivot.
+fn place_of_cover() -> Result<OwnedFd, Errno> {
+    openat(CWD, "/sys", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// What is left of a path below a directory.

@@ -119,13 +119,21 @@ impl Plan {
             (Step::Root, Place::Host(_)) => "the root of the host".to_owned(),
             (Step::Mount, Place::Host(_)) => "/proc".to_owned(),
             (Step::Mount, Place::Join(join)) => {
-                let tool = join.tools.as_ref().and_then(|tools| tools.get(item));
+                let tool = join.tools.as_ref().and_then(|tools| tools.entries.get(item));
                 tool.map(|tool| format!("/{}", tool.name)).unwrap_or_default()
             }
             (Step::Hostname, Place::Container(c)) => c.hostname.clone().unwrap_or_default(),
             (Step::Domainname, Place::Container(c)) => c.domainname.clone().unwrap_or_default(),
             (Step::Mount, Place::Container(c)) => {
                 c.mounts.get(item).map(|m| m.target.clone()).unwrap_or_default()
+            }
+            (Step::MaskPath, Place::Join(join)) => {
+                let paths = join.tools.as_ref().map(|tools| &tools.masked_paths);
+                paths.and_then(|paths| paths.get(item)).cloned().unwrap_or_default()
+            }
+            (Step::ReadOnlyPath, Place::Join(join)) => {
+                let paths = join.tools.as_ref().map(|tools| &tools.read_only_paths);
+                paths.and_then(|paths| paths.get(item)).cloned().unwrap_or_default()
             }
             (Step::MaskPath, Place::Container(c)) => {
                 c.masked_paths.get(item).cloned().unwrap_or_default()

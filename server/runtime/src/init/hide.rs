@@ -1,17 +1,16 @@
 //! Paths that a container must not read, or not write.
 //!
-//! Done when everything is mounted, so that nothing is mounted over it later, and before the pivot,
-//! while there is a place outside the container to keep the cover at. What is missing is skipped:
-//! what the kernel does not offer needs no cover.
+//! Done when everything is mounted, so that nothing is mounted over it later, and while there is a place to keep the
+//! cover at. What is missing is skipped: what the kernel does not offer needs no cover.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, mkdirat, openat},
+    fs::{Mode, OFlags, mkdirat, openat},
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, move_mount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
+        fsconfig_set_string, fsmount, fsopen,
     },
 };
 
@@ -21,10 +20,6 @@ use super::{
 };
 use crate::sys::mount::set_attributes;
 
-/// Where the cover is kept: a path of the launcher's namespace that is not needed any more, and that
-/// goes away with it at the pivot.
-const KEPT_AT: &str = "/sys";
-
 /// What masked paths disappear behind: an empty directory and an empty file of one read-only
 /// filesystem. Not the container's /dev/null: a hostile image could put something else there.
 pub(super) struct Cover {
@@ -32,8 +27,9 @@ pub(super) struct Cover {
 }
 
 impl Cover {
-    /// Makes the filesystem. It is attached, since only attached mounts can be cloned on every kernel.
-    pub(super) fn new() -> Result<Cover, Errno> {
+    /// Makes the filesystem. It is kept on a directory, which the caller sees to: only attached mounts can be
+    /// cloned on every kernel.
+    pub(super) fn kept_on(place: BorrowedFd<'_>) -> Result<Cover, Errno> {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
         // Its root, the directory, the file, and the page that the kernel wants at least.
         fsconfig_set_string(&context, "nr_inodes", "4")?;
@@ -45,7 +41,7 @@ impl Cover {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         openat(&filesystem, "file", flags, Mode::from_raw_mode(0o444))?;
         set_attributes(filesystem.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, false)?;
-        move_mount(&filesystem, "", CWD, KEPT_AT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        attach(filesystem.as_fd(), place)?;
         Ok(Cover { filesystem })
     }
 

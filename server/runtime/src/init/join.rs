@@ -53,7 +53,9 @@ pub(super) fn enter(join: &JoinPlan, owner: (u32, u32), fds: &PlanFds) -> Result
         // What is made from here on must have an owner that this user namespace knows.
         confine::become_owner(owner)?;
     }
-    tools::settle(tools, fds)
+    let pid_ns = join.namespaces.iter().find(|joined| joined.kind == NsType::Pid);
+    let pid_ns = pid_ns.map(|joined| fds.borrow(joined.fd)).transpose().at(Step::Plan)?;
+    tools::settle(tools, pid_ns, fds)
 }
 
 /// Fails where a process has ended: its pidfd is readable then (pidfd_open(2)).

@@ -5,7 +5,8 @@
 //! ```text
 //!  /usr, /bin, /lib, /etc …   the tools', read-only
 //!  /root, /tmp, /run, /var    empty, the session's own, where the tools have none
-//!  /proc, /sys                the target's, if they are what the kernel shows
+//!  /proc, /sys                the target's, if they are what the kernel shows, without what the target has
+//!                             mounted in them, and covered anew
 //!  /dev                       the standard nodes and terminals of the target, if that is what they are
 //!  /target                    the target's root as a whole, live
 //! ```
@@ -23,8 +24,8 @@ use rustix::{
     },
     io::Errno,
     mount::{
-        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-        fsconfig_set_string, fsmount, fsopen, move_mount,
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+        fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, unmount,
     },
     process::{chdir, fchdir, pivot_root},
 };
@@ -32,10 +33,11 @@ use rustix::{
 use super::{
     PlanFds,
     failure::{At as _, Fail},
-    mounts::{INERT, attach, clone_tree, make_private, make_root_read_only},
+    hide::{Cover, make_read_only},
+    mounts::{INERT, attach, clone_tree, make_fresh, make_private, make_root_read_only},
 };
 use crate::{
-    plan::{Step, Tool, ToolKind},
+    plan::{Step, Tool, ToolKind, ToolsRoot},
     sys::ns::unshare_mounts,
 };
 
@@ -44,7 +46,8 @@ const TARGET: &CStr = c"target";
 /// What the tools may not have, and programs write to. The first is the home of all users.
 const OWN: [&CStr; 4] = [c"root", c"tmp", c"run", c"var"];
 /// What the kernel shows, and by which number its filesystem is known (include/uapi/linux/magic.h).
-const KERNELS: [(&str, u64); 2] = [("proc", 0x9fa0), ("sys", 0x6265_6572)];
+const KERNELS: [(&str, u64); 3] =
+    [("proc", 0x9fa0), ("sys", 0x6265_6572), ("sys/fs/cgroup", 0x6367_7270)];
 const DEVPTS: u64 = 0x1cd1;
 /// The inode number of the root of a proc and of a sysfs.
 const ROOT_INODE: u64 = 1;
@@ -66,24 +69,49 @@ const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Puts the tools on top of what this process sees. Afterwards `/` is the new root.
-pub(super) fn settle(tools: &[Tool], fds: &PlanFds) -> Result<(), Fail> {
+/// `pid_ns`: the pid namespace that the command will be in; `None`: that of this process.
+pub(super) fn settle(
+    tools: &ToolsRoot,
+    pid_ns: Option<BorrowedFd<'_>>,
+    fds: &PlanFds,
+) -> Result<(), Fail> {
     unshare_mounts().at(Step::Clone)?;
     // Before the first mount, or it would show in the target.
     make_private().at(Step::Propagation)?;
     let old = open_dir(CWD, c"/").at(Step::Root)?;
     let root = filesystem(INERT).at(Step::Root)?;
     move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at(Step::Root)?;
-    for (index, tool) in tools.iter().enumerate() {
+    for (index, tool) in tools.entries.iter().enumerate() {
         place(tool, fds, root.as_fd()).at_item(Step::Mount, index)?;
     }
     fill(root.as_fd()).at(Step::Root)?;
     for (name, magic) in KERNELS {
         // A target that is sick, or lies, is one to be debugged: what is not as it should be is missing.
-        let _ = show_kernels(old.as_fd(), name, magic, root.as_fd());
+        let _ = show_kernels(old.as_fd(), (name, magic), (tools, pid_ns), root.as_fd());
     }
     make_dev(old.as_fd(), root.as_fd()).at(Step::Root)?;
+    mkdirat(&root, TARGET, Mode::from_raw_mode(0o755)).at(Step::Root)?;
+    cover(tools, root.as_fd())?;
     pivot(root.as_fd()).at(Step::PivotRoot)?;
     make_root_read_only(root.as_fd()).at(Step::Root)
+}
+
+/// Hides of proc and sysfs what a container does not see, and makes read-only what it does not write.
+fn cover(tools: &ToolsRoot, root: BorrowedFd<'_>) -> Result<(), Fail> {
+    if !tools.masked_paths.is_empty() {
+        let kept_on = open_dir(root, TARGET).and_then(|at| Cover::kept_on(at.as_fd()));
+        let cover = kept_on.at(Step::MaskPath)?;
+        for (index, path) in tools.masked_paths.iter().enumerate() {
+            cover.hide(root, path).at_item(Step::MaskPath, index)?;
+        }
+        fchdir(root)
+            .and_then(|()| unmount(TARGET, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW))
+            .at(Step::MaskPath)?;
+    }
+    for (index, path) in tools.read_only_paths.iter().enumerate() {
+        make_read_only(root, path).at_item(Step::ReadOnlyPath, index)?;
+    }
+    Ok(())
 }
 
 /// A small empty filesystem.
@@ -141,20 +169,37 @@ fn is_of(file: &OwnedFd, magic: u64) -> Result<bool, Errno> {
     Ok(fstatfs(file)?.f_type as u64 & 0xffff_ffff == magic)
 }
 
-/// Shows the root of a filesystem of the kernel's, with what hides parts of it.
+/// Shows the root of a filesystem of the kernel's. What a target has mounted in it would lead tools astray: by a
+/// mount on /proc/self whatever starts itself again by /proc/self/exe would run a program of the target's.
 fn show_kernels(
     old: BorrowedFd<'_>,
-    name: &str,
-    magic: u64,
+    (name, magic): (&str, u64),
+    (tools, pid_ns): (&ToolsRoot, Option<BorrowedFd<'_>>),
     root: BorrowedFd<'_>,
 ) -> Result<(), Errno> {
-    let point = make_point(root, name, true)?;
+    // In one that is shown already.
+    let below = name.contains('/');
+    if below && tools.host_mounts {
+        return Ok(());
+    }
+    let point = if below { open_plain(root, name)? } else { make_point(root, name, true)? };
     let found = open_plain(old, name)?;
     let inode = statx(&found, "", AtFlags::EMPTY_PATH, StatxFlags::INO)?.stx_ino;
-    if !is_of(&found, magic)? || inode != ROOT_INODE {
+    if !is_of(&found, magic)? || !below && inode != ROOT_INODE {
         return Err(Errno::INVAL);
     }
-    show(&found, point.as_fd(), OpenTreeFlags::AT_RECURSIVE)
+    let alone = OpenTreeFlags::empty();
+    let flags = if tools.host_mounts { OpenTreeFlags::AT_RECURSIVE } else { alone };
+    match (show(&found, point.as_fd(), flags), name) {
+        // Mounts are locked in it (mount_namespaces(7)): it is not to be had without them.
+        (Err(Errno::INVAL), "proc") => {
+            let fresh = make_fresh("proc", MountAttrFlags::empty(), pid_ns)?;
+            attach(fresh.as_fd(), point.as_fd())
+        }
+        // No program is looked for in there.
+        (Err(Errno::INVAL), "sys") => show(&found, point.as_fd(), OpenTreeFlags::AT_RECURSIVE),
+        (shown, _) => shown,
+    }
 }
 
 fn show(found: &OwnedFd, point: BorrowedFd<'_>, flags: OpenTreeFlags) -> Result<(), Errno> {
@@ -222,7 +267,6 @@ fn open_dir(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd,
 
 /// Makes the new root `/`, with the old one at [`TARGET`].
 fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
-    mkdirat(root, TARGET, Mode::from_raw_mode(0o755))?;
     fchdir(root)?;
     pivot_root(".", TARGET)?;
     chdir("/")

@@ -309,7 +309,7 @@ impl Engine {
 
     /// The container whose mount namespace a target is in, and its main process: a mount made by way of a process
     /// in it is there for all who enter it.
-    fn container_with(
+    pub(in crate::engine) fn container_with(
         &self,
         namespace: u64,
         target: &Target,

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::live::{Site, Wanted};
 use crate::engine::{
-    Engine, assemble, bounds,
+    Engine, bounds,
     container::Container,
     error::{Error, Result},
     explain,
@@ -45,7 +45,7 @@ impl Engine {
         };
         let other_user = !to.held.is_own(NsType::User);
         if other_user {
-            requested::check_for_own_ids(&wanted.mount, "mount.source")?;
+            requested::check_propagation(&wanted.mount, "mount")?;
         }
         let nodev = container && !self.cgroups.enforces_devices();
         let guarded = wanted.within.is_some();
@@ -96,12 +96,7 @@ impl Engine {
             });
         }
         if wanted.idmapped || foreign && self.is_container(to.process, &wanted.target) {
-            if let MountSource::Overlay { .. } = wanted.mount.source {
-                return Err(Error::Invalid {
-                    field: "mount.overlay".to_owned(),
-                    problem: assemble::no_overlay(&wanted.mount.target),
-                });
-            }
+            requested::check_mappable(&wanted.mount, "mount")?;
             map_ids(&prepared.fd, to, wanted).await?;
         }
         if !other_user {

@@ -60,15 +60,30 @@ pub fn make(
     Ok(Bind { fd, dir: true, sources })
 }
 
-/// Refuses what a user namespace of others cannot have. The kernel lets no mount made there appear on the host
-/// (mount_namespaces(7)).
-pub fn check_for_own_ids(mount: &Mount, field: &str) -> Result<()> {
+/// Refuses a mount that would be shared with a user namespace of others: the kernel lets no mount made there appear on
+/// the host (mount_namespaces(7)). `field`: that of the mount.
+pub fn check_propagation(mount: &Mount, field: &str) -> Result<()> {
     match &mount.source {
         MountSource::Bind { source, propagation: Propagation::Shared, .. } => Err(Error::Invalid {
-            field: field.to_owned(),
+            field: format!("{field}.bind.propagation"),
             problem: format!(
                 "{} cannot be shared with a user namespace of its own: use the propagation slave; {}",
                 source.display(),
+                explain::WITHOUT
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses an overlay where ids are mapped. `field`: that of the mount.
+pub fn check_mappable(mount: &Mount, field: &str) -> Result<()> {
+    match &mount.source {
+        MountSource::Overlay { .. } => Err(Error::Invalid {
+            field: format!("{field}.overlay"),
+            problem: format!(
+                "cannot be mounted on {:?}: overlayfs takes no id map, which a container with ids of its own needs; {}",
+                mount.target,
                 explain::WITHOUT
             ),
         }),
