@@ -311,7 +311,7 @@ fn a_container_is_removed_whose_monitors_are_stopped() {
     let processes = [main, exec].map(|pid| host::pinned(pid).expect("a process"));
     let monitors = [main, exec].map(|pid| Stopped::stop(monitor(pid)));
     agent.ok(["rm", "-f", "c"]);
-    assert!(!processes.iter().any(Pinned::alive));
+    wait::until_true("its processes are gone", || !processes.iter().any(Pinned::alive));
     wait::until_true("the monitors are gone", || !monitors.iter().any(|m| m.0.alive()));
     assert_eq!(agent.ok(["ps", "-aq"]), "");
     agent.finish();
