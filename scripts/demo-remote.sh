@@ -76,7 +76,7 @@ echo "web is $web_address, laptop is $laptop_address"
 section "An agent that listens to other machines, with an authority of its own"
 web contid pki init
 claim "the agent's certificate names its address" -n "$(grep -F "$web_address" "$dir/shown" || true)"
-echo 'web# contid --listen unix:///run/conti/contid.sock --listen tcp://0.0.0.0:7443'
+echo 'web# contid --listen unix:///run/conti/contid.sock --listen tcp://0.0.0.0:7443 &'
 # Not through a function, so that the pid is the agent's.
 nsenter --net="/proc/$web/ns/net" -- "$contid" --listen "unix://$dir/contid.sock" --listen tcp://0.0.0.0:7443 \
     --state-dir "$dir/state" --data-dir "$dir/data" --audit-log "$dir/audit/audit.jsonl" \
