@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::wait;
+
 /// A process of the host, pinned by its start time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
@@ -44,6 +46,11 @@ impl Pinned {
     /// Whether it is still this process, and alive.
     pub fn alive(&self) -> bool {
         pinned(self.pid).as_ref() == Some(self)
+    }
+
+    /// Waits for the end of what was killed: the kernel takes a process apart in its own time.
+    pub fn wait_gone(&self) {
+        wait::until_true(&format!("{} is gone", self.describe()), || !self.alive());
     }
 
     /// Whether it is stopped (SIGSTOP).

@@ -183,7 +183,7 @@ fn a_frozen_container_is_stopped_and_removed() {
             "stopped" => agent.ok(["stop", name]),
             _ => agent.ok(["rm", "-f", name]),
         };
-        assert!(!main.alive());
+        main.wait_gone();
     }
     agent.finish();
 }
@@ -216,7 +216,7 @@ fn a_frozen_container_is_killed_by_each_call_that_kills() {
                 wire.collect().await;
             }),
         }
-        wait::until_true("it is dead", || !main.alive());
+        main.wait_gone();
         agent.ctl(["wait", "c"]).run().exits(137);
         agent.ok(["rm", "c"]);
     }
@@ -232,7 +232,7 @@ fn a_command_in_a_frozen_container_is_killed_and_no_other() {
     let main = host::pinned(pid).expect("its main process");
     let _frozen = Frozen::freeze(pid);
     agent.ok(["kill", "--session", &id]);
-    wait::until_true("it is dead", || !killed.alive());
+    killed.wait_gone();
     assert!(main.alive() && other.alive());
     agent.finish();
 }
@@ -285,7 +285,7 @@ fn stop_says_which_monitor_is_in_the_way_and_can_be_repeated() {
     let refused = agent.ctl(["stop", "-t", "0", "c"]).run().exits(125).errors();
     assert!(refused.contains(&format!("process {}", stopped.0.pid)), "{refused}");
     assert!(refused.contains("stopped (T)") && refused.contains("monitor"), "{refused}");
-    assert!(!main.alive(), "its processes are dead all the same");
+    main.wait_gone();
     drop(stopped);
     agent.ok(["stop", "c"]);
     agent.api(async |mut api| {
@@ -311,8 +311,8 @@ fn a_container_is_removed_whose_monitors_are_stopped() {
     let processes = [main, exec].map(|pid| host::pinned(pid).expect("a process"));
     let monitors = [main, exec].map(|pid| Stopped::stop(monitor(pid)));
     agent.ok(["rm", "-f", "c"]);
-    wait::until_true("its processes are gone", || !processes.iter().any(Pinned::alive));
-    wait::until_true("the monitors are gone", || !monitors.iter().any(|m| m.0.alive()));
+    processes.iter().for_each(Pinned::wait_gone);
+    monitors.iter().for_each(|monitor| monitor.0.wait_gone());
     assert_eq!(agent.ok(["ps", "-aq"]), "");
     agent.finish();
 }
@@ -355,7 +355,7 @@ mod needs_forkers {
         assert_eq!(guard.file, below.join("freezer.state"));
         assert_eq!(agent.ok(["exec", "c", "--", "echo", "x"]), "x");
         drop(guard);
-        wait::until_true("the forker is gone", || !frozen.alive());
+        frozen.wait_gone();
         agent.finish();
     }
 

@@ -558,7 +558,7 @@ fn what_nobody_can_tell_of_is_left_alone() {
         signal(&mut api, &container.session_id, "KILL").await.expect("it can be ended");
         api.delete(&container.id).await.expect("rm -f always works");
     });
-    assert!(!main.alive());
+    main.wait_gone();
     agent.finish();
 }
 
@@ -582,7 +582,7 @@ fn a_container_goes_on_whose_monitor_cannot_be_asked_because_its_socket_is_gone(
             assert!(main.alive(), "{damage}: it runs on");
             api.delete(&container.id).await.expect("rm -f always works");
         });
-        assert!(!main.alive(), "{damage}");
+        main.wait_gone();
     }
     agent.finish();
 }
@@ -601,7 +601,7 @@ fn the_end_of_a_session_with_a_damaged_record_is_in_the_audit_log() {
     let left = agent.path(&format!("state/sessions/{}/end.json", ends.id));
     wait::until_true("its end is left", || left.exists());
     kill(monitor.pid, Signal::KILL);
-    wait::until_true("its monitor is gone", || !monitor.alive());
+    monitor.wait_gone();
     for id in [&lives.id, &ends.id] {
         DAMAGES[0].1(&agent.path(&format!("state/sessions/{id}/session.json")));
     }
@@ -703,7 +703,7 @@ fn a_fifo_in_the_place_of_what_was_left_of_a_session_keeps_no_agent_from_serving
     wait::until_true("its end is left", || dir.join("end.json").exists());
     // It would tell the end itself.
     kill(monitor.pid, Signal::KILL);
-    wait::until_true("its monitor is gone", || !monitor.alive());
+    monitor.wait_gone();
     fifo(&dir.join("journal"));
     fifo(&dir.join("end.json"));
     agent.restart();

@@ -34,7 +34,7 @@ fn a_container_whose_monitor_is_killed_is_killed_and_told_as_lost() {
         let pid = started.pid;
         let main = host::pinned(pid).expect("its main process");
         kill(parent(pid));
-        wait::until_true("its main process is gone", || !main.alive());
+        main.wait_gone();
         wait::until_true("its cgroups are gone", || {
             host::cgroups_named(&[started.cgroup.clone()].into()).is_empty()
         });
@@ -66,7 +66,7 @@ fn an_exec_whose_monitor_is_killed_ends_alone_and_is_told_as_lost() {
             }
         };
         assert!(matches!(end.reason, Some(Reason::Lost(_))), "{end:?}");
-        wait::until_true("its process is gone", || !process.alive());
+        process.wait_gone();
         let container = api.get("c").await.expect("there");
         assert_eq!(state(&container), ContainerState::Running);
     });
@@ -82,7 +82,7 @@ fn a_killed_launcher_is_started_again_and_what_runs_goes_on() {
         .find(|process| host::command_line(process.pid).contains("launcher"))
         .expect("a launcher");
     kill(launcher.pid);
-    wait::until_true("the launcher is gone", || !launcher.alive());
+    launcher.wait_gone();
     for _ in 0..5 {
         agent.ok(["exec", "c", "--", "true"]);
         agent.ok(["run", "--rm", "--", "true"]);

@@ -189,7 +189,7 @@ fn a_lost_monitor_a_restarted_launcher_and_dropped_output_are_counted() {
             .find(|process| host::command_line(process.pid).contains("launcher"))
             .expect("a launcher");
         kill(launcher.pid);
-        wait::until_true("the launcher is gone", || !launcher.alive());
+        launcher.wait_gone();
         for n in 0..5 {
             api.run(sleeper(&format!("c{n}"))).await.expect("runs");
         }
