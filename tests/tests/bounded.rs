@@ -359,6 +359,31 @@ mod needs_forkers {
         agent.finish();
     }
 
+    /// What was kept ready and has died is not met by whoever needs it next.
+    #[test]
+    fn what_is_kept_ready_and_is_killed_is_replaced() {
+        let agent = Agent::start();
+        let all = |name: &str| {
+            let all = host::descendants(agent.pid()).into_iter();
+            all.filter(|process| status(process.pid, "Name:") == name).collect::<Vec<_>>()
+        };
+        for name in ["conti-forker", "conti-monitor"] {
+            wait::until_true("slots are ready", || all("conti-forker").len() >= 3);
+            let killed = all(name);
+            killed.iter().for_each(|process| signal(process, Signal::KILL));
+            killed.iter().for_each(Pinned::wait_gone);
+            assert_eq!(agent.ok(["run", "--rm", "--", "echo", "x"]), "x", "{name}");
+        }
+        let main = agent.api(async |mut api| run(&mut api, "c").await);
+        for victim in [|forker: Pinned| monitor(forker.pid), |forker: Pinned| forker] {
+            let killed = victim(forker(main));
+            signal(&killed, Signal::KILL);
+            killed.wait_gone();
+            assert_eq!(agent.ok(["exec", "c", "--", "echo", "x"]), "x");
+        }
+        agent.finish();
+    }
+
     #[test]
     fn slots_whose_forkers_are_stopped_are_replaced() {
         let agent = Agent::start();

@@ -122,6 +122,12 @@ pub fn held(process: ProcessId, cgroups: &Cgroups) -> Option<String> {
     Some(format!("frozen, as {} says", file.display()))
 }
 
+/// Whether a process could do something at this moment: it is alive, and neither stopped nor frozen.
+pub fn is_able(process: ProcessId, cgroups: &Cgroups) -> bool {
+    let lives = State::of(process).is_some_and(|state| !state.is_over());
+    lives && held(process, cgroups).is_none()
+}
+
 /// The children of a process, as far as the kernel tells them (CONFIG_PROC_CHILDREN).
 pub fn children(process: ProcessId) -> Vec<i32> {
     let file = format!("/proc/{0}/task/{0}/children", process.pid);

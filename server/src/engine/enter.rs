@@ -219,12 +219,14 @@ impl Engine {
             }
             None => None,
         };
-        // One that somebody has stopped would keep the command from running.
-        let (held, spare) = match spare {
-            Some(spare) if spare.is_held(&self.cgroups) => (Some(spare), None),
-            spare => (None, spare),
+        // One that somebody has stopped or killed would keep the command from running.
+        let spare = match spare {
+            Some(spare) if !spare.is_able(&self.cgroups) => {
+                spare.discard();
+                None
+            }
+            spare => spare,
         };
-        held.into_iter().for_each(Monitor::discard);
         let monitor = match spare {
             Some(monitor) => monitor,
             None => {

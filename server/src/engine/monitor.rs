@@ -16,7 +16,7 @@ use conti_runtime::{
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    bounds::{self, answered, held},
+    bounds::{self, answered, is_able},
     cgroup::Cgroups,
     error::{Error, Result},
     io_error,
@@ -65,9 +65,9 @@ impl Monitor {
         self.forker
     }
 
-    /// Whether it could not carry out a plan at this moment: it, or its forker, is stopped or frozen.
-    pub fn is_held(&self, cgroups: &Cgroups) -> bool {
-        [self.process, self.forker].into_iter().flatten().any(|one| held(one, cgroups).is_some())
+    /// Whether it could carry out a plan at this moment: neither it nor its forker is dead, stopped or frozen.
+    pub fn is_able(&self, cgroups: &Cgroups) -> bool {
+        [self.process, self.forker].into_iter().flatten().all(|one| is_able(one, cgroups))
     }
 
     /// Ends one that has no plan, whatever keeps it from going by itself.

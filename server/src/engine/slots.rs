@@ -100,18 +100,21 @@ impl Slots {
         None
     }
 
-    /// Takes a slot, or makes one where none is ready. One whose processes somebody has stopped is given back.
+    /// Takes a slot, or makes one where none is ready. One whose processes somebody has stopped or killed is given back.
     pub async fn take(&self) -> Result<Slot> {
         loop {
             let ready = self.lock().pop();
             self.taken.notify_one();
             match ready {
-                Some(slot) if slot.monitor.is_held(&self.cgroups) => {
-                    warn!(cgroup = slot.cgroup.name, "a slot is stopped or frozen: it is given up");
+                Some(slot) if slot.monitor.is_able(&self.cgroups) => return Ok(slot),
+                Some(slot) => {
+                    warn!(
+                        cgroup = slot.cgroup.name,
+                        "a slot is dead, stopped or frozen: it is given up"
+                    );
                     slot.monitor.discard();
                     tokio::spawn(remove(slot.cgroup));
                 }
-                Some(slot) => return Ok(slot),
                 None => return self.make().await,
             }
         }
