@@ -219,3 +219,29 @@ fn a_session_without_terminal_cannot_be_resized() {
     });
     agent.finish();
 }
+
+/// Root of a container opens every terminal that it has a node of.
+#[test]
+fn the_terminal_of_a_command_with_more_rights_is_none_of_its_containers() {
+    let agent = with_container();
+    let script = "tty; stty size; echo ready; read line; echo \"<$line>\"";
+    let terminals = || agent.ok(["exec", "c", "--", "ls", "/dev/pts"]);
+    for (call, name, shown) in [
+        (&["exec", "-it"][..], "/dev/pts/0", "0\nptmx"),
+        (&["exec", "-it", "--cap-add", "SYS_ADMIN"], "not a tty", "ptmx"),
+        (&["exec", "-it", "--privileged"], "not a tty", "ptmx"),
+        (&["debug"], "/dev/pts/0", "0\nptmx"),
+        (&["debug", "--privileged"], "/dev/pts/0", "ptmx"),
+    ] {
+        let call = [call, &["c", "--", "sh", "-c", script]].concat();
+        let mut terminal = Terminal::spawn(agent.ctl(call.clone()), 80, 24);
+        terminal.expect(name);
+        terminal.expect("24 80");
+        terminal.expect("ready");
+        assert_eq!(terminals(), shown, "{call:?}");
+        terminal.send("typed\r");
+        terminal.expect("<typed>");
+        assert_eq!(terminal.wait(), 0, "{call:?}");
+    }
+    agent.finish();
+}

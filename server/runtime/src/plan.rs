@@ -246,6 +246,12 @@ impl IdMap {
             |map: &IdMap| outside.checked_sub(map.outside).filter(|above| *above < map.count);
         maps.iter().find_map(|map| Some(map.inside + above(map)?))
     }
+
+    /// The id outside that one inside stands for. `None`: there is none.
+    pub fn outside(maps: &[IdMap], inside: u32) -> Option<u32> {
+        let above = |map: &IdMap| inside.checked_sub(map.inside).filter(|above| *above < map.count);
+        maps.iter().find_map(|map| Some(map.outside + above(map)?))
+    }
 }
 
 /// A process whose namespaces are joined.
@@ -285,6 +291,9 @@ pub struct ToolsRoot {
     pub masked_paths: Vec<String>,
     /// Paths below that root that are read-only.
     pub read_only_paths: Vec<String>,
+    /// The root of the devpts that is shown. `None`: that of the target.
+    #[serde(default)]
+    pub terminals: Option<Fd>,
 }
 
 impl JoinPlan {
@@ -468,6 +477,11 @@ impl Confinement {
     /// FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW, SYS_CHROOT,
     /// MKNOD, AUDIT_WRITE, SETFCAP.
     pub const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+
+    /// Whether it gives more rights than another: capabilities, or system calls.
+    pub fn exceeds(self, other: Confinement) -> bool {
+        self.capabilities & !other.capabilities != 0 || !self.seccomp && other.seccomp
+    }
 }
 
 impl Default for Confinement {

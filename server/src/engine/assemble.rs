@@ -7,8 +7,8 @@ use conti_runtime::{
     beneath::{Blocked, Dir},
     host,
     plan::{
-        ContainerPlan, Fd, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType, Place, Plan,
-        Process, Root, Stdio,
+        ContainerPlan, Fd, IdMap, Mount, MountAttrs, MountWhat, Namespaces, NsSource, NsType,
+        Place, Plan, Process, Root, Stdio,
     },
     protocol::ProcessId,
 };
@@ -142,7 +142,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         of_host.push(fd);
     }
     let (nodes, policy) = devices(spec, &mut opened)?;
-    let devpts = Arc::new(filesystem::devpts(owner, tty_group(spec, owner))?);
+    let devpts = Arc::new(filesystem::devpts(owner, tty_group(&spec.namespaces.gid_maps, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
         let bound = bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
@@ -312,21 +312,21 @@ fn root_owner(spec: &ContainerSpec) -> Result<(u32, u32)> {
 
 /// The host's ids that stand for user and group 0.
 pub fn owner_of(namespaces: &super::spec::Namespaces) -> Option<(u32, u32)> {
-    let zero = |maps: &[conti_runtime::plan::IdMap]| {
-        maps.iter().find(|m| m.inside == 0).map(|m| m.outside)
-    };
-    Some((zero(&namespaces.uid_maps)?, zero(&namespaces.gid_maps)?))
+    let (users, groups) = (&namespaces.uid_maps, &namespaces.gid_maps);
+    Some((IdMap::outside(users, 0)?, IdMap::outside(groups, 0)?))
+}
+
+/// Makes a devpts instance for a user namespace with these id maps; without any, for the agent's own.
+pub fn devpts(uid_maps: &[IdMap], gid_maps: &[IdMap]) -> Result<OwnedFd> {
+    let root = |maps| IdMap::outside(maps, 0).unwrap_or(0);
+    let owner = (root(uid_maps), root(gid_maps));
+    filesystem::devpts(owner, tty_group(gid_maps, owner))
 }
 
 /// The host's id of the group that owns terminals. `None`: it has no id in the container.
-fn tty_group(spec: &ContainerSpec, owner: (u32, u32)) -> Option<u32> {
-    let maps = &spec.namespaces.gid_maps;
-    let mapped =
-        maps.iter().find(|m| m.inside <= dev::TTY_GROUP && dev::TTY_GROUP - m.inside < m.count);
-    match mapped {
-        Some(map) => Some(map.outside + (dev::TTY_GROUP - map.inside)),
-        None => (owner == (0, 0)).then_some(dev::TTY_GROUP),
-    }
+fn tty_group(gid_maps: &[IdMap], owner: (u32, u32)) -> Option<u32> {
+    let mapped = IdMap::outside(gid_maps, dev::TTY_GROUP);
+    mapped.or((owner == (0, 0)).then_some(dev::TTY_GROUP))
 }
 
 /// The nodes besides the standard ones, and the policy where it is not the standard one.

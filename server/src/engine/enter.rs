@@ -61,6 +61,26 @@ struct Looked {
     procs: Vec<OwnedFd>,
 }
 
+impl Prepared {
+    /// Takes the terminal of a command that has more rights than its container out of the container: whoever may open
+    /// the terminals in there would read what is typed, and write to who looks at it.
+    fn guard_terminal(&mut self) -> Result<()> {
+        let (Some(container), Place::Join(join)) = (&self.container, &mut self.place) else {
+            return Ok(());
+        };
+        if !self.process.confinement.exceeds(container.spec.process.confinement) {
+            return Ok(());
+        }
+        self.devpts = assemble::devpts(&join.uid_maps, &join.gid_maps)?;
+        if let Some(tools) = &mut join.tools {
+            let shown = self.devpts.try_clone();
+            let shown = shown.map_err(io_error("cannot duplicate a file descriptor"))?;
+            tools.terminals = Some(self.fds.add(shown));
+        }
+        Ok(())
+    }
+}
+
 impl Engine {
     /// Starts a session that is to be driven, once for each request id.
     pub async fn start_session(
@@ -106,8 +126,11 @@ impl Engine {
             }
         };
         let prepared = prepare.instrument(debug_span!("plan")).await;
-        let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } =
-            prepared.inspect_err(|error| self.counts.source_failed(error))?;
+        let mut prepared = prepared.inspect_err(|error| self.counts.source_failed(error))?;
+        if spec.io.terminal.is_some() {
+            prepared.guard_terminal()?;
+        }
+        let Prepared { place, mut process, mut fds, monitor, cgroup, devpts, container } = prepared;
         process::complete(&mut process, &spec.io);
         let confinement = Some((process.confinement, process.oom_score_adj));
         let session_id = id::new();
@@ -377,7 +400,13 @@ impl Engine {
             let around = around.map(|id| self.registry.container(&id)).transpose()?;
             let (masked_paths, read_only_paths) =
                 around.map(|container| assemble::covers(&container.spec)).unwrap_or_default();
-            join.tools = Some(ToolsRoot { entries, host_mounts, masked_paths, read_only_paths });
+            join.tools = Some(ToolsRoot {
+                entries,
+                host_mounts,
+                masked_paths,
+                read_only_paths,
+                terminals: None,
+            });
         }
         prepared.fds = fds;
         Ok(prepared)

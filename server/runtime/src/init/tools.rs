@@ -89,7 +89,8 @@ pub(super) fn settle(
         // A target that is sick, or lies, is one to be debugged: what is not as it should be is missing.
         let _ = show_kernels(old.as_fd(), (name, magic), (tools, pid_ns), root.as_fd());
     }
-    make_dev(old.as_fd(), root.as_fd()).at(Step::Root)?;
+    let terminals = tools.terminals.map(|fd| fds.borrow(fd)).transpose().at(Step::Root)?;
+    make_dev(old.as_fd(), terminals, root.as_fd()).at(Step::Root)?;
     mkdirat(&root, TARGET, Mode::from_raw_mode(0o755)).at(Step::Root)?;
     cover(tools, root.as_fd())?;
     pivot(root.as_fd()).at(Step::PivotRoot)?;
@@ -207,14 +208,21 @@ fn show(found: &OwnedFd, point: BorrowedFd<'_>, flags: OpenTreeFlags) -> Result<
     attach(part.as_fd(), point)
 }
 
-/// A /dev with those nodes of the target that are what their names say.
-fn make_dev(old: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<(), Errno> {
+/// A /dev with those nodes of the target that are what their names say, and with its terminals or others.
+fn make_dev(
+    old: BorrowedFd<'_>,
+    terminals: Option<BorrowedFd<'_>>,
+    root: BorrowedFd<'_>,
+) -> Result<(), Errno> {
     let dev = make_point(root, "dev", true)?;
     let dev = dev.as_fd();
     for (name, major, minor) in NODES {
         let _ = show_node(old, name, makedev(major, minor), dev);
     }
-    let _ = show_terminals(old, dev);
+    match terminals {
+        Some(terminals) => attach(terminals, make_point(dev, "pts", true)?.as_fd())?,
+        None => drop(show_terminals(old, dev)),
+    }
     for (text, name) in LINKS {
         symlinkat(text, dev, name)?;
     }
