@@ -380,3 +380,25 @@ fn a_path_that_is_swapped_never_leads_out_of_the_target() {
     assert!(!host_mounts().contains(&outside.display().to_string()), "{}", host_mounts());
     agent.finish();
 }
+
+/// Two overlays with one upper directory do not see what the other writes.
+#[test]
+fn a_container_is_warned_of_whose_files_of_before_are_mounted_elsewhere() {
+    let agent = Agent::start();
+    for name in ["c", "other"] {
+        agent.ok(["run", "-d", "--name", name, "--userns", "host", "--", "sleep", "1000"]);
+    }
+    let started = |warned: bool| {
+        agent.ok(["stop", "-t", "0", "c"]);
+        agent.ok(["start", "c"]);
+        let json = agent.ctl(["inspect", "c"]).run().success().json();
+        let text = json.to_string();
+        assert_eq!(text.contains("still mounted on /mnt in other"), warned, "{text}");
+    };
+    started(false);
+    agent.ok(["mount", "other", "--from", "c", "/tmp:/mnt"]);
+    started(true);
+    agent.ok(["umount", "other", "/mnt"]);
+    started(false);
+    agent.finish();
+}

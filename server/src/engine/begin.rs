@@ -24,13 +24,14 @@ use super::{
     error::{Error, Result},
     facts, id, io_error,
     monitor::{Monitor, RunFds},
+    mounts::made::Made,
     recording::{About, tape::Tape},
     session::{
         self, Session, State,
         store::{self, Record},
     },
     slots::Slot,
-    spec::{ContainerSpec, Namespace},
+    spec::{ContainerSpec, Namespace, Rootfs},
 };
 
 /// How a container's main process begins.
@@ -122,6 +123,7 @@ impl Engine {
                 return Err(error);
             }
         };
+        assembled.warnings.extend(self.shared_layer(container));
         let ready = (|| {
             if let Some(policy) = &assembled.devices {
                 cgroup
@@ -213,6 +215,27 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    /// Warns where what a container wrote before is still mounted elsewhere: two overlays with one upper directory do
+    /// not see what the other writes, and the kernel promises nothing (Documentation/filesystems/overlayfs.rst).
+    fn shared_layer(&self, container: &Container) -> Vec<String> {
+        if matches!(container.spec.rootfs, Rootfs::Dir { overlay: false, .. }) {
+            return Vec::new();
+        }
+        let name = |made: &Made| match &made.container_id {
+            Some(id) => self.registry.container(id).map_or(id.clone(), |of| of.spec.name.clone()),
+            None => format!("process {}", made.process.pid),
+        };
+        let warning = |made: Arc<Made>| {
+            format!(
+                "its files of before are still mounted on {} in {}: what is written there and here may be lost; \
+                 unmount them there, and start it again",
+                made.mount.target,
+                name(&made)
+            )
+        };
+        self.made_mounts.from(&container.id).into_iter().map(warning).collect()
     }
 
     /// The processes of the containers whose namespaces are joined.

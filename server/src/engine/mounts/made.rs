@@ -250,6 +250,16 @@ impl MadeMounts {
         !self.lost().iter().any(|lost| lost.suspects.contains(container))
     }
 
+    /// Those that show a part of a container in a place outside of it.
+    pub fn from(&self, container: &str) -> Vec<Arc<Made>> {
+        let all = self.lock();
+        let is_from = |made: &&Arc<Made>| {
+            made.source_container_id.as_deref() == Some(container)
+                && made.container_id.as_deref() != Some(container)
+        };
+        all.iter().filter(is_from).cloned().collect()
+    }
+
     /// Forgets those of a container whose processes have ended: they have gone with them.
     pub fn forget_in(&self, container: &str) {
         self.retain(|made| made.container_id.as_deref() != Some(container));
