@@ -446,6 +446,39 @@ fn a_revocation_that_cannot_be_signed_changes_nothing() {
 }
 
 #[test]
+fn calls_that_wait_for_the_authority_take_no_threads_from_others() {
+    const CALLS: usize = 80;
+    let agent = start();
+    let lock = fs::File::create(agent.path("data/pki/lock")).expect("a lock");
+    lock.lock().expect("locked");
+    let threads = || {
+        let tasks = format!("/proc/{}/task", agent.pid());
+        fs::read_dir(tasks).expect("the agent is there").count()
+    };
+    let before = threads();
+    agent.api(async |api| {
+        let call = |_| {
+            let mut pki = api.pki.clone();
+            tokio::spawn(
+                async move { pki.list_certificates(ListCertificatesRequest::default()).await },
+            )
+        };
+        let calls: Vec<_> = (0..CALLS).map(call).collect();
+        let mut most = 0;
+        while !calls.iter().all(|call| call.is_finished()) {
+            most = most.max(threads());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for call in calls {
+            let refused = call.await.expect("no panic").expect_err("another has the lock");
+            assert!(refused.message().contains("pki/lock"), "{refused:?}");
+        }
+        assert!(most < before + CALLS / 2, "{most} threads, {before} before");
+    });
+    agent.finish();
+}
+
+#[test]
 fn a_process_that_holds_the_authority_keeps_nobody_waiting_for_ever() {
     let agent = start();
     let lock = fs::File::create(agent.path("data/pki/lock")).expect("a lock");

@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// How long another who works on the authority is waited for: it may be stopped.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether it is done.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -197,20 +197,27 @@ impl Pki {
                     Err(Errno::AGAIN | Errno::INTR) if Instant::now() < deadline => {
                         thread::sleep(PAUSE);
                     }
-                    Err(Errno::AGAIN) => {
-                        let problem = "another process has been working on it for 10 seconds";
-                        return Err(io::Error::new(io::ErrorKind::ResourceBusy, problem));
-                    }
+                    Err(Errno::AGAIN) => return Err(busy()),
                     Err(errno) => return Err(errno.into()),
                 }
             }
         };
         lock().map_err(|source| Error::File { what: "lock", path: path.clone(), source })
     }
+
+    /// The error where others have worked on it for [`PATIENCE`].
+    pub fn busy(&self) -> Error {
+        Error::File { what: "lock", path: self.path("lock"), source: busy() }
+    }
 }
 
 /// A record of a directory: its name without `.json`, and what stands in it, or why that cannot be read.
 type Kept<T> = (String, io::Result<T>);
+
+fn busy() -> io::Error {
+    let problem = "others have been working on it for 10 seconds; try again";
+    io::Error::new(io::ErrorKind::ResourceBusy, problem)
+}
 
 /// The records of a directory, by their names. A directory that is not there has none.
 fn records<T: serde::de::DeserializeOwned>(dir: &Path) -> Result<Vec<Kept<T>>> {

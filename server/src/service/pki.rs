@@ -10,6 +10,7 @@ use conti_proto::v1::{
     RevokeCertificateResponse, join_service_server::JoinService, pki_service_server::PkiService,
     revoke_certificate_request,
 };
+use tokio::{sync::Mutex, time::timeout};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 
@@ -23,7 +24,7 @@ use crate::{
     access::Role,
     listen::PeerInfo,
     pki::{
-        Error, Pki as Authority,
+        Error, PATIENCE, Pki as Authority,
         authority::Issued,
         invitations::{self, EXPIRES, LIFETIME, Wanted},
         issued::{self, Which},
@@ -37,12 +38,13 @@ const REQUEST_MAX: usize = 16 * 1024;
 #[derive(Debug, Clone)]
 pub struct Pki {
     authority: Arc<Authority>,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Pki {
     /// Serves an authority, which need not be there.
     pub fn new(authority: Authority) -> Pki {
-        Pki { authority: Arc::new(authority) }
+        Pki { authority: Arc::new(authority), turn: Arc::default() }
     }
 
     /// Works on the authority's files, which takes its time.
@@ -50,8 +52,16 @@ impl Pki {
         &self,
         work: impl FnOnce(&Authority) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Status> {
+        // One thread waits for other processes that work on them: each call with a thread of its own would leave none
+        // for whatever else needs one.
+        let turn = timeout(PATIENCE, self.turn.clone().lock_owned()).await;
+        let turn = turn.map_err(|_| status::pki(self.authority.busy()))?;
         let authority = self.authority.clone();
-        match tokio::task::spawn_blocking(move || work(&authority)).await {
+        let work = move || {
+            let _turn = turn;
+            work(&authority)
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(status::pki),
             Err(error) => Err(Status::internal(format!("the work was given up: {error}"))),
         }
