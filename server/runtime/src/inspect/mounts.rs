@@ -1,5 +1,7 @@
 //! The mounts that a process sees, and how full they are.
 
+use std::collections::HashSet;
+
 use rustix::fs::{StatVfs, fstatvfs};
 
 use super::{
@@ -21,15 +23,19 @@ pub fn answer(of: ProcessId, usage: bool, answers: &mut Answers<'_>) -> Result<(
     // What was read so far is its own.
     pinned.still_there()?;
     drop(directory);
+    // What another lies on is not looked for: from below, each of 100,000 on one another would be all of the way.
+    let covered: HashSet<_> = Entry::all(&text).map(|above| (above.parent, above.point)).collect();
     for entry in Entry::all(&text) {
-        answers.add(&Answer::Mount(mount(&entry, &root, usage)))?;
+        let is_covered = covered.contains(&(entry.id, entry.point));
+        answers.add(&Answer::Mount(mount(&entry, (!is_covered).then_some(&root), usage)))?;
     }
     Ok(())
 }
 
-fn mount(entry: &Entry<'_>, root: &Root, usage: bool) -> Mount {
+/// `root`: the root that it is looked for below. `None`: another mount covers it.
+fn mount(entry: &Entry<'_>, root: Option<&Root>, usage: bool) -> Mount {
     let point = unescape(entry.point);
-    let reached = root.point(&point).ok();
+    let reached = root.and_then(|root| root.point(&point).ok());
     // The mount that lies on top is found by its path, and this may be another.
     let top = reached.as_ref().and_then(|fd| process::mount_id(fd).ok());
     let top = top.filter(|top| top.id == entry.id);
