@@ -338,7 +338,8 @@ impl Container {
     /// The error for one that runs, or may, where it must not. What is not known of a container whose record or monitor
     /// tells nothing is not that nothing runs.
     pub fn check_idle(&self, action: &'static str, wanted: &'static str) -> Result<()> {
-        let runs = match self.state() {
+        let state = self.state();
+        let runs = match state {
             ContainerState::Created | ContainerState::Stopped => false,
             ContainerState::Running => true,
             ContainerState::Quarantined => {
@@ -354,7 +355,10 @@ impl Container {
             }
         };
         match runs {
-            true => Err(self.silent_monitor().unwrap_or_else(|| self.wrong_state(action, wanted))),
+            true => {
+                let wrong_state = || self.wrong_state(state, action, wanted);
+                Err(self.silent_monitor().unwrap_or_else(wrong_state))
+            }
             false => Ok(()),
         }
     }
@@ -371,16 +375,22 @@ impl Container {
     pub fn running_process(&self, action: &'static str) -> Result<ProcessId> {
         match (self.state(), self.process()) {
             (ContainerState::Running, Some(process)) => Ok(process),
-            _ => Err(self.wrong_state(action, "running")),
+            (state, _) => Err(self.wrong_state(state, action, "running")),
         }
     }
 
-    /// An error that says that it must be in another state.
-    pub fn wrong_state(&self, action: &'static str, wanted: &'static str) -> Error {
+    /// An error that says that it must be in another state than the one in which it was found. It may have come to
+    /// another meanwhile.
+    pub fn wrong_state(
+        &self,
+        found: ContainerState,
+        action: &'static str,
+        wanted: &'static str,
+    ) -> Error {
         Error::WrongState {
             container: self.spec.name.clone(),
             action,
-            state: self.state().as_str(),
+            state: if self.now().deleted { "being removed" } else { found.as_str() },
             wanted,
         }
     }

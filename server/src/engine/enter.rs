@@ -22,7 +22,9 @@ use super::{
     carry,
     container::Container,
     error::{Error, Result},
-    fault, id, io_error,
+    fault, id,
+    info::ContainerState,
+    io_error,
     joining::Joining,
     monitor::Monitor,
     process::{self, Pinned},
@@ -182,9 +184,11 @@ impl Engine {
                 super::session::store::remove(&session.dir);
                 // Where the container ended meanwhile, that is the reason, and not the step that met it.
                 match &container {
-                    Some(container) if container.process().is_none() => {
-                        Err(container.wrong_state("run a command in", "running"))
-                    }
+                    Some(container) if container.process().is_none() => Err(container.wrong_state(
+                        ContainerState::Stopped,
+                        "run a command in",
+                        "running",
+                    )),
                     Some(container) => Err(self.explained(failure, &container.spec).await),
                     None => Err(Error::Setup(failure)),
                 }

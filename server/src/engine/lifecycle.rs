@@ -54,8 +54,9 @@ impl Engine {
             let now = container.now();
             (now.session.clone(), now.warnings.clone())
         };
-        let session =
-            session.ok_or_else(|| container.wrong_state("attach to", "created or running"))?;
+        let session = session.ok_or_else(|| {
+            container.wrong_state(container.state(), "attach to", "created or running")
+        })?;
         Ok(Answer { made: (session, warnings), repeated })
     }
 
@@ -238,6 +239,8 @@ impl Engine {
 
     async fn start_now(self: &Arc<Self>, container: &Arc<Container>, since: Instant) -> Result<()> {
         let _turn = container.take_turn().await?;
+        // Another call may have removed it meanwhile.
+        self.registry.container(&container.id)?;
         match container.state() {
             ContainerState::Created => {
                 let session = self.main_session(&container.id)?;
@@ -270,7 +273,7 @@ impl Engine {
                 }
                 begun
             }
-            _ => Err(container.wrong_state("start", "created or stopped")),
+            state => Err(container.wrong_state(state, "start", "created or stopped")),
         }
     }
 
@@ -306,10 +309,10 @@ impl Engine {
         let session = container.now().session.clone();
         let Some(session) = session else { return Ok(container.info()) };
         match container.state() {
-            ContainerState::Quarantined => {
-                return Err(container
-                    .silent_monitor()
-                    .unwrap_or_else(|| container.wrong_state("stop", "created or running")));
+            state @ ContainerState::Quarantined => {
+                return Err(container.silent_monitor().unwrap_or_else(|| {
+                    container.wrong_state(state, "stop", "created or running")
+                }));
             }
             ContainerState::Stopped => {}
             ContainerState::Created => {

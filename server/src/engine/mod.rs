@@ -323,7 +323,9 @@ impl Engine {
         match (session, end) {
             (_, Some(end)) => Ok(end),
             (Some(session), None) => Ok(session.wait().await),
-            (None, None) => Err(container.wrong_state("wait for", "created or running")),
+            (None, None) => {
+                Err(container.wrong_state(container.state(), "wait for", "created or running"))
+            }
         }
     }
 
@@ -336,7 +338,9 @@ impl Engine {
     pub fn main_session(&self, id: &str) -> Result<Arc<Session>> {
         let container = self.registry.container(id)?;
         let session = container.now().session.clone();
-        session.ok_or_else(|| container.wrong_state("attach to", "created or running"))
+        session.ok_or_else(|| {
+            container.wrong_state(container.state(), "attach to", "created or running")
+        })
     }
 
     /// The sessions of an earlier agent that a note was left beside ([`Session::leave_note`]), and the notes.

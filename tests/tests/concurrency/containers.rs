@@ -29,7 +29,10 @@ enum Kind {
 
 async fn start(api: &mut Api) -> Result<(), Status> {
     let request = v1::StartContainerRequest { container: "c".into(), ..Default::default() };
-    api.containers.start_container(request).await.map(|_| ())
+    let started = api.containers.start_container(request).await.map(|_| ());
+    let contradicts = |status: &Status| status.message().contains("is stopped; to start it");
+    assert!(!started.as_ref().is_err_and(contradicts), "{started:?}");
+    started
 }
 
 fn call(api: &Api, kind: Kind) -> Call<()> {

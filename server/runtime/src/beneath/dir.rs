@@ -14,8 +14,8 @@ use std::{
 
 use rustix::{
     fs::{
-        CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat, openat2,
-        renameat, symlinkat,
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fchmod, fstat, mkdirat, open, openat,
+        openat2, renameat, symlinkat, unlinkat,
     },
     io::Errno,
 };
@@ -121,15 +121,19 @@ impl Dir {
     ///
     /// # Errors
     ///
-    /// EISDIR: a directory has the name. The file is written whole or not at all.
+    /// EISDIR: a directory has the name, or that of the new file, `.NAME.conti-new`. The file is written whole or not at all.
     pub fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), Blocked> {
         match self.write_new(name, bytes, mode) {
             Err(Blocked { errno: Errno::EXIST, .. }) => {}
             other => return other,
         }
         let new = format!(".{name}.conti-new");
-        // One that was left behind, or put there by whoever may write here.
-        self.remove(&new)?;
+        // One that was left behind, or put there by whoever may write here: not a tree, whose removal takes as long as
+        // they like.
+        match unlinkat(&self.fd, &new, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(self.blocked("write", Path::new(&new), errno)),
+        }
         self.write_new(&new, bytes, mode)?;
         renameat(&self.fd, &new, &self.fd, name).map_err(|errno| {
             let _ = self.remove(&new);

@@ -228,6 +228,12 @@ fn a_file_takes_the_place_of_links_fifos_and_devices_without_opening_them() {
     fs::create_dir(temporary.path().join("dir")).unwrap();
     assert_eq!(dir.replace("dir", b"text", 0o644).unwrap_err().errno, Errno::ISDIR);
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 6, "nothing is left of the try");
+    // A tree in the place of what is written first would take its time.
+    fs::create_dir_all(temporary.path().join(".link.conti-new/below")).unwrap();
+    let refused = dir.replace("link", b"other", 0o644).unwrap_err();
+    assert_eq!(refused.errno, Errno::ISDIR);
+    assert!(refused.path.ends_with(".link.conti-new"), "{refused}");
+    assert!(temporary.path().join(".link.conti-new/below").is_dir(), "it is left as it is");
 }
 
 #[test]

@@ -241,8 +241,11 @@ impl<'a> Layers<'a> {
         for (name, text) in files {
             match etc.replace(name, text.as_bytes(), 0o644) {
                 Ok(()) => {}
-                Err(Blocked { errno: Errno::ISDIR, .. }) => {
-                    let warning = format!("/etc/{name} is a directory, and was left as it is");
+                Err(Blocked { errno: Errno::ISDIR, path, .. }) => {
+                    let found = path.file_name().unwrap_or_default().display();
+                    let warning = format!(
+                        "/etc/{found} is a directory, so that /etc/{name} was left as it is"
+                    );
                     self.warnings.push(warning);
                 }
                 Err(blocked) => return Err(not_written(blocked)),
