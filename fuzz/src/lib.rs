@@ -19,6 +19,8 @@ mod mutate;
 #[cfg(not(fuzzing_libfuzzer))]
 mod replay;
 
+#[cfg(not(fuzzing_libfuzzer))]
+pub use mutate::mutated;
 use std::{
     fs, io,
     path::{Path, PathBuf},

@@ -41,8 +41,8 @@ const TEXTS: [&[u8]; 16] = [
     b"/../",
 ];
 
-/// A kept input with one to eight changes.
-pub(crate) fn mutated(kept: &[&[u8]], index: u64) -> Vec<u8> {
+/// One of these inputs, which is chosen by `index`, with one to eight changes.
+pub fn mutated(kept: &[&[u8]], index: u64) -> Vec<u8> {
     let mut dice = Dice(index);
     let mut bytes = kept[dice.below(kept.len())].to_vec();
     for _ in 0..1 + dice.below(8) {
