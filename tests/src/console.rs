@@ -40,9 +40,12 @@ pub fn run_all(agent: &Agent, file: &str) -> usize {
 
 fn steps(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    let blocks = text.split("```console\n").skip(1);
-    for line in blocks.flat_map(|block| block.split("```").next().unwrap_or_default().lines()) {
+    let mut is_inside = false;
+    // A block in an item of a list is indented.
+    for line in text.lines().map(str::trim) {
         match line.strip_prefix("$ ") {
+            _ if line.starts_with("```") => is_inside = line == "```console",
+            _ if !is_inside => {}
             Some(command) => steps.push((command.to_owned(), Vec::new())),
             None => steps.last_mut().expect("a command first").1.push(line.to_owned()),
         }
@@ -85,6 +88,14 @@ fn line_matches(wanted: &str, printed: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_are_found_in_console_blocks_alone() {
+        let text =
+            "$ a\n```sh\n$ b\n```\n```console\n$ c\n\nout\n```\n- d\n  ```console\n  $ e\n  ```\n";
+        let found = [("c", vec!["".into(), "out".into()]), ("e", Vec::new())];
+        assert_eq!(steps(text), found.map(|(command, lines)| (command.to_owned(), lines)));
+    }
 
     #[test]
     fn only_what_is_left_open_may_differ() {
