@@ -80,6 +80,24 @@ fn an_invitation_becomes_a_certificate_of_its_name_and_role_once() {
 }
 
 #[test]
+fn both_programs_write_times_alike_and_in_utc() {
+    let agent = start();
+    let data = agent.path("data");
+    agent.ok(["invite", "--role", "viewer", "--name", "bob"]);
+    Joined::as_admin(&agent, "alice");
+    let times = |shown: String| -> Vec<String> {
+        shown.split_whitespace().filter(|word| word.contains(':')).map(str::to_owned).collect()
+    };
+    for command in [["invite", "ls"], ["pki", "ls"]] {
+        let here = times(text(&contid(&data, &command)));
+        assert_eq!(here, times(agent.ok(command)), "{command:?}");
+        let [time] = here.as_slice() else { panic!("one time of {command:?}: {here:?}") };
+        assert!(time.len() == "2026-01-31T12:00:00Z".len() && time.ends_with('Z'), "{time}");
+    }
+    agent.finish();
+}
+
+#[test]
 fn codes_that_are_wrong_expired_or_withdrawn_are_all_refused_alike() {
     let agent = start();
     let data = agent.path("data");

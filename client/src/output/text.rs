@@ -105,10 +105,12 @@ pub fn rfc3339(time: Option<&Timestamp>) -> Option<String> {
     Some(humantime::format_rfc3339_nanos(time).to_string())
 }
 
-/// A point in time to the second, in UTC, e.g. `2026-01-31 12:00:00`.
+/// A point in time to the second, as RFC 3339 has it and in UTC, e.g. `2026-01-31T12:00:00Z`. `contid` writes them
+/// alike.
 pub fn date(time: Option<&Timestamp>) -> String {
     let text = rfc3339(time).unwrap_or_else(|| "-".to_owned());
-    text.chars().take("2026-01-31 12:00:00".len()).map(|c| if c == 'T' { ' ' } else { c }).collect()
+    // Without the fraction of a second.
+    text.split_once('.').map_or_else(|| text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 /// How long ago something was, e.g. `3h ago`.
@@ -158,6 +160,13 @@ mod tests {
     }
 
     #[test]
+    fn times_say_that_they_are_in_utc() {
+        let time = Timestamp { seconds: 1_769_860_800, nanos: 999_999_999 };
+        assert_eq!(date(Some(&time)), "2026-01-31T12:00:00Z");
+        assert_eq!(date(None), "-");
+    }
+
+    #[test]
     fn sizes_are_rounded_up_to_two_digits_or_whole_units() {
         let sizes = [0, 1023, 1024, 1025, 10_240, 1_047_553, 1 << 20, 252 << 30, u64::MAX];
         let texts = ["0B", "1023B", "1.0K", "1.1K", "10K", "1.0M", "1.0M", "252G", "16E"];
@@ -191,7 +200,7 @@ mod tests {
         #[test]
         fn no_time_of_an_agent_panics(seconds in any::<i64>(), nanos in any::<i32>()) {
             let time = Timestamp { seconds, nanos };
-            let _ = rfc3339(Some(&time));
+            let _ = date(Some(&time));
             let _ = age(Some(&time));
         }
     }

@@ -94,7 +94,7 @@ async fn create(context: &Context, flags: InvitationFlags) -> Result<()> {
         Format::Table => {
             output::line(&text::plain(&created.code))?;
             output::note(&format!(
-                "lets {} join once as {} until {} UTC: `contictl join CODE`. Who has the code can use \
+                "lets {} join once as {} until {}: `contictl join CODE`. Who has the code can use \
                  it; `contictl invite rm {}` takes it back",
                 invitation.name,
                 output::pki::role(invitation.role()),

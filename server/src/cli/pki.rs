@@ -155,7 +155,7 @@ fn table(out: &mut impl io::Write, records: &[Record]) -> io::Result<()> {
     for record in records {
         let Record { serial, role, name, not_after, revoked, .. } = record;
         let known = Some(*not_after).filter(|time| *time != SystemTime::UNIX_EPOCH);
-        let [expires, revoked] = [known, *revoked].map(|at| at.map(time).unwrap_or_default());
+        let [expires, revoked] = [known, *revoked].map(|at| at.map_or_else(|| "-".to_owned(), time));
         writeln!(out, "{serial:<34}{role:<10}{expires:<22}{revoked:<22}{name}")?;
     }
     Ok(())

@@ -38,7 +38,7 @@ pub async fn run(context: &Context, store: &Store, name: &str) -> Result<()> {
         Format::Json => output::json(&output::pki::certificate(&certificate)),
         Format::Table => {
             let until = text::date(certificate.not_after.as_ref());
-            output::note(&format!("context {name} has a new certificate until {until} UTC"));
+            output::note(&format!("context {name} has a new certificate until {until}"));
             output::line(&text::plain(&certificate.serial))
         }
     }
