@@ -36,7 +36,6 @@ use conti_shared::memory;
 use tracing::{Level, error};
 
 use cli::Args;
-use pki::Pki;
 
 /// How long threads have to end that are in the middle of something, when the agent stops.
 const THREADS_END: Duration = Duration::from_secs(2);
@@ -44,7 +43,7 @@ const THREADS_END: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let mut args = Args::parse();
     if let Some(command) = args.command.take() {
-        return match cli::pki::run(command, &Pki::of(&args.data_dir)) {
+        return match cli::pki::run(command, &args.data_dir) {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
                 // There is nobody else to tell.

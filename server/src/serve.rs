@@ -114,7 +114,7 @@ pub async fn run(args: Args) -> Result<(), Box<dyn Error>> {
         key::of(&args.data_dir),
     );
     tokio::spawn(keep_reserves());
-    let pki = PkiService::new(pki);
+    let pki = PkiService::new(pki, far.iter().map(|socket| socket.address).collect());
     let (api, connections) = mpsc::channel::<Connection>(WAITING);
     let (join, guests) = mpsc::channel::<Connection>(WAITING);
     let open = Open::new(files);

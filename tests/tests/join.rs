@@ -80,6 +80,41 @@ fn an_invitation_becomes_a_certificate_of_its_name_and_role_once() {
 }
 
 #[test]
+fn an_invitation_by_the_agent_leads_to_where_it_listens() {
+    let agent = start();
+    let config = agent.scratch("config");
+    let invited = agent.ctl(["invite", "--role", "viewer", "--name", "alice"]).run().success();
+    let said = String::from_utf8_lossy(&invited.stderr).into_owned();
+    assert!(said.contains(&format!("localhost:{}", agent.port())), "{said}");
+    let config = config.to_str().expect("text");
+    agent.ctl(["join", &invited.text()]).env("XDG_CONFIG_HOME", config).run().success();
+    let told = agent.ctl(["context", "ls"]).env("XDG_CONFIG_HOME", config).run().success().text();
+    assert!(told.contains(&format!("tcp://localhost:{}", agent.port())), "{told}");
+    // What only knows the files says where it leads, and what changes that.
+    let words = ["invite", "--role", "viewer", "--name", "bob"];
+    let said = contid(&agent.path("data"), &words);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains(":7443") && said.contains("--address"), "{said}");
+    let said = contid(&agent.path("data"), &[&words[..], &["--address", "web:1"]].concat());
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("leads to web:1\n"), "{said}");
+    agent.finish();
+}
+
+#[test]
+fn what_comes_next_is_said_for_the_same_directory_and_no_name_is_one_of_no_host() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("with a blank");
+    for name in ["a b", "web:7443", ""] {
+        let refused = contid(&data, &["pki", "init", "--name", name]);
+        assert!(!refused.status.success() && !data.exists(), "{name:?}");
+    }
+    let said = text(&contid(&data, &["pki", "init", "--name", "web.example"]));
+    let flag = format!("--data-dir '{}'", data.display());
+    assert_eq!(said.matches(&flag).count(), 2, "{said}");
+}
+
+#[test]
 fn both_programs_write_times_alike_and_in_utc() {
     let agent = start();
     let data = agent.path("data");

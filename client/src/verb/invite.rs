@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use conti_proto::v1::{
     CreateInvitationRequest, DeleteInvitationRequest, Invitation, ListInvitationsRequest, Role,
 };
-use conti_shared::endpoint::Place;
+use conti_shared::{endpoint::Place, invitation};
 use serde_json::{Value, json};
 
 use crate::{
@@ -41,8 +41,8 @@ struct InvitationFlags {
     /// For how long the certificate holds; 90d by default
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     cert_expires: Option<Duration>,
-    /// Where the agent is reached, HOST, HOST:PORT or vsock://CID:PORT, at most 4; by default where its
-    /// certificate says
+    /// Where the agent is reached, HOST, HOST:PORT or vsock://CID:PORT, at most 4; by default the names
+    /// of its certificate, with the ports on which it listens
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Place>,
 }
@@ -94,16 +94,25 @@ async fn create(context: &Context, flags: InvitationFlags) -> Result<()> {
         Format::Table => {
             output::line(&text::plain(&created.code))?;
             output::note(&format!(
-                "lets {} join once as {} until {}: `contictl join CODE`. Who has the code can use \
+                "lets {} join once as {} until {}{}: `contictl join CODE`. Who has the code can use \
                  it; `contictl invite rm {}` takes it back",
                 invitation.name,
                 output::pki::role(invitation.role()),
                 text::date(invitation.expire_time.as_ref()),
+                leads(&created.code),
                 invitation.id,
             ));
             Ok(())
         }
     }
+}
+
+/// Where a code leads to, as the end of a sentence.
+fn leads(code: &str) -> String {
+    // One that a newer agent has made may not be understood here.
+    let Ok(invitation) = code.parse::<invitation::Invitation>() else { return String::new() };
+    let places: Vec<String> = invitation.addresses.iter().map(Place::to_string).collect();
+    format!(", at {} (--address changes that)", places.join(", "))
 }
 
 async fn list(context: &Context) -> Result<()> {

@@ -17,6 +17,9 @@ use crate::{
     reserve,
 };
 
+/// Where the agent keeps what outlives the host's being up.
+const DATA_DIR: &str = "/var/lib/conti";
+
 /// The agent of Conti: runs containers and sessions on this machine for its clients.
 #[derive(Debug, Parser)]
 #[command(name = "contid", version, max_term_width = 100)]
@@ -46,7 +49,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/run/conti", value_parser = absolute)]
     pub state_dir: PathBuf,
     /// Directory for the records of containers and their private layers.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/conti", value_parser = absolute)]
+    #[arg(long, global = true, value_name = "DIR", default_value = DATA_DIR, value_parser = absolute)]
     pub data_dir: PathBuf,
     /// Whose user namespace containers get that do not say: each its own (auto) if the host can do that, or
     /// the host's.
@@ -185,7 +188,7 @@ mod tests {
     #[test]
     fn the_lines_of_the_manual_are_understood() {
         for line in [
-            "pki init --name web.example",
+            "pki init --name web.example --name *.example --name 192.0.2.1 --name 2001:db8::1",
             "--data-dir /d pki init",
             "pki ls",
             "pki renew",
@@ -199,7 +202,15 @@ mod tests {
             let args = std::iter::once("contid").chain(line.split(' '));
             assert!(Args::try_parse_from(args).is_ok(), "{line}");
         }
-        for line in ["invite", "invite --role root --name a", "invite --role admin", "pki"] {
+        for line in [
+            "invite",
+            "invite --role root --name a",
+            "invite --role admin",
+            "pki",
+            "pki init --name a\u{a0}b",
+            "pki init --name web:7443",
+            "pki renew --name tcp://web",
+        ] {
             let args = std::iter::once("contid").chain(line.split(' '));
             assert!(Args::try_parse_from(args).is_err(), "{line}");
         }

@@ -4,13 +4,15 @@
 use std::{
     error::Error,
     io::{self, Write as _},
+    path::Path,
     time::{Duration, SystemTime},
 };
 
 use clap::{Args, Subcommand, ValueEnum};
 use conti_shared::endpoint::Place;
+use rustls::pki_types::ServerName;
 
-use super::Command;
+use super::{Command, DATA_DIR};
 use crate::{
     access::Role,
     pki::{
@@ -40,8 +42,16 @@ pub enum PkiCommand {
 #[derive(Debug, Args)]
 pub struct Names {
     /// A name or address that clients call this machine by. May be given several times
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host)]
     name: Vec<String>,
+}
+
+/// What clients can call a machine by. A certificate may stand for all names of a domain: `*.example`.
+fn host(text: &str) -> Result<String, &'static str> {
+    match ServerName::try_from(text.strip_prefix("*.").unwrap_or(text)) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("no host can be called so; write a name or an address, without a port"),
+    }
 }
 
 /// Invites somebody.
@@ -63,7 +73,7 @@ pub struct Invite {
     #[arg(long, default_value = "90days", value_parser = humantime::parse_duration)]
     cert_expires: Duration,
     /// Where clients reach this agent: HOST, HOST:PORT or vsock://CID:PORT [default: the names of its
-    /// certificate]. May be given several times
+    /// certificate, with port 7443]. May be given several times
     #[arg(long, value_name = "ADDRESS")]
     address: Vec<Place>,
 }
@@ -99,7 +109,8 @@ impl From<RoleName> for Role {
 }
 
 /// Does what the command line says.
-pub fn run(command: Command, pki: &Pki) -> Result<(), Box<dyn Error>> {
+pub fn run(command: Command, data_dir: &Path) -> Result<(), Box<dyn Error>> {
+    let pki = Pki::of(data_dir);
     let mut out = io::stdout().lock();
     match command {
         Command::Pki(PkiCommand::Init(Names { name })) => {
@@ -107,12 +118,16 @@ pub fn run(command: Command, pki: &Pki) -> Result<(), Box<dyn Error>> {
             writeln!(out, "The authority is in {}", pki.dir().display())?;
             writeln!(out, "Clients know it by   {}", pki.fingerprint()?)?;
             writeln!(out, "The agent is called  {}", names.join(", "))?;
+            let here = match data_dir == Path::new(DATA_DIR) {
+                true => String::new(),
+                false => format!(" --data-dir {}", quoted(data_dir)),
+            };
             writeln!(
                 out,
-                "\nNext: contid --listen {} --listen tcp://0.0.0.0:7443",
+                "\nNext: contid --listen {} --listen tcp://0.0.0.0:7443{here}",
                 conti_shared::endpoint::DEFAULT
             )?;
-            writeln!(out, "      contid invite --role operator --name NAME")?;
+            writeln!(out, "      contid invite --role operator --name NAME{here}")?;
         }
         Command::Pki(PkiCommand::Renew(Names { name })) => {
             let names = pki.renew_server(&name)?;
@@ -137,14 +152,22 @@ pub fn run(command: Command, pki: &Pki) -> Result<(), Box<dyn Error>> {
         }
         Command::Invite(Invite { role, name, expires, cert_expires, address, .. }) => {
             let (role, name) = role.zip(name).ok_or("--role and --name are required")?;
+            let given = !address.is_empty();
             let (_, code) = pki.invite(Wanted {
                 name,
                 role: role.into(),
                 expires,
                 lifetime: cert_expires,
                 addresses: address,
+                // Of an agent that may run these files do not know.
+                listens: Vec::new(),
             })?;
             writeln!(out, "{code}")?;
+            let leads: Vec<String> = code.addresses.iter().map(Place::to_string).collect();
+            let change =
+                if given { "" } else { "; if it listens elsewhere, give --address HOST:PORT" };
+            // Beside the code, which is for scripts as well.
+            writeln!(io::stderr(), "contid: it leads to {}{change}", leads.join(", "))?;
         }
     }
     Ok(())
@@ -155,10 +178,18 @@ fn table(out: &mut impl io::Write, records: &[Record]) -> io::Result<()> {
     for record in records {
         let Record { serial, role, name, not_after, revoked, .. } = record;
         let known = Some(*not_after).filter(|time| *time != SystemTime::UNIX_EPOCH);
-        let [expires, revoked] = [known, *revoked].map(|at| at.map_or_else(|| "-".to_owned(), time));
+        let [expires, revoked] =
+            [known, *revoked].map(|at| at.map_or_else(|| "-".to_owned(), time));
         writeln!(out, "{serial:<34}{role:<10}{expires:<22}{revoked:<22}{name}")?;
     }
     Ok(())
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn time(time: SystemTime) -> String {

@@ -2,13 +2,14 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
 
 use conti_runtime::own;
 use conti_shared::{
-    endpoint::Place,
+    endpoint::{DEFAULT_PORT, HostPort, Place},
     invitation::{ADDRESSES_MAX, ID_LEN, Invitation, SECRET_LEN, sha256},
 };
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,8 @@ pub struct Wanted {
     pub lifetime: Duration,
     /// Where clients reach the agent. Empty: by the names of its certificate.
     pub addresses: Vec<Place>,
+    /// Where the agent listens. Empty: that is not known.
+    pub listens: Vec<SocketAddr>,
 }
 
 /// An invitation that was not used yet.
@@ -81,7 +84,7 @@ impl Pki {
         }
         let addresses = match wanted.addresses.is_empty() {
             false => wanted.addresses,
-            true => self.default_addresses()?,
+            true => self.default_addresses(&wanted.listens)?,
         };
         let invitation = Invitation {
             authority: self.fingerprint()?,
@@ -107,16 +110,8 @@ impl Pki {
         Ok((record, invitation))
     }
 
-    fn default_addresses(&self) -> Result<Vec<Place>> {
-        let all = self.server_names()?;
-        let mut addresses: Vec<Place> = all
-            .iter()
-            .filter(|name| !names::is_loopback(name))
-            .filter_map(|name| {
-                if name.contains(':') { format!("[{name}]") } else { name.clone() }.parse().ok()
-            })
-            .collect();
-        addresses.truncate(ADDRESSES_MAX);
+    fn default_addresses(&self, listens: &[SocketAddr]) -> Result<Vec<Place>> {
+        let addresses = reached(&self.server_names()?, listens);
         if addresses.is_empty() {
             let problem = "must be given: the agent's certificate names none that others can use";
             return Err(Error::Invalid { field: "addresses", problem: problem.to_owned() });
@@ -188,6 +183,36 @@ impl Pki {
     }
 }
 
+/// Where others reach an agent that is called by some names and listens on some addresses. Where it listens to its own
+/// machine alone, that is there.
+fn reached(names: &[String], listens: &[SocketAddr]) -> Vec<Place> {
+    let is_local = !listens.is_empty() && listens.iter().all(|at| at.ip().is_loopback());
+    let names = names.iter().filter(|name| names::is_loopback(name) == is_local);
+    let places = names.flat_map(|name| {
+        let heard = listens.iter().filter(|at| at.ip().is_loopback() == is_local);
+        let ports: Vec<u16> = match listens {
+            [] => vec![DEFAULT_PORT],
+            _ => heard.filter(|at| answers(at.ip(), name)).map(SocketAddr::port).collect(),
+        };
+        ports.into_iter().map(|port| HostPort { host: name.clone(), port })
+    });
+    // What no client could read is left out.
+    let readable = |place: &HostPort| place.to_string().parse() == Ok(place.clone());
+    places.filter(readable).map(Place::Tcp).take(ADDRESSES_MAX).collect()
+}
+
+/// Whether who listens on an address can be reached by a name of its machine.
+fn answers(listens: IpAddr, name: &str) -> bool {
+    match (name.parse::<IpAddr>(), listens) {
+        (Ok(name), IpAddr::V4(_)) => {
+            listens == name || (listens.is_unspecified() && name.is_ipv4())
+        }
+        // It takes IPv4 as well, unless net.ipv6.bindv6only is set.
+        (Ok(name), IpAddr::V6(_)) => listens == name || listens.is_unspecified(),
+        (Err(_), _) => true,
+    }
+}
+
 fn check(wanted: &Wanted) -> Result<()> {
     let invalid = |field, problem: String| Err(Error::Invalid { field, problem });
     let name = &wanted.name;
@@ -215,4 +240,26 @@ fn check(wanted: &Wanted) -> Result<()> {
         return invalid("addresses", format!("are {count}, at most {ADDRESSES_MAX} are allowed"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invitation_leads_to_where_the_agent_listens() {
+        let names = ["web", "10.0.0.1", "fd00::1", "localhost", "127.0.0.1", "::1", "*.example"];
+        let names = names.map(str::to_owned);
+        let leads = |listens: &[&str]| {
+            let listens: Vec<SocketAddr> = listens.iter().map(|at| at.parse().unwrap()).collect();
+            let places = reached(&names, &listens);
+            places.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(leads(&[]), "web:7443 10.0.0.1:7443 [fd00::1]:7443");
+        assert_eq!(leads(&["0.0.0.0:1"]), "web:1 10.0.0.1:1");
+        assert_eq!(leads(&["[::]:1"]), "web:1 10.0.0.1:1 [fd00::1]:1");
+        assert_eq!(leads(&["10.0.0.1:1", "127.0.0.1:2"]), "web:1 10.0.0.1:1");
+        assert_eq!(leads(&["127.0.0.1:2"]), "localhost:2 127.0.0.1:2");
+        assert_eq!(leads(&["0.0.0.0:1", "0.0.0.0:2", "[::]:3"]).split(' ').count(), ADDRESSES_MAX);
+    }
 }

@@ -1,6 +1,6 @@
 //! Who may connect: invitations and certificates, and joining itself.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use conti_proto::v1::{
     self, CreateInvitationRequest, CreateInvitationResponse, DeleteInvitationRequest,
@@ -39,12 +39,14 @@ const REQUEST_MAX: usize = 16 * 1024;
 pub struct Pki {
     authority: Arc<Authority>,
     turn: Arc<Mutex<()>>,
+    /// Where the agent listens to other machines.
+    listens: Vec<SocketAddr>,
 }
 
 impl Pki {
     /// Serves an authority, which need not be there.
-    pub fn new(authority: Authority) -> Pki {
-        Pki { authority: Arc::new(authority), turn: Arc::default() }
+    pub fn new(authority: Authority, listens: Vec<SocketAddr>) -> Pki {
+        Pki { authority: Arc::new(authority), turn: Arc::default(), listens }
     }
 
     /// Works on the authority's files, which takes its time.
@@ -102,7 +104,8 @@ impl PkiService for Pki {
                     }
                 }
             }
-            Wanted { name: message.name, role, expires, lifetime, addresses }
+            let listens = self.listens.clone();
+            Wanted { name: message.name, role, expires, lifetime, addresses, listens }
         })?;
         let (record, code) = self.work(|authority| authority.invite(wanted)).await?;
         info!(
