@@ -21,6 +21,38 @@ fn every_command_of_the_tutorial_prints_what_stands_there() {
 }
 
 #[test]
+fn the_unit_for_systemd_lets_containers_go_on_and_each_of_its_lines_is_explained() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let unit = fs::read_to_string(docs.join("contid.service")).expect("a unit");
+    let page = fs::read_to_string(docs.join("service.md")).expect("a page");
+    for line in ["KillMode=process", "Delegate=yes", "RuntimeDirectoryPreserve=yes"] {
+        assert!(unit.lines().any(|one| one == line), "{line}");
+    }
+    let service = unit.split("[Service]\n").nth(1).and_then(|rest| rest.split("\n\n").next());
+    for line in service.expect("a section").lines().filter(|line| !line.starts_with("ExecStart=")) {
+        assert!(page.contains(&format!("`{line}`")), "nothing says why {line}");
+    }
+    // It names its program where it is installed.
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("contid.service");
+    let here = binary("contid").canonicalize().expect("a path");
+    let unit = unit.replace("/usr/local/bin/contid", here.to_str().expect("text"));
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("a command");
+    let help = Command::new(&here).args(command.split(' ').skip(1)).arg("--help").output();
+    assert!(help.expect("contid runs").status.success(), "{command}");
+    fs::write(&file, unit).expect("written");
+    let Ok(told) = Command::new("systemd-analyze").arg("verify").arg(&file).output() else {
+        eprintln!("skipped in part: there is no systemd-analyze here");
+        return;
+    };
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    // Versions before 254 do not know it, which the page says.
+    let complaints: Vec<_> =
+        told.lines().filter(|line| !line.contains("'DelegateSubgroup'")).collect();
+    assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+#[test]
 fn make_shell_leaves_its_user_in_a_shell_and_leaves_nothing_behind() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let bin = binary("contictl").parent().expect("a directory").to_owned();
