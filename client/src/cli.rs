@@ -4,7 +4,12 @@ use std::ffi::OsString;
 
 use clap::{Args, Command, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{flags::agent::AgentFlags, output::Format, verb};
+use crate::{
+    error::Error,
+    flags::agent::AgentFlags,
+    output::{Format, text},
+    verb,
+};
 
 /// Runs, enters and streams Linux containers on any machine that runs contid
 #[derive(Debug, Parser)]
@@ -65,6 +70,23 @@ impl Cli {
         let command = Common::augment_args(Command::new("contictl")).subcommand(verb);
         Cli::from_arg_matches(&command.try_get_matches_from(line).ok()?).ok()
     }
+}
+
+/// Why the arguments of a line that are no text cannot be used. `None`: all are text.
+pub fn no_text(line: &[OsString]) -> Option<Error> {
+    let bad = line.iter().filter(|argument| argument.to_str().is_none());
+    let shown: Vec<String> =
+        bad.map(|argument| format!("\"{}\"", text::bytes(argument.as_encoded_bytes()))).collect();
+    let (subject, them) = match shown.len() {
+        0 => return None,
+        1 => ("this argument is", "it"),
+        _ => ("these arguments are", "them"),
+    };
+    Some(Error::Usage(format!(
+        "{subject} no text (UTF-8), which is all that the API takes: {}; a shell in there can reach {them} by a \
+         pattern, e.g. `contictl exec CONTAINER -- sh -c 'cat /data/x?'`",
+        shown.join(", ")
+    )))
 }
 
 /// What is to be done.

@@ -23,7 +23,10 @@ mod stream;
 mod terminal;
 mod verb;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    ffi::OsString,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use clap::error::ErrorKind;
 use conti_shared::memory;
@@ -41,10 +44,10 @@ fn main() {
 
 /// Does what the command line says and returns the exit code.
 fn run() -> u8 {
-    let line: Vec<_> = std::env::args_os().collect();
+    let line: Vec<OsString> = std::env::args_os().collect();
     let cli = match cli::Cli::read(&line) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, &line),
     };
     // One thread: what a client does is wait, and its start-up time is part of every command.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -59,9 +62,15 @@ fn run() -> u8 {
     })
 }
 
-/// Help goes to stdout and is a success. A wrong command line is a failure of Conti's own, so that
+/// Says what is wrong with a command line, or gives the help that it asks for. Help goes to stdout and is a success. A wrong command line is a failure of Conti's own, so that
 /// it is not taken for the command's.
-fn usage(error: &clap::Error) -> u8 {
+fn usage(error: &clap::Error, line: &[OsString]) -> u8 {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some(error) = cli::no_text(line)
+    {
+        output::error(&error);
+        return error.exit_code();
+    }
     let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     // A reader of the help that has seen enough is no failure.
     let _ = error.print();

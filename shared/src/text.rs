@@ -40,6 +40,18 @@ pub fn json(text: &str) -> Cow<'_, str> {
     Cow::Owned(plain)
 }
 
+/// Bytes that may not be UTF-8, as text: those that are not are written `\xHH`, as lsns(8) and findmnt(8) do, and a
+/// backslash is always written twice, as ls -b does. So no two names look the same, and all others stay as they are.
+pub fn bytes(bytes: &[u8]) -> String {
+    bytes
+        .utf8_chunks()
+        .flat_map(|chunk| {
+            let bad = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+            std::iter::once(chunk.valid().replace('\\', "\\\\")).chain(bad)
+        })
+        .collect()
+}
+
 /// Bytes in base64 with padding (RFC 4648), as JSON has them.
 pub fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
@@ -48,7 +60,15 @@ pub fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn what_is_no_text_is_written_in_hexadecimal_digits() {
+        assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
+        assert_eq!(bytes(br"a\xff\n"), r"a\\xff\\n");
+    }
 
     #[test]
     fn what_is_not_seen_is_told_from_what_is() {
@@ -80,5 +100,37 @@ mod tests {
         assert_eq!(json("\"a\u{202e}\u{9b}b\"\n"), "\"a\\u202e\\u009bb\"\n");
         assert_eq!(json("\"\u{e0041}\""), "\"\\udb40\\udc41\"");
         assert!(matches!(json("\"ä中🦀\"\n"), Cow::Borrowed(_)));
+    }
+
+    /// The name that is shown so.
+    fn named(mut shown: &str) -> Vec<u8> {
+        let mut name = Vec::new();
+        while let Some(c) = shown.chars().next() {
+            let length = match shown.get(..2) {
+                Some(r"\x") => {
+                    name.push(u8::from_str_radix(&shown[2..4], 16).unwrap());
+                    4
+                }
+                Some(r"\\") => {
+                    name.push(b'\\');
+                    2
+                }
+                _ => {
+                    name.extend(c.to_string().bytes());
+                    c.len_utf8()
+                }
+            };
+            shown = &shown[length..];
+        }
+        name
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_names_look_the_same(
+            name in prop::collection::vec(prop::sample::select(b"\\x0af\xc3\xa4\xff".to_vec()), 0..12),
+        ) {
+            prop_assert_eq!(named(&bytes(&name)), name);
+        }
     }
 }

@@ -1,7 +1,13 @@
 //! Names that a container chooses: any bytes, and characters that are not seen or steer a terminal.
 
-use std::{fs, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
+};
 
+use conti_proto::v1::{ReadFileRequest, Target, target};
 use conti_tests::{Agent, rootfs, terminal::Terminal};
 
 /// No text; a parenthesis, a blank and a newline; a change of direction; a control sequence of one character.
@@ -13,7 +19,7 @@ const HIDDEN: [char; 2] = ['\u{202e}', '\u{9b}'];
 fn container(agent: &Agent) {
     let (root, data) = (agent.scratch("root"), agent.scratch("data"));
     rootfs::build(&root);
-    let name = std::ffi::OsStr::from_bytes(NAME);
+    let name = OsStr::from_bytes(NAME);
     fs::copy(root.join("usr/bin/sleep"), root.join(name)).expect("a program");
     fs::create_dir_all(data.join(Path::new(name).join("below"))).expect("directories");
     fs::create_dir(root.join("mnt")).expect("a directory");
@@ -106,6 +112,60 @@ fn listings_show_hostile_names_escaped_and_json_says_them_all_the_same() {
         terminal.expect(r"\u202e\u009b");
         assert_eq!(terminal.wait(), 0);
     }
+    agent.finish();
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_named_and_a_name_of_such_bytes_is_told_from_its_escaped_form() {
+    let agent = Agent::start();
+    container(&agent);
+    let bad = OsStr::from_bytes(b"/data/x\xff").to_owned();
+    for mut line in [
+        vec!["exec", "c", "--", "cat"],
+        vec!["run", "--rm", "--", "echo"],
+        vec!["mount", "c"],
+        vec!["exec", "-w"],
+    ]
+    .into_iter()
+    .map(|words| words.into_iter().map(OsString::from).collect::<Vec<_>>())
+    {
+        line.push(bad.clone());
+        let said = agent.ctl(line).run().exits(125);
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains(r#""/data/x\xff""#) && said.contains("UTF-8"), "{said}");
+        assert!(!said.contains("--help"), "{said}");
+    }
+    // What the shell's pattern leads to, and what is typed as it is shown elsewhere, are two files.
+    let write = r#"n=$(printf '/data/x\377'); echo bytes > "$n"; echo text > '/data/x\xff'"#;
+    agent.ok(["exec", "c", "--", "sh", "-c", write]);
+    let shown = agent.ok(["ls", "c", "/data"]);
+    assert!(shown.contains(r" x\xff") && shown.contains(r" x\\xff"), "{shown}");
+    assert_eq!(agent.ok(["cat", "c", r"/data/x\xff"]), "text");
+    assert_eq!(agent.ok([OsString::from("cat"), "c".into(), bad]), "bytes");
+    assert_eq!(agent.ok(["exec", "c", "--", "sh", "-c", "cat /data/x?"]), "bytes");
+    let json = agent.ctl(["-o", "json", "ls", "c", "/data"]).run().success().json();
+    let bytes = json.as_array().expect("a list").iter().map(|one| &one["name_bytes"]);
+    // What is on the disk, and never what only looks like it.
+    assert_eq!(bytes.filter(|bytes| *bytes == "eP8=").count(), 1, "{json}");
+    // Of a path that is refused, by one who can say it in the API, the agent says the same.
+    let path = b"/nothing\xff".to_vec();
+    let (message, typed) = agent.api(async |mut api| {
+        let target = Some(Target { target: Some(target::Target::Container("c".into())) });
+        let mut read = async |path: Vec<u8>| {
+            let request =
+                ReadFileRequest { target: target.clone(), path: path.into(), ..Default::default() };
+            match api.files.read_file(request).await {
+                Err(status) => status.message().to_owned(),
+                Ok(mut answer) => {
+                    let status = answer.get_mut().message().await.expect_err("it is not there");
+                    status.message().to_owned()
+                }
+            }
+        };
+        (read(path).await, read(br"/nothing\xff".to_vec()).await)
+    });
+    assert!(message.contains(r"nothing\\xff") && !message.contains('\u{fffd}'), "{message}");
+    assert_ne!(message, typed);
     agent.finish();
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use conti_proto::v1::{SessionEnd, session_end::Reason};
 use conti_shared::text::is_deceptive;
-pub use conti_shared::text::json;
+pub use conti_shared::text::{bytes, json};
 use prost_types::Timestamp;
 
 /// How many characters of an id a table shows.
@@ -23,18 +23,6 @@ pub fn plain(text: &str) -> String {
         }
     }
     plain
-}
-
-/// Bytes that may not be UTF-8, as text: those that are not are written `\xHH`, as lsns(8) and
-/// findmnt(8) do, and a backslash is written twice, as ls -b does: no two names look the same.
-pub fn bytes(bytes: &[u8]) -> String {
-    bytes
-        .utf8_chunks()
-        .flat_map(|chunk| {
-            let bad = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-            std::iter::once(chunk.valid().replace('\\', "\\\\")).chain(bad)
-        })
-        .collect()
 }
 
 /// A number of bytes in units of 1024, rounded up as df(1) and du(1) do.
@@ -151,12 +139,6 @@ mod tests {
     fn a_command_is_cut_between_characters() {
         assert_eq!(command(&["ä".repeat(50)]), format!("{}…", "ä".repeat(39)));
         assert_eq!(command(&["sh".to_owned(), "-c".to_owned()]), "sh -c");
-    }
-
-    #[test]
-    fn what_is_no_text_is_written_in_hexadecimal_digits() {
-        assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
-        assert_eq!(bytes(br"a\xff\n"), r"a\\xff\\n");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use conti_runtime::{
     protocol::ProcessId,
     sys::socket::{self, Packet, Wait},
 };
+use conti_shared::text;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
@@ -172,11 +173,9 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Error {
         match failure {
             Failure::Gone { pid, problem } => Error::TargetGone { pid, problem },
-            Failure::Refused { tried, argument, errno } => Error::Refused {
-                tried,
-                argument: String::from_utf8_lossy(&argument).into_owned(),
-                errno,
-            },
+            Failure::Refused { tried, argument, errno } => {
+                Error::Refused { tried, argument: text::bytes(&argument), errno }
+            }
         }
     }
 }

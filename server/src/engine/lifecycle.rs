@@ -1,12 +1,14 @@
 //! Containers from create to delete. Every step has its undo; what fails leaves nothing.
 
 use std::{
+    os::unix::ffi::OsStrExt as _,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use conti_runtime::{own, protocol::KillCause};
+use conti_shared::text;
 use futures::future::join_all;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -429,7 +431,7 @@ impl Engine {
                 tried: "cannot remove all of the container; clear away what is in the way and \
                         delete it again:"
                     .to_owned(),
-                argument: blocked.path.to_string_lossy().into_owned(),
+                argument: text::bytes(blocked.path.as_os_str().as_bytes()),
                 errno: blocked.errno.raw_os_error(),
             });
         }

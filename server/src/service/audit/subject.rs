@@ -6,6 +6,7 @@ use conti_proto::v1::{
     self, mount::Source, session_target, stream_open::Open, stream_request::Message as Sent,
     target::Target,
 };
+use conti_shared::text;
 use prost::Message;
 
 use crate::{access::Role, audit::Subject, redact::Arguments};
@@ -116,7 +117,7 @@ pub fn of(path: &str, message: &[u8], known: Known, shown: Arguments<'_>) -> (Su
             match decoded::<v1::DeleteMountRequest>(message).which {
                 Some(v1::delete_mount_request::Which::Id(id)) => subject.detail = Some(id),
                 Some(v1::delete_mount_request::Which::Point(at)) => {
-                    subject.detail = Some(String::from_utf8_lossy(&at.point).into_owned());
+                    subject.detail = Some(text::bytes(&at.point));
                     target(at.target.and_then(|target| target.target), &mut subject);
                 }
                 None => {}
@@ -129,7 +130,7 @@ pub fn of(path: &str, message: &[u8], known: Known, shown: Arguments<'_>) -> (Su
         }
         ("conti.v1.FileService", _) => {
             let request: v1::ReadFileRequest = decoded(message);
-            subject.detail = Some(String::from_utf8_lossy(&request.path).into_owned());
+            subject.detail = Some(text::bytes(&request.path));
             target(request.target.and_then(|target| target.target), &mut subject)
         }
         (
