@@ -58,7 +58,7 @@ pub struct LimitFlags {
     /// Drop a capability, or ALL; then those of --cap-add are added
     #[arg(long, value_name = "CAP", value_delimiter = ',')]
     cap_drop: Vec<String>,
-    /// Lift all confinement; with false, a command in a privileged container has the default one
+    /// Lift all confinement; with false, a command in a privileged container is confined as usual
     #[arg(
         long,
         value_name = "true|false",

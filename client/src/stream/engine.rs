@@ -178,7 +178,9 @@ async fn leave(mut pump: Pump, link: Option<Link>, left: &Left, again: &str) -> 
     drop(pump);
     match (left, connected) {
         (Left::Detached, true) => output::note(&format!("detached; `{again}` attaches again")),
-        _ => output::note(&format!("left before its end; if it is kept, `{again}` attaches again")),
+        _ => output::note(&format!(
+            "left before it ended; if the agent keeps it, `{again}` attaches again"
+        )),
     }
     code
 }

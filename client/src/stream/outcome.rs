@@ -28,9 +28,10 @@ pub fn outcome(end: &SessionEnd) -> (u8, Option<String>) {
             };
             (by_signal(killed.signal), Some(who.to_owned()))
         }
-        Some(Reason::ContainerGone(_)) => {
-            (by_signal(SIGKILL), Some("the container ended under the command".to_owned()))
-        }
+        Some(Reason::ContainerGone(_)) => (
+            by_signal(SIGKILL),
+            Some("the container ended while the command was running".to_owned()),
+        ),
         Some(Reason::StartFailed(failed)) => {
             let code = match (failed.step.as_str(), failed.errno) {
                 ("exec", ENOENT) => NOT_FOUND,

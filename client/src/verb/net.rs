@@ -30,7 +30,7 @@ pub struct Net {
     /// Show the routes of all tables
     #[arg(long)]
     all_tables: bool,
-    /// Show neighbours, also those that need not be asked
+    /// Show neighbours, including permanent and multicast entries (NOARP)
     #[arg(long)]
     neighbours: bool,
     /// CONTAINER, pid:PID or host

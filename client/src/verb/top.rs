@@ -14,7 +14,7 @@ use crate::{
     verb::Context,
 };
 
-/// Show the processes of a target again and again
+/// Show the processes of a target, refreshed regularly
 ///
 /// On a terminal each snapshot is drawn over the one before; ctrl-c ends it. Elsewhere they follow one
 /// another. JSON is one list a line.
