@@ -97,7 +97,9 @@ fn the_client_exits_with_125_126_and_127_as_shells_do() {
         };
         call("no-such-command").exits(127);
         call("/no/such/command").exits(127);
-        call("/etc/hosts").exits(126);
+        let refused = call("/etc/hosts").exits(126);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("cannot execute") && said.contains("ermission denied"), "{said}");
         call("/etc").exits(126);
     }
     agent.ctl(["exec", "no-such-container", "--", "true"]).run().exits(125);

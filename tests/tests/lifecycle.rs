@@ -197,6 +197,9 @@ fn containers_are_found_by_id_by_prefix_and_by_name() {
         }
         let error = api.get(&made.id[..3]).await.expect_err("three characters are too few");
         assert_eq!(error.code(), Code::NotFound);
+        assert!(error.message().contains("at least 4 characters"), "{error:?}");
+        let other = api.get("no").await.expect_err("it is no beginning of an id");
+        assert!(!other.message().contains("characters"), "{other:?}");
     });
     agent.finish();
 }

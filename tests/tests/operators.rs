@@ -553,7 +553,9 @@ fn a_viewer_sees_and_changes_nothing() {
         let looking = wire::Wire::open(&mut viewer, wire::view(&made.session_id)).await;
         looking.expect("a viewer reads what a session writes");
         let driving = wire::Wire::open(&mut viewer, wire::attach(&made.session_id, None)).await;
-        assert_eq!(driving.err().expect("it would drive it").code(), Code::PermissionDenied);
+        let refused = driving.err().expect("it would drive it");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("--view"), "{refused:?}");
         let running = wire::Wire::open(&mut viewer, wire::run(sleeper("b"))).await;
         assert_eq!(running.err().expect("it would make one").code(), Code::PermissionDenied);
         let starting =

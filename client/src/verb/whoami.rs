@@ -1,7 +1,7 @@
 //! `contictl whoami`
 
 use clap::Args;
-use conti_proto::v1::{Caller, GetCallerRequest};
+use conti_proto::v1::{Caller, GetCallerRequest, Role};
 
 use crate::{
     connect::Connection,
@@ -32,13 +32,21 @@ pub async fn ask(connection: &Connection) -> Result<Caller> {
     response.caller.ok_or_else(|| missing("who this client is"))
 }
 
+/// What somebody sees whom no labels confine.
+fn all(role: Role) -> &'static str {
+    match role {
+        Role::Admin => "everything",
+        _ => "all containers",
+    }
+}
+
 fn facts(caller: &Caller) -> Vec<(&'static str, String)> {
     let labels: Vec<String> =
         caller.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut facts = vec![
         ("Identity", caller.identity.clone()),
         ("Role", output::pki::role(caller.role())),
-        ("Sees", if labels.is_empty() { "everything".to_owned() } else { labels.join(" ") }),
+        ("Sees", if labels.is_empty() { all(caller.role()).to_owned() } else { labels.join(" ") }),
         ("Calls from", caller.address.clone()),
     ];
     if !caller.certificate_serial.is_empty() {
@@ -46,4 +54,19 @@ fn facts(caller: &Caller) -> Vec<(&'static str, String)> {
         facts.push(("Expires", text::date(caller.certificate_expire_time.as_ref())));
     }
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_but_an_admin_sees_everything() {
+        let sees = |role: Role| {
+            let caller = Caller { role: role.into(), ..Caller::default() };
+            facts(&caller).into_iter().find(|(name, _)| *name == "Sees").map(|(_, value)| value)
+        };
+        assert_eq!(sees(Role::Operator).as_deref(), Some("all containers"));
+        assert_eq!(sees(Role::Admin).as_deref(), Some("everything"));
+    }
 }

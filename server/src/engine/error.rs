@@ -4,6 +4,8 @@
 use conti_runtime::plan::{SetupFailure, Step};
 use conti_shared::reason::Reason;
 
+use super::id;
+
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -11,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no such container.
-    #[error("there is no container {0:?}; `contictl ps -a` lists those that are there")]
+    #[error("there is no container {0:?}; {short}`contictl ps -a` lists those that are there", short = too_short(.0))]
     NoSuchContainer(String),
     /// A prefix that fits several containers.
     #[error("{0:?} fits more than one container; give more characters of the id")]
@@ -194,6 +196,16 @@ impl Error {
     }
 }
 
+/// What may be wrong with the beginning of an id, as the beginning of a sentence.
+fn too_short(key: &str) -> String {
+    match (1..id::PREFIX_MIN).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
+        true => format!("the beginning of an id is at least {} characters; ", id::PREFIX_MIN),
+        false => String::new(),
+    }
+}
+
 fn taken_sentence(name: &str, id: Option<&str>) -> String {
     match id {
         Some(id) => {
@@ -302,7 +314,7 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
             libc::ENOENT => {
                 ("could not find the command", "; is it in the root filesystem and in PATH?")
             }
-            libc::EACCES => ("may not execute the command", "; is it executable?"),
+            libc::EACCES => ("cannot execute the command", "; is it executable?"),
             _ => ("could not execute the command", ""),
         },
     };

@@ -2,6 +2,9 @@
 
 use std::fmt::Write as _;
 
+/// How many characters of an id stand for all of it, at least.
+pub const PREFIX_MIN: usize = 4;
+
 /// Whether a text has the form of an id.
 pub fn is_one(text: &str) -> bool {
     text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))

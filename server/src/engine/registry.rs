@@ -13,9 +13,6 @@ use super::{
     session::{Session, store},
 };
 
-/// How many characters of an id stand for all of it, at least.
-const PREFIX_MIN: usize = 4;
-
 /// How many ended sessions are kept besides the main sessions of containers.
 const ENDED_KEPT: usize = 100;
 
@@ -40,12 +37,12 @@ impl Inner {
     /// The id that a text is, or the beginning of: of a container that is there.
     fn meant_by(&self, text: &str) -> Option<&String> {
         let (id, _) = self.containers.range(text.to_owned()..).next()?;
-        (text.len() >= PREFIX_MIN && id.starts_with(text)).then_some(id)
+        (text.len() >= id::PREFIX_MIN && id.starts_with(text)).then_some(id)
     }
 
     /// Whether a container is named like the beginning of an id.
     fn is_named(&self, id: &str) -> bool {
-        (PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
+        (id::PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
     }
 }
 
@@ -115,7 +112,7 @@ impl Registry {
         if let Some(container) = inner.containers.get(id).filter(seen) {
             return Ok(container.clone());
         }
-        if key.len() < PREFIX_MIN || is_id {
+        if key.len() < id::PREFIX_MIN || is_id {
             return Err(Error::NoSuchContainer(key.to_owned()));
         }
         let mut fits = inner

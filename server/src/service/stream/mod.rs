@@ -38,7 +38,10 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::engine::{Engine, error::Error, requests::Answer, session::Session};
+use crate::{
+    access,
+    engine::{Engine, error::Error, requests::Answer, session::Session},
+};
 use output::{Outbound, Reader};
 
 pub use input::hold_input;
@@ -143,7 +146,12 @@ pub async fn open(
             };
             match attach.view_only {
                 true => call.check_reader(engine, &session)?,
-                false => call.check_driver(engine, &session)?,
+                false => {
+                    let what =
+                        "it drives the session (`contictl attach --view`, view_only, only looks)";
+                    call.at_least(access::Role::Operator, "attach", what)?;
+                    call.check_driver(engine, &session)?
+                }
             }
             let (open, from) = (Field::root("open"), attach.output_offset);
             valid(|v| reached(v, open.name("attach").name("output_offset"), from, &session))?;
