@@ -205,6 +205,18 @@ fn containers_are_found_by_id_by_prefix_and_by_name() {
 }
 
 #[test]
+fn what_is_not_removed_is_named_once_and_what_would_remove_it_as_it_is_typed() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "busy", "--", "sleep", "1000"]);
+    let said = agent.ctl(["rm", "busy", "nope"]).run().exits(125).errors();
+    assert_eq!(said.matches("nope").count(), 1, "{said}");
+    assert_eq!(said.matches("busy").count(), 1, "{said}");
+    assert!(said.contains("`contictl rm --force`"), "{said}");
+    agent.ok(["rm", "--force", "busy"]);
+    agent.finish();
+}
+
+#[test]
 fn a_repeated_create_with_the_same_request_id_makes_one_container() {
     let agent = Agent::start();
     agent.api(async |api| {

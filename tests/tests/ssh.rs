@@ -109,6 +109,9 @@ mod needs_sshd {
         let errors = call.run().exits(125).errors();
         assert!(errors.contains("Connection refused"), "{errors}");
         assert!(errors.contains("ssh could not connect"), "{errors}");
+        // What tells more asks the same server.
+        let port = gone.rsplit(':').next().and_then(|rest| rest.split('/').next()).expect("a port");
+        assert!(errors.contains(&format!("`ssh -p {port} ")), "{errors}");
         drop(sshd);
         agent.finish();
     }

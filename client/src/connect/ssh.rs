@@ -95,7 +95,9 @@ pub fn connect(endpoint: &Endpoint) -> Result<Ssh> {
         terminal::widen_pipe(&stdin);
         terminal::widen_pipe(&stdout);
     }
-    let place = user.as_ref().map_or_else(|| host.clone(), |user| format!("{user}@{host}"));
+    let port = port.map(|port| format!("-p {port} ")).unwrap_or_default();
+    let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+    let place = format!("{port}{user}{host}");
     let end = Box::pin(async move { child.wait().await });
     Ok(Ssh { stdin: Some(stdin), stdout, end, ended: None, program, place })
 }

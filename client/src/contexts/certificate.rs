@@ -63,10 +63,11 @@ impl Certificate {
                  `contictl join` again"
             )),
             Ok(left) if left < SOON => {
-                let hours = left.as_secs() / 3600;
-                let left = match hours {
-                    0..48 => format!("{hours} hours"),
-                    _ => format!("{} days", hours / 24),
+                let minutes = left.as_secs() / 60;
+                let left = match minutes {
+                    0..120 => format!("{minutes} minutes"),
+                    120..2880 => format!("{} hours", minutes / 60),
+                    _ => format!("{} days", minutes / (24 * 60)),
                 };
                 Some(format!(
                     "the certificate of context {context} expires in {left}: `contictl context \
@@ -112,6 +113,7 @@ mod tests {
         assert_eq!(complaint(now + 15 * day), None);
         assert!(complaint(now + 13 * day).unwrap().contains("expires in 13 days"));
         assert!(complaint(now + day).unwrap().contains("expires in 24 hours"));
+        assert!(complaint(now + day / 48).unwrap().contains("expires in 30 minutes"));
         assert!(complaint(now - day).unwrap().contains("has expired"));
     }
 }

@@ -12,7 +12,11 @@ pub fn volume(text: &str) -> Result<Mount, String> {
     let (source, target, options) = match parts[..] {
         [source, target] => (source, target, ""),
         [source, target, options] => (source, target, options),
-        _ => return Err("write SRC:DST[:ro]; for paths with a colon use --mount".to_owned()),
+        _ => {
+            let problem = "write SRC:DST[:ro]; paths with a colon go as type=bind,src=SRC,dst=DST (--mount of \
+                           `run` and `create`)";
+            return Err(problem.to_owned());
+        }
     };
     if !source.starts_with('/') || !target.starts_with('/') {
         return Err("both paths must be absolute; SRC is a path of the agent's host".to_owned());

@@ -167,7 +167,10 @@ pub async fn for_each(
             if containers.len() == 1 || matches!(error, Error::OutputClosed) {
                 return Err(error);
             }
-            output::note(&format!("{container}: {error}"));
+            let error = error.to_string();
+            // Most refusals name it.
+            let named = error.contains(&format!("{container:?}"));
+            output::note(&if named { error } else { format!("{container}: {error}") });
             failed = Some(Error::Reported);
         }
     }

@@ -405,7 +405,10 @@ impl Engine {
             }
             fault::point("delete.locked").await;
             if !force {
-                container.check_idle("delete", "created or stopped (or use force)")?;
+                container.check_idle(
+                    "delete",
+                    "created or stopped, unless force is given (`contictl rm --force`)",
+                )?;
             }
             let session = container.now().session.clone();
             match session.filter(|session| !session.ended()) {
