@@ -51,6 +51,10 @@ fn a_container_with_nothing_inside_is_looked_into_with_the_hosts_tools() {
     sh("echo live > /target/app/logs/b; echo x > /target/scratch/c");
     assert_eq!(fs::read_to_string(root.join("app/logs/b")).expect("written"), "live\n");
     assert_eq!(sh("cat /target/scratch/c").trim(), "x");
+    // A working directory is one of the tools' root, as all paths are.
+    let at = |dir: &str| agent.ctl(["debug", "--workdir", dir, "c", "--", "pwd"]).run();
+    assert_eq!(at("/target/app").success().text(), "/target/app");
+    assert!(at("/app").exits(125).errors().contains("/app"));
     // There is a home, and room for what is in passing: the session's own.
     let write = "cd; pwd; for d in /tmp /run /var /dev/shm; do echo > $d/x && ls $d/x; done";
     assert_eq!(sh(write), "/root\n/tmp/x\n/run/x\n/var/x\n/dev/shm/x");
