@@ -127,13 +127,14 @@ fn host(
             attrs: MountAttrs { read_only: request.read_only, ..MountAttrs::default() },
         });
         for path in view.mounts_below(program) {
-            // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown.
+            // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown, nor is one whose
+            // place has no name in a plan.
+            let Some(target) = path.to_str() else { continue };
             let Ok(bound) = bind::clone(&path, bind::Options::VIEW) else { continue };
             let fd = fds.add(bound.fd);
-            let target = path.to_string_lossy().into_owned();
             mounts.push(Mount {
                 what: MountWhat::Detached { fd, dir: bound.dir },
-                target,
+                target: target.to_owned(),
                 attrs: MountAttrs::default(),
             });
         }
