@@ -3,12 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use conti_proto::v1::{
-    ContainerState, CreateContainerRequest, DeleteContainerRequest, KillContainerRequest,
-    ListContainersRequest, StartContainerRequest, StopContainerRequest, WaitContainerRequest,
+    ContainerSpec, ContainerState, CreateContainerRequest, DeleteContainerRequest,
+    KillContainerRequest, ListContainersRequest, StartContainerRequest, StartSessionRequest,
+    StopContainerRequest, WaitContainerRequest,
 };
 use conti_tests::{
     Agent,
-    api::{container, end_signal, exit_code, process, reason, shell, sleeper, state},
+    api::{container, end_signal, exit_code, process, reason, session, shell, sleeper, state},
     wait,
 };
 use tonic::Code;
@@ -412,5 +413,61 @@ fn containers_stay_when_the_agent_stops() {
     agent.restart();
     let after = agent.api(async |mut api| api.get("c").await.expect("there"));
     assert_eq!((state(&after), after.pid), (ContainerState::Running, before));
+    agent.finish();
+}
+
+/// The agent waits before it answers, so that what was made has gone by then.
+fn late(point: &str) -> Agent {
+    let delay = format!("CONTI_TEST_DELAYS={point}=1000");
+    Agent::start_behind(|_| ["env".to_owned(), delay].map(Into::into).to_vec())
+}
+
+#[test]
+fn a_container_that_removes_itself_at_once_was_made_all_the_same() {
+    let agent = late("create.made");
+    agent.api(async |api| {
+        let create = |n: usize| {
+            let (mut api, name) = (api.clone(), format!("c{n}"));
+            tokio::spawn(async move {
+                let spec = Some(ContainerSpec {
+                    auto_remove: true,
+                    ..container(&name, process(["true"]))
+                });
+                let request = CreateContainerRequest { spec, start: true, ..Default::default() };
+                api.containers.create_container(request).await
+            })
+        };
+        let calls: Vec<_> = (0..10).map(create).collect();
+        for (n, call) in calls.into_iter().enumerate() {
+            let made = call.await.expect("no panic").expect("it was made").into_inner();
+            assert_eq!(
+                made.container.expect("a container").spec.expect("one").name,
+                format!("c{n}")
+            );
+        }
+    });
+    agent.finish();
+}
+
+#[test]
+fn a_session_whose_container_is_removed_at_once_was_started_all_the_same() {
+    let agent = late("enter.started");
+    agent.api(async |mut api| {
+        for _ in 0..5 {
+            api.run(sleeper("c")).await.expect("it runs");
+            let mut other = api.clone();
+            let start = tokio::spawn(async move {
+                let spec = Some(session("c", process(["sleep", "100000"])));
+                let request = StartSessionRequest { spec, ..Default::default() };
+                other.sessions.start_session(request).await
+            });
+            // The main session, and this one.
+            while api.all_ids().await.len() < 3 && !start.is_finished() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            api.delete("c").await.expect("it is removed");
+            start.await.expect("no panic").expect("it was started");
+        }
+    });
     agent.finish();
 }

@@ -94,13 +94,20 @@ impl Engine {
         let (engine, since) = (self.clone(), Instant::now());
         let (answer, answered) = tokio::sync::oneshot::channel();
         let start = async move {
+            // One that ends at once may be forgotten by now: it is still what this request started.
+            let mut own = None;
             let start = async {
-                let started = engine.start_now_in(spec, request.as_ref(), (streamed, since)).await;
-                started.map(|session| session.id.clone())
+                let started =
+                    engine.start_now_in(spec, request.as_ref(), (streamed, since)).await?;
+                let id = started.id.clone();
+                own = Some(started);
+                Result::Ok(id)
             };
             let answered = engine.requests.once(request.as_ref(), What::Session, start).await;
+            fault::point("enter.started").await;
             let result = answered.and_then(|Answer { made, repeated }| {
-                Ok(Answer { made: engine.registry.session(&made)?, repeated })
+                let made = own.map_or_else(|| engine.registry.session(&made), Ok)?;
+                Ok(Answer { made, repeated })
             });
             if let Err(Ok(Answer { made: session, repeated: false })) = answer.send(result)
                 && streamed

@@ -38,9 +38,9 @@ impl Engine {
         spec: ContainerSpec,
         request: Option<Request>,
         start: bool,
-    ) -> Result<ContainerInfo> {
+    ) -> Result<Answer<Arc<Container>>> {
         let begin = Begin { paused: !start, streamed: false, since: Instant::now() };
-        Ok(self.create_once(spec, request, begin).await?.made.info())
+        self.create_once(spec, request, begin).await
     }
 
     /// Creates and starts a container whose main session is to be driven. Returns that session and
@@ -74,6 +74,7 @@ impl Engine {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let create = async move {
             let result = engine.create_now(spec, request, begin).await;
+            fault::point("create.made").await;
             if let Err(Ok(Answer { made: container, repeated: false })) = answer.send(result)
                 && begin.streamed
                 && let Some(session) = container.now().session.clone()

@@ -68,6 +68,13 @@ impl Call {
         Ok(container)
     }
 
+    /// Notes which container the call has made.
+    pub fn has_made(&self, container: &Arc<Container>) {
+        if let Some(record) = &self.record {
+            record.container(container);
+        }
+    }
+
     /// Notes which session the call has started.
     pub fn started(&self, session: &Arc<Session>) {
         if let Some(record) = &self.record {

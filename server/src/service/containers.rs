@@ -25,7 +25,7 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::engine::{Engine, container::Container, error::Error};
+use crate::engine::{Engine, container::Container, error::Error, requests::Answer};
 
 /// How long a container has to end by itself, where nothing was said.
 const GRACE: Duration = Duration::from_secs(10);
@@ -42,13 +42,14 @@ impl Containers {
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Containers {
         Containers { engine, stopping }
     }
+}
 
-    /// Notes that a call has started the main session of a container.
-    fn started(&self, call: &Call, id: &str) {
-        // Where it is gone already, nothing is left of it to be noted.
-        if let Ok(session) = self.engine.main_session(id) {
-            call.started(&session);
-        }
+/// Notes that a call has started the main session of a container.
+fn note_start(call: &Call, container: &Container) {
+    let session = container.now().session.clone();
+    // Where it is gone already, nothing is left of it to be noted.
+    if let Some(session) = session {
+        call.started(&session);
     }
 }
 
@@ -69,13 +70,18 @@ impl ContainerService for Containers {
         })?;
         let spec = call.container(&self.engine, "spec", spec)?;
         let made = self.engine.create(spec, call.request(request_id, digest), start).await;
-        let made = made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
-        // A request that is repeated returns what the first one made, when its caller may have had more.
-        call.enter(&self.engine, &made.id)?;
-        if start {
-            self.started(&call, &made.id);
+        let Answer { made, repeated } =
+            made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
+        match repeated {
+            // What an earlier request made, when its caller may have had more.
+            true => drop(call.enter(&self.engine, &made.id)?),
+            // Not looked up again: it may have removed itself by now.
+            false => call.has_made(&made),
         }
-        let container = Some(info::container(made));
+        if start {
+            note_start(&call, &made);
+        }
+        let container = Some(info::container(made.info()));
         Ok(Response::new(CreateContainerResponse { container }))
     }
 
@@ -89,13 +95,13 @@ impl ContainerService for Containers {
             text::container_key(v, Field::root("container"), &container);
             text::request_id(v, Field::root("request_id"), request_id)
         })?;
-        let id = call.restart(&self.engine, &container)?.id.clone();
+        let found = call.restart(&self.engine, &container)?;
         // Another one may have the name when it is repeated.
-        container.clone_from(&id);
+        container.clone_from(&found.id);
         let message = StartContainerRequest { container, request_id: String::new() };
         let request = call.request(request_id, repeats::digest("StartContainer", &message));
-        let started = self.engine.start_container(&id, request).await.map_err(status::of)?;
-        self.started(&call, &id);
+        let started = self.engine.start_container(&found.id, request).await.map_err(status::of)?;
+        note_start(&call, &found);
         let container = Some(info::container(started));
         Ok(Response::new(StartContainerResponse { container }))
     }
