@@ -45,6 +45,9 @@ reasons! {
     RequestIdTaken = "REQUEST_ID_TAKEN",
     /// There is no such mount.
     MountNotFound = "MOUNT_NOT_FOUND",
+    /// Something is being mounted in the container or around it, and who may have that is not known yet. The call can
+    /// be repeated.
+    MountUnderWay = "MOUNT_UNDER_WAY",
     /// There is no such session.
     SessionNotFound = "SESSION_NOT_FOUND",
     /// The session's state does not allow it.

@@ -93,6 +93,15 @@ impl<'a> Tree<'a> {
         None
     }
 
+    /// Whether a mount is of the kernel's, or brings such a one along, or lies on one or at one of the [`PLACES`].
+    /// `None`: it is not there, or not all that it lies on is seen.
+    pub fn is_kernels(&self, id: u64) -> Option<bool> {
+        let on: Vec<Entry<'_>> = self.upwards(self.0.get(&id)?.parent).collect();
+        on.last().filter(|last| last.point == b"/")?;
+        let lies = self.lies_in_places(id) || on.iter().any(|entry| is_type(entry.fs_type));
+        Some(lies || self.kernels_at_or_below(id).is_some())
+    }
+
     /// Whether a mount lies at one of the [`PLACES`] or below one.
     pub fn lies_in_places(&self, id: u64) -> bool {
         let is_place = |entry: &Entry<'_>| PLACES.iter().any(|of| of.as_bytes() == entry.point);
@@ -131,6 +140,24 @@ mod tests {
         for plain in [4, 5, 10, 99] {
             assert_eq!(tree.kernels_at_or_below(plain), None, "{plain}");
         }
+    }
+
+    #[test]
+    fn a_mount_is_the_kernels_by_what_it_is_what_it_brings_and_where_it_lies() {
+        let tree = Tree::of(TABLE);
+        for (id, is) in [(2, true), (3, true), (5, true), (6, true), (7, true), (8, true)] {
+            assert_eq!(tree.is_kernels(id), Some(is), "{id}");
+        }
+        let plain = b"1 0 0:1 / / rw - overlay o rw\n\
+            2 1 0:2 / /mnt rw - tmpfs tmpfs rw\n\
+            3 1 0:3 / /cg rw - cgroup2 none rw\n\
+            4 3 0:4 / /cg/a rw - tmpfs tmpfs rw\n";
+        let tree = Tree::of(plain);
+        assert_eq!([2, 3, 4].map(|id| tree.is_kernels(id)), [Some(false), Some(true), Some(true)]);
+        // What it lies on is not seen, or it is not there.
+        let tree = Tree::of(TABLE);
+        assert_eq!([10, 11, 99].map(|id| tree.is_kernels(id)), [None; 3]);
+        assert_eq!(Tree::of(b"7 6 0:7 / /mnt/a rw - tmpfs t rw\n").is_kernels(7), None);
     }
 
     #[test]

@@ -232,6 +232,7 @@ mod tests {
         let auto = userns::Default::Auto;
         let userns = Userns { wanted: auto, default: auto, problem: None, pool: Pool::default() };
         let shown = |source: &str, kernel, of_container| {
+            let kernel = Some(kernel);
             let facts = Facts { granted: None, sources: vec![source.into()], kernel };
             let mount = Mount { target: "/mnt".into(), ..bind("/srv/a") };
             Shown { id: String::new(), mount, of_container, facts: Some(facts) }

@@ -145,8 +145,10 @@ pub fn made(made: &Shown, grants: &Grants) -> Result {
         beyond("mounts", problem)
     };
     let Some(facts) = &made.facts else { return at("something of which nothing is known") };
-    if facts.kernel {
-        return at("what the kernel shows of itself");
+    match facts.kernel {
+        Some(false) => {}
+        Some(true) => return at("what the kernel shows of itself"),
+        None => return at("something of which not all is known"),
     }
     target("mounts.target", &made.mount.target)?;
     propagation("mounts", &made.mount)?;

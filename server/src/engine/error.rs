@@ -21,6 +21,11 @@ pub enum Error {
     /// There is no such mount.
     #[error("there is no mount {0:?}; `contictl mounts TARGET` lists those that are there")]
     NoSuchMount(String),
+    /// Something is being mounted, and until all is known of it nobody may have it who might not have anything.
+    #[error(
+        "a mount is being made in container {0} or around it, and has not ended yet; try again"
+    )]
+    MountUnderWay(String),
     /// There is no such session.
     #[error("there is no session {0:?}; `contictl sessions` lists those that are there")]
     NoSuchSession(String),
@@ -172,6 +177,7 @@ impl Error {
             Error::AmbiguousContainer(_) => Reason::ContainerAmbiguous,
             Error::NoSuchSession(_) => Reason::SessionNotFound,
             Error::NoSuchMount(_) => Reason::MountNotFound,
+            Error::MountUnderWay(_) => Reason::MountUnderWay,
             Error::NoSuchRecording(_) => Reason::RecordingNotFound,
             Error::NameTaken { .. } => Reason::NameTaken,
             Error::RequestIdTaken(_) => Reason::RequestIdTaken,

@@ -132,6 +132,7 @@ impl Engine {
             let all = self.registry.containers().into_iter();
             all.filter(|one| one.now().end.is_none()).map(|one| one.id.clone()).collect()
         });
+        self.find_out_what_was_attached();
         let in_doubt =
             homeless || self.registry.containers().iter().any(|one| one.may_run_anywhere());
         self.finish_removals(left).await;
@@ -464,6 +465,8 @@ impl Engine {
                 }
             };
             let (mut record, dir) = (silent.record.clone(), silent.dir.clone());
+            // With what was mounted meanwhile.
+            record.surroundings = silent.surroundings();
             let found = match asked {
                 Asked::Stands(standing) => {
                     if record.unknown {

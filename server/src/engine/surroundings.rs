@@ -127,8 +127,9 @@ impl Engine {
     /// be mounted.
     pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) {
         let all = self.registry.containers();
-        let reaching = all.iter().filter(|one| self.reaches(one, container));
-        for id in reaching.map(|one| one.id.as_str()) {
+        let reaching = all.iter().filter(|one| one.id != container && self.reaches(one, container));
+        // Its own sessions also where it has gone meanwhile.
+        for id in reaching.map(|one| one.id.as_str()).chain([container]) {
             for session in self.registry.sessions_and_opening(id) {
                 if let Err(error) = session.note_mount(shown, there) {
                     warn!(session = session.id, %error, "cannot note a mount in a session's record");
@@ -141,7 +142,7 @@ impl Engine {
     }
 
     /// Whether a container is another one, or has joined it, by whatever containers are in between.
-    fn reaches(&self, container: &Container, other: &str) -> bool {
+    pub(super) fn reaches(&self, container: &Container, other: &str) -> bool {
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
         let known = |container: &Container| container.now().quarantined.is_none();
@@ -218,7 +219,7 @@ mod tests {
 
     use crate::engine::{mounts::made::Facts, spec::Mount, spec::MountSource};
 
-    fn shown(id: &str, kernel: bool) -> Shown {
+    fn shown(id: &str, kernel: Option<bool>) -> Shown {
         let source = MountSource::Tmpfs { size_bytes: 0, mode: 0o755 };
         let mount = Mount { target: "/mnt".into(), source, read_only: false };
         let facts = Some(Facts { granted: None, sources: Vec::new(), kernel });
@@ -234,18 +235,18 @@ mod tests {
     fn a_mount_is_noted_once_by_what_is_known_of_it_last() {
         let reached = |made| Reached { spec: ContainerSpec::unknown(), opened: None, made };
         // The second one was joined, and begun while the mount was being made.
-        let mut all = Some(vec![reached(Vec::new()), reached(vec![shown("1", true)])]);
-        note_mount(&mut all, &shown("1", false), true);
+        let mut all = Some(vec![reached(Vec::new()), reached(vec![shown("1", None)])]);
+        note_mount(&mut all, &shown("1", Some(false)), true);
         assert_eq!(made(&all), [vec!["1"], vec![]]);
-        note_mount(&mut all, &shown("2", true), true);
+        note_mount(&mut all, &shown("2", None), true);
         assert_eq!(made(&all), [vec!["1", "2"], vec![]]);
-        note_mount(&mut all, &shown("2", false), true);
+        note_mount(&mut all, &shown("2", Some(false)), true);
         assert_eq!(made(&all), [vec!["1"], vec![]], "it shows what the first one does");
-        note_mount(&mut all, &shown("3", true), true);
-        note_mount(&mut all, &shown("3", true), false);
+        note_mount(&mut all, &shown("3", None), true);
+        note_mount(&mut all, &shown("3", None), false);
         assert_eq!(made(&all), [vec!["1"], vec![]], "it was never there");
         let mut unknown = None;
-        note_mount(&mut unknown, &shown("1", false), true);
+        note_mount(&mut unknown, &shown("1", Some(false)), true);
         assert_eq!(unknown, None);
     }
 }

@@ -93,7 +93,8 @@ impl Call {
         }
     }
 
-    /// Whether the recording of a session is one that the caller may read: it might have started the session.
+    /// Whether the recording of a session is one that the caller may read: it might have started the session. For the
+    /// moment not where something is being mounted around it.
     pub fn may_read(&self, engine: &Engine, about: &About) -> bool {
         let of = about.container.as_ref().filter(|_| self.caller.scope.sees(&about.labels));
         let facts = (about.confinement, about.surroundings.as_ref());
@@ -123,25 +124,30 @@ impl Call {
                 denied(&format!("the session is not confined: {field} {problem}"))
             })?;
         match engine.stored(&self.caller.scope, container) {
-            Ok(container) => self.check_inside(engine, &container),
+            Ok(container) => self.check_inside_now(engine, &container),
             Err(_) => Ok(()),
         }
     }
 
     /// Finds a container to act in it or to look into it. One that its caller may not have made is a way to more than
     /// it may have. To end it: [`Call::end`].
-    pub fn enter(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+    pub async fn enter(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
         let container = self.see(engine, key)?;
-        self.check_inside(engine, &container)?;
+        self.check_inside(engine, &container).await?;
         Ok(container)
     }
 
     /// Whether the caller may act in a container that it sees, and look into it.
-    pub(super) fn check_inside(
+    pub(super) async fn check_inside(
         &self,
         engine: &Engine,
         container: &Container,
     ) -> Result<(), Status> {
+        let check = || self.check_inside_now(engine, container);
+        self.settled(engine, &container.id, check).await
+    }
+
+    fn check_inside_now(&self, engine: &Engine, container: &Container) -> Result<(), Status> {
         if self.is_admin() {
             return Ok(());
         }
@@ -210,9 +216,11 @@ impl Call {
     }
 
     /// Checks a target, and gives it with the id of its container. All but containers are for admins.
-    pub fn target(&self, engine: &Engine, target: Target) -> Result<Target, Status> {
+    pub async fn target(&self, engine: &Engine, target: Target) -> Result<Target, Status> {
         match target {
-            Target::Container(key) => Ok(Target::Container(self.enter(engine, &key)?.id.clone())),
+            Target::Container(key) => {
+                Ok(Target::Container(self.enter(engine, &key).await?.id.clone()))
+            }
             Target::Process { .. } => {
                 self.admin("target.process", "it reaches processes of the host")?;
                 Ok(target)
@@ -258,36 +266,39 @@ impl Call {
     }
 
     /// Finds a session to act on it.
-    pub fn drive(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
+    pub async fn drive(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
         let session = self.session(engine, id)?;
-        self.check_driver(engine, &session)?;
+        self.check_driver(engine, &session).await?;
         Ok(session)
     }
 
     /// Whether the caller may write to a session that it sees.
-    pub fn check_driver(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
+    pub async fn check_driver(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
         self.at_least(Role::Operator, "session", "it drives a session")?;
-        self.check_reader(engine, session)
+        self.check_reader(engine, session).await
     }
 
     /// Whether the caller may read what a session that it sees writes.
-    pub fn check_reader(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
+    pub async fn check_reader(&self, engine: &Engine, session: &Session) -> Result<(), Status> {
         match &session.record.container {
             // One of the host is seen by admins only.
             _ if self.is_admin() => Ok(()),
             None => self.admin("session", "it reads from the host"),
             Some(container) => {
-                let surroundings = session.surroundings();
-                let facts = (session.record.confinement, surroundings.as_ref());
-                self.check_facts(engine, &container.id, facts)
+                let check = || {
+                    let surroundings = session.surroundings();
+                    let facts = (session.record.confinement, surroundings.as_ref());
+                    self.check_facts(engine, &container.id, facts)
+                };
+                self.settled(engine, &container.id, check).await
             }
         }
     }
 
     /// Finds a container to start it again. Its paths of the host are those of who made it: one who was
     /// granted others, or could change what lies there, must not have them looked up anew.
-    pub fn restart(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
-        let container = self.enter(engine, key)?;
+    pub async fn restart(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+        let container = self.enter(engine, key).await?;
         let own = container.spec.bounds.as_ref() == Some(&self.caller.grants.bounds);
         if !self.is_admin() && !own && rules::uses_host_paths(&container.spec) {
             let what = "the container uses paths of the host by the rights of who made it";
@@ -297,7 +308,7 @@ impl Call {
     }
 
     /// Checks a container that is to be made. `at`: the path of its specification in the request.
-    pub fn container(
+    pub async fn container(
         &self,
         engine: &Engine,
         at: &str,
@@ -337,7 +348,7 @@ impl Call {
             return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
         }
         for id in joined(&mut spec) {
-            self.enter(engine, id)?;
+            self.enter(engine, id).await?;
         }
         spec.bounds = Some(self.caller.grants.bounds.clone());
         Ok(spec)
@@ -355,7 +366,7 @@ impl Call {
     }
 
     /// Checks a session that is to be started. `at`: the path of its specification in the request.
-    pub fn start(
+    pub async fn start(
         &self,
         engine: &Engine,
         at: &str,
@@ -367,7 +378,7 @@ impl Call {
         // What is checked is what it is started in, whoever has the name then.
         let container = match spec.target.container_mut() {
             Some(key) => {
-                let found = self.enter(engine, key)?;
+                let found = self.enter(engine, key).await?;
                 key.clone_from(&found.id);
                 Some(found)
             }
@@ -387,7 +398,7 @@ impl Call {
             SessionTarget::Container(_)
             | SessionTarget::Debug(Target::Container(_), Tools::Host) => {}
             SessionTarget::Debug(target, Tools::Host) => {
-                self.target(engine, target.clone())?;
+                self.target(engine, target.clone()).await?;
             }
             _ => self.admin(&format!("{at}.target"), "it reaches the host")?,
         }
@@ -422,15 +433,15 @@ impl Call {
     }
 
     /// Checks which mount is to be taken away.
-    pub fn unmount(&self, engine: &Engine, which: Which) -> Result<Which, Status> {
+    pub async fn unmount(&self, engine: &Engine, which: Which) -> Result<Which, Status> {
         match which {
             Which::Point(target, point) if self.is_admin() => {
-                Ok(Which::Point(self.target(engine, target)?, point))
+                Ok(Which::Point(self.target(engine, target).await?, point))
             }
             Which::Id(_) if self.is_admin() => Ok(which),
             // Others are part of the container, some of them of its confinement.
             Which::Point(target, point) => {
-                let made = match self.target(engine, target)? {
+                let made = match self.target(engine, target).await? {
                     Target::Container(id) => engine.mount_made_at(&id, &point),
                     Target::Process { .. } | Target::Host => None,
                 };
@@ -445,7 +456,7 @@ impl Call {
                 let made = engine.made_mount(&id).map_err(status::of)?;
                 let container = made.container_id.as_ref().ok_or_else(absent)?;
                 self.see(engine, container).map_err(|_| absent())?;
-                self.enter(engine, container)?;
+                self.enter(engine, container).await?;
                 Ok(Which::Id(id))
             }
         }

@@ -68,13 +68,13 @@ impl ContainerService for Containers {
             let spec = container::container(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
-        let spec = call.container(&self.engine, "spec", spec)?;
+        let spec = call.container(&self.engine, "spec", spec).await?;
         let made = self.engine.create(spec, call.request(request_id, digest), start).await;
         let Answer { made, repeated } =
             made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
         match repeated {
             // What an earlier request made, when its caller may have had more.
-            true => drop(call.enter(&self.engine, &made.id)?),
+            true => drop(call.enter(&self.engine, &made.id).await?),
             // Not looked up again: it may have removed itself by now.
             false => call.has_made(&made),
         }
@@ -95,7 +95,7 @@ impl ContainerService for Containers {
             text::container_key(v, Field::root("container"), &container);
             text::request_id(v, Field::root("request_id"), request_id)
         })?;
-        let found = call.restart(&self.engine, &container)?;
+        let found = call.restart(&self.engine, &container).await?;
         // Another one may have the name when it is repeated.
         container.clone_from(&found.id);
         let message = StartContainerRequest { container, request_id: String::new() };
@@ -118,7 +118,7 @@ impl ContainerService for Containers {
             let grace = grace.map(|grace| text::duration(v, Field::root("grace"), grace));
             (signal, grace.unwrap_or(GRACE))
         })?;
-        let id = call.end(&self.engine, &container)?.id.clone();
+        let id = call.end(&self.engine, &container).await?.id.clone();
         let stopped = self.stopping.or(self.engine.stop(&id, signal, grace)).await?;
         let container = Some(info::container(stopped.map_err(status::of)?));
         Ok(Response::new(StopContainerResponse { container }))
@@ -134,7 +134,7 @@ impl ContainerService for Containers {
             text::container_key(v, Field::root("container"), &container);
             text::signal(v, Field::root("signal"), &signal, Some(signal::SIGKILL))
         })?;
-        let id = call.end(&self.engine, &container)?.id.clone();
+        let id = call.end(&self.engine, &container).await?.id.clone();
         self.engine.kill(&id, signal).await.map_err(status::of)?;
         Ok(Response::new(KillContainerResponse {}))
     }
@@ -148,7 +148,7 @@ impl ContainerService for Containers {
         valid(|v| text::container_key(v, Field::root("container"), &container))?;
         let deleted = match self.engine.find(&call.caller.scope, &container) {
             Ok(found) => {
-                call.end(&self.engine, &found.id)?;
+                call.end(&self.engine, &found.id).await?;
                 self.engine.delete(&found.id, force).await
             }
             Err(error) => Err(error),

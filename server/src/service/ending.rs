@@ -16,21 +16,21 @@ use crate::{
 
 impl Call {
     /// Finds a container to end it: stop, kill or delete.
-    pub fn end(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
+    pub async fn end(&self, engine: &Engine, key: &str) -> Result<Arc<Container>, Status> {
         let container = self.see(engine, key)?;
         if !self.made(container.spec.maker.as_deref()) {
-            self.check_inside(engine, &container)?;
+            self.check_inside(engine, &container).await?;
         }
         Ok(container)
     }
 
     /// Finds a session to end it: a signal, or the end of its input. What another has started in one's own
     /// container is not one's own: it ends with the container.
-    pub fn end_session(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
+    pub async fn end_session(&self, engine: &Engine, id: &str) -> Result<Arc<Session>, Status> {
         let session = self.session(engine, id)?;
         self.at_least(Role::Operator, "session", "it ends a session")?;
         if !self.made(session.record.maker.as_deref()) {
-            self.check_driver(engine, &session)?;
+            self.check_driver(engine, &session).await?;
         }
         Ok(session)
     }

@@ -65,7 +65,7 @@ impl FileService for Files {
             let asked = if request.path.is_empty() { b"/".to_vec() } else { request.path.into() };
             (target(v, Field::root("target"), request.target), path(v, Field::root("path"), asked))
         })?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let found = self.engine.list_directory(&of, at).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -87,7 +87,7 @@ impl FileService for Files {
             let of = target(v, Field::root("target"), request.target);
             (of, path(v, Field::root("path"), request.path.into()))
         })?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let found = self.engine.read_file(&of, at, request.offset, limit).await;
         Ok(Response::new(parts::stream(found.map_err(status::of)?, self.stopping.clone())))
     }
@@ -111,7 +111,7 @@ impl FileService for Files {
             let paths = paths.map(|(index, one)| path(v, root.index(index), one.into())).collect();
             (target(v, Field::root("target"), request.target), paths)
         })?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let (depth, top) = (request.max_depth, request.top);
         let found = self.engine.measure_usage(&of, paths, request.one_file_system, depth, top);
         let found = found.await.map_err(status::of)?;

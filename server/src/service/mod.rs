@@ -3,7 +3,7 @@
 //! Each method authorises its caller, validates its request, delegates to the engine, and maps the error.
 //!
 //! - [`access`]: who may use a method at all; [`call`]: what of a request a caller may have; [`ending`]: and what it
-//!   may end;
+//!   may end; `settling`: once it is known what is mounted;
 //! - [`convert`]: messages to validated types at the door, and back;
 //! - [`status`]: the one place where errors become statuses;
 //! - [`agent`], [`containers`], [`sessions`], [`namespaces`], [`mounts`], [`files`], [`processes`], [`network`], [`rootfs`], [`pki`]:
@@ -41,6 +41,7 @@ pub mod recordings;
 pub mod repeats;
 pub mod rootfs;
 pub mod sessions;
+mod settling;
 pub mod share;
 pub mod status;
 pub mod stopping;

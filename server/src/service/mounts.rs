@@ -58,7 +58,7 @@ impl MountService for Mounts {
         let ListMountsRequest { target: of, fs_types, sources, points, skip_usage } =
             request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), of))?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let bytes = |list: Vec<prost::bytes::Bytes>| list.into_iter().map(Into::into).collect();
         let filter = Filter { fs_types, sources: bytes(sources), points: bytes(points) };
         let found = self.engine.mounts(&of, filter, !skip_usage).await.map_err(status::of)?;
@@ -93,10 +93,10 @@ impl MountService for Mounts {
             }
         })?;
         if let Some(key) = &mut wanted.source_container {
-            *key = call.enter(&self.engine, key)?.id.clone();
+            *key = call.enter(&self.engine, key).await?.id.clone();
         }
         wanted.within = call.mount(&wanted.mount, wanted.source_container.is_some())?;
-        wanted.target = call.target(&self.engine, wanted.target)?;
+        wanted.target = call.target(&self.engine, wanted.target).await?;
         let made = self.engine.create_mount(wanted).await.map_err(status::of)?;
         Ok(Response::new(CreateMountResponse { mount: Some(made_message(&made)) }))
     }
@@ -122,7 +122,7 @@ impl MountService for Mounts {
                 Which::Point(target(v, at.name("target"), point.target), path)
             }
         })?;
-        let which = call.unmount(&self.engine, which)?;
+        let which = call.unmount(&self.engine, which).await?;
         self.engine.delete_mount(which, lazy, dry_run).await.map_err(status::of)?;
         Ok(Response::new(DeleteMountResponse {}))
     }

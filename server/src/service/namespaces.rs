@@ -53,7 +53,7 @@ impl NamespaceService for Namespaces {
             (of, types)
         })?;
         let of = match of {
-            Some(of) => Some(call.target(&self.engine, of)?),
+            Some(of) => Some(call.target(&self.engine, of).await?),
             None => {
                 call.admin("target", "without a target it reaches the host")?;
                 None

@@ -46,7 +46,7 @@ impl NetworkService for Network {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let found = self.engine.network(&of).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -69,7 +69,7 @@ impl NetworkService for Network {
             }
             (target(v, Field::root("target"), request.target), wanted)
         })?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let is_wanted = |protocol: &SocketProtocol| {
             wanted.is_empty() || wanted.iter().any(|wanted| convert::family(*wanted) == *protocol)
         };

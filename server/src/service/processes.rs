@@ -51,7 +51,7 @@ impl ProcessService for Processes {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let found = self.engine.processes(&call.caller.scope, &of).await.map_err(status::of)?;
         Ok(Response::new(parts::stream(found, self.stopping.clone())))
     }
@@ -73,7 +73,7 @@ impl ProcessService for Processes {
             }
             (target(v, Field::root("target"), request.target), interval)
         })?;
-        let of = call.target(&self.engine, of)?;
+        let of = call.target(&self.engine, of).await?;
         let found = self
             .engine
             .watch_processes(call.caller.scope, of, interval)

@@ -33,14 +33,14 @@ impl Call {
 
     /// Checks the session that a request is answered by. One that an earlier request has started is given as to one
     /// who attaches to it: its caller may have lost the rights since, and it may have come to reach more.
-    pub fn answered(
+    pub async fn answered(
         &self,
         engine: &Engine,
         session: &Arc<Session>,
         repeated: bool,
     ) -> Result<(), Status> {
         match repeated {
-            true => self.drive(engine, &session.id).map(drop),
+            true => self.drive(engine, &session.id).await.map(drop),
             false => {
                 self.started(session);
                 Ok(())

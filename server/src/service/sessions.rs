@@ -45,15 +45,15 @@ impl Sessions {
     }
 
     /// Finds a session to end it.
-    fn end(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
+    async fn end(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
         valid(|v| text::session_key(v, Field::root("session_id"), id))?;
-        call.end_session(&self.engine, id)
+        call.end_session(&self.engine, id).await
     }
 
     /// Finds a session to act on it.
-    fn drive(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
+    async fn drive(&self, call: &Call, id: &str) -> Result<Arc<Session>, Status> {
         valid(|v| text::session_key(v, Field::root("session_id"), id))?;
-        call.drive(&self.engine, id)
+        call.drive(&self.engine, id).await
     }
 }
 
@@ -90,11 +90,11 @@ impl SessionService for Sessions {
             let spec = session::session(v, Field::root("spec"), spec);
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
-        let spec = call.start(&self.engine, "spec", spec)?;
+        let spec = call.start(&self.engine, "spec", spec).await?;
         let request = call.request(request_id, digest);
         let started = self.engine.start_session(spec, request, false).await;
         let Answer { made: session, repeated } = started.map_err(status::of)?;
-        call.answered(&self.engine, &session, repeated)?;
+        call.answered(&self.engine, &session, repeated).await?;
         let session = Some(info::session(session.info()));
         Ok(Response::new(StartSessionResponse { session }))
     }
@@ -106,7 +106,7 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let ReadSessionRequest { session_id, offset, follow } = request.into_inner();
         let session = self.see(&call, &session_id)?;
-        call.check_reader(&self.engine, &session)?;
+        call.check_reader(&self.engine, &session).await?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
         let responses =
             stream::read(session.view(offset, call.backlog.answers), follow, self.stopping.clone());
@@ -119,7 +119,7 @@ impl SessionService for Sessions {
     ) -> Result<Response<WriteSessionResponse>, Status> {
         let call = Call::of(&request)?;
         let WriteSessionRequest { session_id, offset, data } = request.into_inner();
-        let session = self.drive(&call, &session_id)?;
+        let session = self.drive(&call, &session_id).await?;
         valid(|v| {
             if data.len() > MESSAGE_BYTES_MAX {
                 v.add(Field::root("data"), stream::TOO_MUCH);
@@ -135,7 +135,7 @@ impl SessionService for Sessions {
         request: Request<CloseSessionInputRequest>,
     ) -> Result<Response<CloseSessionInputResponse>, Status> {
         let call = Call::of(&request)?;
-        let session = self.end(&call, &request.into_inner().session_id)?;
+        let session = self.end(&call, &request.into_inner().session_id).await?;
         session.close_input().map_err(status::of)?;
         Ok(Response::new(CloseSessionInputResponse {}))
     }
@@ -153,7 +153,7 @@ impl SessionService for Sessions {
                 None
             }
         })?;
-        let session = self.drive(&call, &session_id)?;
+        let session = self.drive(&call, &session_id).await?;
         if let Some(size) = size {
             session.resize(size).map_err(status::of)?;
         }
@@ -167,7 +167,7 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let SignalSessionRequest { session_id, signal } = request.into_inner();
         let signal = valid(|v| text::signal(v, Field::root("signal"), &signal, None))?;
-        let session = self.end(&call, &session_id)?;
+        let session = self.end(&call, &session_id).await?;
         self.engine.signal(&session, signal).await.map_err(status::of)?;
         Ok(Response::new(SignalSessionResponse {}))
     }
@@ -249,9 +249,14 @@ impl SessionService for Sessions {
         let id = request.into_inner().session_id;
         valid(|v| text::session_key(v, Field::root("session_id"), &id))?;
         let found = recordings::find(&self.engine, &id).await?;
-        if !call.may_read(&self.engine, &found.about) {
-            return Err(status::of(Error::NoSuchRecording(id)));
-        }
+        let container = found.about.container.map(|of| of.id).unwrap_or_default();
+        // Read again each time: what it reaches may be another by then.
+        let check = || {
+            let gone = || status::of(Error::NoSuchRecording(id.clone()));
+            let found = self.engine.recordings().find(&id).map_err(|_| gone())?;
+            call.may_read(&self.engine, &found.about).then_some(found).ok_or_else(gone)
+        };
+        let found = call.settled(&self.engine, &container, check).await?;
         Ok(Response::new(Box::pin(recordings::read(&self.engine, found)?)))
     }
 }

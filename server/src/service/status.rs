@@ -117,6 +117,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             let metadata = vec![("offset", offset.to_string()), ("taken", taken.to_string())];
             (Code::OutOfRange, metadata)
         }
+        Error::MountUnderWay(container) => (Code::Aborted, vec![("container", container)]),
         Error::Exhausted { what, errno } => {
             (Code::ResourceExhausted, vec![("what", what), ("errno", errno.to_string())])
         }

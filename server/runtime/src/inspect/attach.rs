@@ -93,6 +93,7 @@ fn attach_to(
     fault::point("attach.checked");
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", flags).map_err(failed("cannot mount on"))?;
+    fault::point("attach.attached");
     // It is in its place: what cannot be looked at any more counts as the kernel's.
     let holds = || {
         let text = joined.mountinfo().ok()?;

@@ -3,7 +3,13 @@
 //! Each change is carried out by a task of its own, to its end, whoever waits for it or has gone: with the lock of
 //! its mount namespace, and with its record written before and after.
 
-use std::{collections::HashSet, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::HashSet,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use conti_runtime::{
     inspect::{
@@ -14,10 +20,11 @@ use conti_runtime::{
     plan::NsType,
     protocol::ProcessId,
 };
+use tokio::sync::watch;
 
 use super::{
     lock::Lock,
-    made::{Facts, Made, Stage, mounts_of},
+    made::{Facts, Made, Seen, Stage, UnderWay, mounts_of, seen},
 };
 use crate::engine::{
     Engine, carry,
@@ -25,6 +32,9 @@ use crate::engine::{
     fault, id, io_error,
     spec::{Mount, Target},
 };
+
+/// How long is waited until it is tried again to find out whether something is mounted.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A mount that is to be made.
 #[derive(Debug, Clone)]
@@ -100,12 +110,27 @@ impl Engine {
         self.made_mounts.of(container)
     }
 
+    /// Whether something is being mounted into a container, one that it has joined, or one in its pid namespace, of
+    /// which not all is known yet. That changes with [`Engine::mounts_settled`].
+    pub fn is_being_mounted_around(&self, container: &str) -> bool {
+        let Ok(container) = self.registry.container(container) else { return false };
+        self.made_mounts.is_under_way_in(|other| {
+            let beside = || self.in_pid_namespace_of(&container);
+            self.reaches(&container, other) || beside().iter().any(|one| one.id == other)
+        })
+    }
+
+    /// Changes whenever all has come to be known of a mount.
+    pub fn mounts_settled(&self) -> watch::Receiver<()> {
+        self.made_mounts.settled()
+    }
+
     /// Whether all is known of what was mounted into a container.
     pub fn mounts_are_known_in(&self, container: &str) -> bool {
         self.made_mounts.are_known_in(container)
     }
 
-    async fn create_mount_now(&self, wanted: Wanted) -> Result<Made> {
+    async fn create_mount_now(self: &Arc<Self>, wanted: Wanted) -> Result<Made> {
         let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
         let (process, namespace) = (site.process, site.mount_namespace()?);
         let source_container_id = match &wanted.source_container {
@@ -132,8 +157,7 @@ impl Engine {
             facts: Some(Facts {
                 granted: wanted.within.clone(),
                 sources: prepared.sources,
-                // As strict as can be until it is known.
-                kernel: true,
+                kernel: None,
             }),
             stage: Stage::Attaching,
         };
@@ -158,11 +182,12 @@ impl Engine {
         }
         // Before it is there: what it shows must not have been read without that being known. A session that is
         // being opened now either is told of it, or finds it among those that were made.
+        let under_way = self.made_mounts.begin_settling(&made);
         self.made_mounts.begin(made.clone())?;
         fault::point("create_mount.begun").await;
         self.note(&made, true);
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
-        self.note_attached(made, attached, lock).await
+        self.note_attached(made, attached, lock, under_way).await
     }
 
     /// Has it attached: whether it is of the kernel's then.
@@ -178,32 +203,86 @@ impl Engine {
     }
 
     /// Notes what has come of it.
-    async fn note_attached(&self, made: Made, attached: Result<bool>, lock: Lock) -> Result<Made> {
+    async fn note_attached(
+        self: &Arc<Self>,
+        made: Made,
+        attached: Result<bool>,
+        lock: Lock,
+        under_way: UnderWay,
+    ) -> Result<Made> {
         let kernel = match attached {
             Ok(kernel) => {
                 lock.release();
-                kernel
+                Some(kernel)
             }
-            Err(error) if self.is_there(&made).await => {
-                // It was attached, and the inspector died before it said so.
-                tracing::warn!(%error, mount = made.id, "mounted, but what the mount holds is not known");
-                true
-            }
-            Err(error) => {
-                self.made_mounts.remove(&made.id);
-                self.note(&made, false);
-                if is_answer(&error) {
-                    lock.release();
+            Err(error) => match self.look_for(&made).await {
+                Seen::There(kernel) => {
+                    // It was attached, and the inspector died before it said so.
+                    tracing::warn!(%error, mount = made.id, "mounted, though its inspector did not say so");
+                    kernel
                 }
-                return Err(error);
-            }
+                Seen::Absent if is_answer(&error) => {
+                    self.note_absent(&made);
+                    lock.release();
+                    return Err(error);
+                }
+                Seen::Absent => {
+                    // Its inspector may be at it still, and has the lock as long as it is.
+                    drop(lock);
+                    self.find_out(Arc::new(made), under_way);
+                    return Err(error);
+                }
+            },
         };
-        self.made_mounts.settle(&made.id, kernel);
+        Ok(self.note_there(made, kernel))
+    }
+
+    fn note_there(&self, made: Made, kernel: Option<bool>) -> Made {
+        let made = made.attached(kernel);
+        self.made_mounts.settle(&made);
+        self.note(&made, true);
+        // Last: an agent that was killed before finds it being attached, and notes all of it again.
+        self.made_mounts.mark(&made.id, Stage::There);
         let (pid, by) = (made.process.pid, &made.made_by);
         tracing::info!(mount = made.id, point = made.mount.target, pid, by, "mounted");
-        let made = self.made_mounts.get(&made.id)?;
-        self.note(&made, true);
-        Ok(Made::clone(&made))
+        made
+    }
+
+    fn note_absent(&self, made: &Made) {
+        self.made_mounts.remove(&made.id);
+        self.note(made, false);
+    }
+
+    /// Finds out what has come of the mounts that an earlier agent was attaching.
+    pub(in crate::engine) fn find_out_what_was_attached(self: &Arc<Self>) {
+        for made in self.made_mounts.left_attaching() {
+            let under_way = self.made_mounts.begin_settling(&made);
+            self.find_out(made, under_way);
+        }
+    }
+
+    /// Finds out what has come of a mount of which its inspector has not said so, once that has ended.
+    fn find_out(self: &Arc<Self>, made: Arc<Made>, under_way: UnderWay) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let _until_it_is_known = under_way;
+            let lock = loop {
+                match engine.mount_locks.take(made.namespace).await {
+                    Ok(lock) => break lock,
+                    // It has gone with its container.
+                    Err(_) if engine.made_mounts.get(&made.id).is_err() => return,
+                    Err(error) => {
+                        tracing::warn!(%error, mount = made.id, "it is not known yet whether it is mounted");
+                        tokio::time::sleep(AGAIN).await;
+                    }
+                }
+            };
+            match engine.look_for(&made).await {
+                Seen::There(kernel) => drop(engine.note_there(Made::clone(&made), kernel)),
+                Seen::Absent => engine.note_absent(&made),
+            }
+            lock.release();
+        });
     }
 
     /// Notes what is known of a mount with all that it reaches; `there`: whether it is there, or is to be.
@@ -302,9 +381,11 @@ impl Engine {
         tokio::task::spawn_blocking(move || mounts_of(process, namespace)).await.ok().flatten()
     }
 
-    async fn is_there(&self, made: &Made) -> bool {
-        let there = self.look(made.process, made.namespace).await;
-        there.is_some_and(|there| there.contains(&made.mount_id.id))
+    /// Looks whether a mount is in its place.
+    async fn look_for(&self, made: &Made) -> Seen {
+        let made = made.clone();
+        // A panic is a defect; it was told where it was made.
+        tokio::task::spawn_blocking(move || seen(&made)).await.unwrap_or(Seen::There(None))
     }
 
     /// The container whose mount namespace a target is in, and its main process: a mount made by way of a process

@@ -9,7 +9,9 @@
 //!
 //! A record is written before its mount is attached and goes after it is detached, or with the processes of its
 //! container. Which of these an agent that was killed in between has come to is found out at the next start, by looking
-//! whether the mount is there.
+//! whether the mount is there. An inspector that goes on without its agent may attach it still: that is waited for.
+//!
+//! Until it is known what a mount has come to it is [`UnderWay`], and whoever must know waits for that.
 //!
 //! What a damaged record told is not known: the mount may be there, and may show anything. The name of the record says in
 //! which container, so that one is not one that others than admins enter, until its processes have ended.
@@ -31,6 +33,7 @@ use conti_runtime::{
     protocol::ProcessId,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::engine::{
     error::{Error, Result},
@@ -94,8 +97,9 @@ pub struct Facts {
     pub granted: Option<Vec<PathBuf>>,
     /// Where its sources on the host lay, links followed.
     pub sources: Vec<PathBuf>,
-    /// Whether it lies where the kernel shows itself, or brings such a filesystem along.
-    pub kernel: bool,
+    /// Whether it lies where the kernel shows itself, or brings such a filesystem along. `None`: it is not known, as
+    /// long as it is being attached.
+    pub kernel: Option<bool>,
 }
 
 /// How far a mount is.
@@ -133,6 +137,12 @@ impl Made {
     pub fn witness(&self) -> Option<ProcessId> {
         let all = [Some(self.process), self.main];
         all.into_iter().flatten().find(|of| lives(*of))
+    }
+
+    /// As it is once it is in its place.
+    pub fn attached(self, kernel: Option<bool>) -> Made {
+        let facts = self.facts.map(|facts| Facts { kernel, ..facts });
+        Made { facts, stage: Stage::There, ..self }
     }
 
     /// The name of its record.
@@ -177,6 +187,38 @@ pub struct MadeMounts {
     dir: PathBuf,
     all: Mutex<Vec<Arc<Made>>>,
     lost: Mutex<Vec<Lost>>,
+    /// The containers of those that are under way, each as often as there are.
+    under_way: Mutex<Vec<String>>,
+    /// Told when one of them has ended.
+    settled: watch::Sender<()>,
+}
+
+/// Held until all is known of a mount that is being made, also by the sessions that it reaches.
+#[derive(Debug)]
+pub struct UnderWay {
+    of: Arc<MadeMounts>,
+    container: Option<String>,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let Some(container) = &self.container else { return };
+        let mut under_way = self.of.under_way();
+        if let Some(place) = under_way.iter().position(|one| one == container) {
+            under_way.swap_remove(place);
+        }
+        drop(under_way);
+        self.of.settled.send_replace(());
+    }
+}
+
+/// What is seen of a mount that was being attached.
+#[derive(Debug)]
+pub enum Seen {
+    /// It is in its place: with [`Facts::kernel`].
+    There(Option<bool>),
+    /// It is not.
+    Absent,
 }
 
 impl MadeMounts {
@@ -196,7 +238,11 @@ impl MadeMounts {
                     Ok(made) if made.boot_id != boot_id && made.witness().is_none() => {
                         drop(own::remove_file(&path));
                     }
-                    Ok(mut made) if is_there(&made) => {
+                    // Its inspector may be at it still.
+                    Ok(made) if made.stage == Stage::Attaching && made.witness().is_some() => {
+                        all.push(Arc::new(made));
+                    }
+                    Ok(mut made) if matches!(seen(&made), Seen::There(_)) => {
                         made.stage = Stage::There;
                         all.push(Arc::new(made));
                     }
@@ -210,7 +256,41 @@ impl MadeMounts {
             }
         }
         all.sort_by_key(|made| made.create_time);
-        Ok(MadeMounts { dir, all: Mutex::new(all), lost: Mutex::new(lost) })
+        Ok(MadeMounts {
+            dir,
+            all: Mutex::new(all),
+            lost: Mutex::new(lost),
+            under_way: Mutex::default(),
+            settled: watch::Sender::default(),
+        })
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, Vec<String>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has those who must know what is mounted in its container wait.
+    pub fn begin_settling(self: &Arc<Self>, made: &Made) -> UnderWay {
+        let container = made.container_id.clone();
+        self.under_way().extend(container.clone());
+        UnderWay { of: self.clone(), container }
+    }
+
+    /// Whether something is being mounted in one of some containers of which not all is known yet.
+    pub fn is_under_way_in(&self, is_one: impl Fn(&str) -> bool) -> bool {
+        let containers = self.under_way().clone();
+        containers.iter().any(|container| is_one(container))
+    }
+
+    /// Changes whenever all has come to be known of a mount.
+    pub fn settled(&self) -> watch::Receiver<()> {
+        self.settled.subscribe()
+    }
+
+    /// Those that an earlier agent was attaching.
+    pub fn left_attaching(&self) -> Vec<Arc<Made>> {
+        let attaching = |made: &&Arc<Made>| made.stage == Stage::Attaching;
+        self.lock().iter().filter(attaching).cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Made>>> {
@@ -281,27 +361,20 @@ impl MadeMounts {
         Ok(())
     }
 
-    /// Notes that it was attached. Where that cannot be written, the record stays as strict as it was.
-    pub fn settle(&self, id: &str, kernel: bool) {
-        self.change(id, |made| {
-            made.stage = Stage::There;
-            if let Some(facts) = &mut made.facts {
-                facts.kernel = kernel;
-            }
-        });
+    /// Notes what has come of one that was attached, in memory alone: [`MadeMounts::mark`] writes it, once all else
+    /// knows as well.
+    pub fn settle(&self, settled: &Made) {
+        if let Some(place) = self.lock().iter_mut().find(|made| made.id == settled.id) {
+            *place = Arc::new(settled.clone());
+        }
     }
 
     /// Notes how far it is. A full disk does not keep a mount in its place: what is written is found out at the
     /// next start as well.
     pub fn mark(&self, id: &str, stage: Stage) {
-        self.change(id, |made| made.stage = stage);
-    }
-
-    fn change(&self, id: &str, change: impl FnOnce(&mut Made)) {
         let mut all = self.lock();
         let Some(place) = all.iter_mut().find(|made| made.id == id) else { return };
-        let mut made = Made::clone(place);
-        change(&mut made);
+        let made = Made { stage, ..Made::clone(place) };
         if let Err(error) = self.write(&made) {
             tracing::warn!(%error, mount = id, "a change of a mount's record could not be written");
         }
@@ -388,16 +461,27 @@ fn lives(process: ProcessId) -> bool {
         || process::start_time(process.pid).is_err_and(|error| !is_gone(&error))
 }
 
-/// Whether a mount is in its place. One of which that cannot be told counts as being there.
-fn is_there(made: &Made) -> bool {
-    let Some(witness) = made.witness() else { return false };
-    let there = mounts_of(witness, made.namespace);
-    there.is_none_or(|there| there.contains(&made.mount_id.id))
+/// Looks whether a mount is in its place. One of which that cannot be told counts as being there.
+pub fn seen(made: &Made) -> Seen {
+    let Some(witness) = made.witness() else { return Seen::Absent };
+    let Some(text) = mountinfo_of(witness, made.namespace) else { return Seen::There(None) };
+    let (tree, id) = (Tree::of(&text), made.mount_id.id);
+    // Another process may have another root, from which places have other names.
+    let kernel = || (witness == made.process).then(|| tree.is_kernels(id)).flatten();
+    match tree.has(id) {
+        true => Seen::There(kernel()),
+        false => Seen::Absent,
+    }
 }
 
 /// The ids of the mounts that a process sees in this mount namespace; 0: in whichever it is. `None`: it has gone, from
 /// there or altogether, or cannot be looked at.
 pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
+    let text = mountinfo_of(process, namespace)?;
+    Some(Tree::of(&text).ids().collect())
+}
+
+fn mountinfo_of(process: ProcessId, namespace: u64) -> Option<Vec<u8>> {
     let pinned = process::Pinned::same(process).ok()?;
     let directory = process::directory(process.pid).ok()?;
     let links = process::namespaces(&directory).ok()?;
@@ -408,5 +492,5 @@ pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
     }
     let text = process::mountinfo(&directory).ok()?;
     pinned.still_there().ok()?;
-    is_in().then(|| Tree::of(&text).ids().collect())
+    is_in().then_some(text)
 }

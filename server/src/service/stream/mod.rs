@@ -119,21 +119,21 @@ pub async fn open(
     let mut warnings = Vec::new();
     let (reader, session) = match what {
         What::Run(spec) => {
-            let mut spec = call.container(engine, "open.run.spec", *spec)?;
+            let mut spec = call.container(engine, "open.run.spec", *spec).await?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let ran = engine.run(spec, request).await;
             let Answer { made: (session, told), repeated } =
                 ran.map_err(|error| within("open.run")(call.hide(engine, error)))?;
-            call.answered(engine, &session, repeated)?;
+            call.answered(engine, &session, repeated).await?;
             warnings = told;
             (drive(&session, None), session)
         }
         What::Start(spec) => {
-            let mut spec = call.start(engine, "open.start", *spec)?;
+            let mut spec = call.start(engine, "open.start", *spec).await?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
             let started = engine.start_session(spec, request, true).await;
             let Answer { made: session, repeated } = started.map_err(within("open.start"))?;
-            call.answered(engine, &session, repeated)?;
+            call.answered(engine, &session, repeated).await?;
             (drive(&session, None), session)
         }
         What::Attach(attach) => {
@@ -145,12 +145,12 @@ pub async fn open(
                 false => call.session(engine, &attach.session_id)?,
             };
             match attach.view_only {
-                true => call.check_reader(engine, &session)?,
+                true => call.check_reader(engine, &session).await?,
                 false => {
                     let what =
                         "it drives the session (`contictl attach --view`, view_only, only looks)";
                     call.at_least(access::Role::Operator, "attach", what)?;
-                    call.check_driver(engine, &session)?
+                    call.check_driver(engine, &session).await?
                 }
             }
             let (open, from) = (Field::root("open"), attach.output_offset);
