@@ -103,7 +103,7 @@ impl Engine {
                 own = Some(started);
                 Result::Ok(id)
             };
-            let answered = engine.requests.once(request.as_ref(), What::Session, start).await;
+            let answered = engine.once(request.as_ref(), What::Session, start).await;
             fault::point("enter.started").await;
             let result = answered.and_then(|Answer { made, repeated }| {
                 let made = own.map_or_else(|| engine.registry.session(&made), Ok)?;
@@ -232,7 +232,7 @@ impl Engine {
             process::kill(process);
         }
         supervise::finish(session, outcome);
-        self.registry.keep_ended(&session.id);
+        self.registry.keep_ended(session);
     }
 
     async fn in_container(self: &Arc<Self>, id: &str, spec: &SessionSpec) -> Result<Prepared> {

@@ -62,6 +62,16 @@ impl Engine {
         Ok(Answer { made: (session, warnings), repeated })
     }
 
+    /// Carries a request out once, however often it comes.
+    pub(super) async fn once(
+        &self,
+        request: Option<&Request>,
+        what: What,
+        make: impl Future<Output = Result<String>>,
+    ) -> Result<Answer<String>> {
+        self.requests.once(request, what, |key| self.registry.made_by(key), make).await
+    }
+
     /// Carries a create out in a task of its own, so that a client that goes away half way leaves
     /// either a container or nothing; and once for each request id.
     async fn create_once(
@@ -103,7 +113,7 @@ impl Engine {
             Result::Ok(id)
         };
         let Answer { made: id, repeated } =
-            self.requests.once(request.as_ref(), What::Container, make).await?;
+            self.once(request.as_ref(), What::Container, make).await?;
         let made = match own {
             Some(container) => container,
             None => self.registry.container(&id)?,
@@ -215,7 +225,7 @@ impl Engine {
         info!(container = %container.id, end = ?outcome.end.reason, "ended");
         // A failed set-up is undone by the one who asked for it.
         if container.spec.auto_remove && !failed {
-            self.registry.keep_ended(&session.id);
+            self.registry.keep_ended(session);
             let _ = self.forget(container).await;
         } else if !failed && let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "the end could not be recorded");
@@ -234,7 +244,7 @@ impl Engine {
         let start = async move {
             let start =
                 async { engine.start_now(&container, since).await.map(|()| container.id.clone()) };
-            engine.requests.once(request.as_ref(), What::Start, start).await?;
+            engine.once(request.as_ref(), What::Start, start).await?;
             Ok(container.info())
         };
         carry::to_its_end(start).await.unwrap_or(Err(Error::Stopping))

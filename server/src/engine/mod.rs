@@ -20,7 +20,7 @@
 //! - [`bounds`]: how long is waited for others, and what is said where they do not answer;
 //! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`dirs`]: the directories that all of it lies in;
-//! - [`registry`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
+//! - [`registry`], [`kept`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
@@ -45,6 +45,7 @@ pub mod info;
 pub mod inherit;
 pub mod inspect;
 mod joining;
+mod kept;
 pub mod launcher;
 mod left;
 pub mod lifecycle;

@@ -32,7 +32,6 @@ use super::{
     monitor::Monitor,
     process,
     recording::tape::Tape,
-    requests::{Made, What},
     session::{
         Journal, Session, State,
         store::{self, ContainerRef, Record},
@@ -108,10 +107,6 @@ impl Engine {
             let Some(container) = self.container_from(&dir, record, ran, &mut left) else {
                 continue;
             };
-            if let Some(key) = &container.request_id {
-                let (id, digest) = (container.id.clone(), container.request_digest.clone());
-                self.requests.remember(key, Made { what: What::Container, id, digest });
-            }
             if let Err(error) = self.registry.add_container(container) {
                 warn!(dir = %dir.display(), %error, "a container cannot be taken over");
             }
@@ -342,10 +337,6 @@ impl Engine {
         let session = found.session().clone();
         let container =
             session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
-        if let (Some(key), false) = (&session.record.request_id, session.record.main) {
-            let (id, digest) = (session.id.clone(), session.record.request_digest.clone());
-            self.requests.remember(key, Made { what: What::Session, id, digest });
-        }
         self.registry.add_session(session.clone());
         if let Some(note) = store::read_note(&session.dir) {
             let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -430,7 +421,7 @@ impl Engine {
             }
             (Found::Ended(session, outcome), _) => {
                 supervise::finish(&session, outcome);
-                self.registry.keep_ended(&session.id);
+                self.registry.keep_ended(&session);
             }
         }
     }

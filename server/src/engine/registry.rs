@@ -1,7 +1,7 @@
 //! What there is: containers by id and name, and sessions by id.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -9,11 +9,13 @@ use super::{
     container::Container,
     error::{Error, Result},
     id,
+    kept::Kept,
+    requests::{Made, What},
     scope::Scope,
     session::{Session, store},
 };
 
-/// How many ended sessions are kept besides the main sessions of containers.
+/// How many ended sessions are kept besides the main sessions of containers, of all identities together.
 const ENDED_KEPT: usize = 100;
 
 /// Everything that the engine knows of.
@@ -22,15 +24,27 @@ pub struct Registry {
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     containers: BTreeMap<String, Arc<Container>>,
     names: HashMap<String, String>,
     sessions: HashMap<String, Arc<Session>>,
     /// Sessions whose command is about to run: nobody finds them yet.
     opening: HashMap<String, Arc<Session>>,
-    /// Ended sessions that no container keeps, the oldest first.
-    ended: VecDeque<String>,
+    /// Ended sessions that no container keeps, by who started them.
+    ended: Kept,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Inner {
+            containers: BTreeMap::new(),
+            names: HashMap::new(),
+            sessions: HashMap::new(),
+            opening: HashMap::new(),
+            ended: Kept::new(ENDED_KEPT),
+        }
+    }
 }
 
 impl Inner {
@@ -181,16 +195,36 @@ impl Registry {
         inner.sessions.values().filter(fits).cloned().collect()
     }
 
-    /// Keeps an ended session for a while; the oldest of those that are kept so makes room.
-    pub fn keep_ended(&self, id: &str) {
+    /// What a request has made that is there still.
+    pub fn made_by(&self, request: &str) -> Option<Made> {
+        let inner = self.lock();
+        let is = |id: &Option<String>| id.as_deref() == Some(request);
+        let container = inner.containers.values().find(|one| is(&one.request_id)).cloned();
+        let session = inner.sessions.values().find(|one| is(&one.record.request_id)).cloned();
+        drop(inner);
+        // What is left of one that could not be removed is none that was made.
+        let container = container.filter(|container| !container.now().deleted);
+        let container = container.map(|container| Made {
+            what: What::Container,
+            id: container.id.clone(),
+            digest: container.request_digest.clone(),
+        });
+        container.or_else(|| {
+            session.map(|session| Made {
+                what: What::Session,
+                id: session.id.clone(),
+                digest: session.record.request_digest.clone(),
+            })
+        })
+    }
+
+    /// Keeps an ended session for a while. Whoever has most of those that are kept so loses its oldest.
+    pub fn keep_ended(&self, session: &Session) {
         let forgotten = {
             let mut inner = self.lock();
-            inner.ended.push_back(id.to_owned());
-            if inner.ended.len() > ENDED_KEPT {
-                inner.ended.pop_front().and_then(|oldest| inner.sessions.remove(&oldest))
-            } else {
-                None
-            }
+            let owner = session.record.maker.as_deref().unwrap_or_default();
+            let oldest = inner.ended.push(owner, session.id.clone());
+            oldest.and_then(|oldest| inner.sessions.remove(&oldest))
         };
         if let Some(session) = forgotten {
             store::remove(&session.dir);
@@ -200,8 +234,9 @@ impl Registry {
     /// Forgets a session.
     pub fn remove_session(&self, id: &str) {
         let mut inner = self.lock();
-        inner.sessions.remove(id);
-        inner.ended.retain(|kept| kept != id);
+        if let Some(session) = inner.sessions.remove(id) {
+            inner.ended.remove(session.record.maker.as_deref().unwrap_or_default(), id);
+        }
     }
 }
 
