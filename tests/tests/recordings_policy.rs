@@ -7,8 +7,9 @@ use std::{
 };
 
 use conti_proto::v1::{
-    self, ContainerSpec, ListRecordingsRequest, ProcessSpec, ReadRecordingRequest, SessionPolicy,
-    SessionSpec, StartSessionRequest, WaitSessionRequest,
+    self, ContainerSpec, GetSessionRequest, ListRecordingsRequest, ProcessSpec,
+    ReadRecordingRequest, SessionPolicy, SessionSpec, StartContainerRequest, StartSessionRequest,
+    WaitSessionRequest,
 };
 use conti_tests::{
     Agent,
@@ -292,5 +293,118 @@ fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_
     world.agent.kill();
     world.agent.restart();
     check(&world);
+    world.agent.finish();
+}
+
+/// Starts a container, which was made before or has run: its session, and whether that is recorded.
+async fn started(world: &World, container: &str) -> (String, bool) {
+    let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+    let request = StartContainerRequest { container: container.into(), ..Default::default() };
+    let started = api.containers.start_container(request).await.expect("it may").into_inner();
+    let session_id = started.container.expect("a container").session_id;
+    let request = GetSessionRequest { session_id: session_id.clone() };
+    let found = api.sessions.get_session(request).await.expect("its own").into_inner();
+    (session_id, found.session.expect("a session").recorded)
+}
+
+#[test]
+fn a_container_is_recorded_by_the_policy_that_holds_when_it_is_started() {
+    const NONE: &str = "";
+    const OUTPUT: &str = "[recording]\nsessions = \"all\"\n";
+    const INPUT: &str = "[recording]\nsessions = \"all\"\ninput = true\n";
+    let world = World::start(NONE);
+    let api = || async { world.as_role("olga", "operator").api().await.expect("it may look") };
+    let script = "read -r x; echo got-$x; read -r y; exec sleep 100000";
+    let process = ProcessSpec { stdin: true, ..shell(script) };
+    let spec = |name: &str, record| ContainerSpec {
+        session_policy: Some(SessionPolicy { record, ..Default::default() }),
+        ..api::container(name, process.clone())
+    };
+    let create = async |name: &str, record: bool| {
+        api().await.create(spec(name, record)).await.expect("it may");
+    };
+    // Types a line, ends it, and gives what was recorded.
+    let recording = async |session: &str, container: &str| {
+        let mut api = api().await;
+        let mut wire = Wire::open(&mut api, wire::attach(session, Some(0))).await.expect("its own");
+        wire.write("zQzQ\n").await;
+        wire.read_until("got-zQzQ").await;
+        wire.write("typed\n").await;
+        let request = v1::StopContainerRequest {
+            container: container.into(),
+            signal: "KILL".into(),
+            ..Default::default()
+        };
+        api.containers.stop_container(request).await.expect("it may");
+        read(&mut api, session).await.ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    world.agent.block_on(async {
+        create("ahead", false).await;
+        create("asked", true).await;
+    });
+    world.put_policy(INPUT);
+    world.agent.block_on(async {
+        let (session, recorded) = started(&world, "ahead").await;
+        assert!(recorded, "made before the policy wanted it");
+        let text = recording(&session, "ahead").await.expect("a recording");
+        assert!(text.contains("got-zQzQ") && text.contains("typed"), "{text}");
+        create("later", false).await;
+        create("less", false).await;
+    });
+    world.put_policy(OUTPUT);
+    world.agent.block_on(async {
+        let (session, recorded) = started(&world, "less").await;
+        assert!(recorded);
+        let text = recording(&session, "less").await.expect("a recording");
+        assert!(text.contains("got-zQzQ") && !text.contains("typed"), "{text}");
+        // Of one that has run as well.
+        let (session, recorded) = started(&world, "ahead").await;
+        assert!(recorded);
+        let text = recording(&session, "ahead").await.expect("a recording");
+        assert!(!text.contains("typed"), "{text}");
+    });
+    world.put_policy(NONE);
+    world.agent.block_on(async {
+        for name in ["later", "ahead"] {
+            let (session, recorded) = started(&world, name).await;
+            assert!(!recorded, "{name}: nobody wants it any more");
+            assert_eq!(recording(&session, name).await, None, "{name}");
+        }
+        let (session, recorded) = started(&world, "asked").await;
+        assert!(recorded, "it was asked for");
+        assert!(recording(&session, "asked").await.expect("a recording").contains("got-zQzQ"));
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn what_is_recorded_from_the_start_on_is_so_for_the_next_agent_too() {
+    let mut world = World::start("");
+    world
+        .agent
+        .block_on(async {
+            let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+            api.create(api::container("c", shell("echo first; read x; exec sleep 100000"))).await
+        })
+        .expect("it may");
+    world.put_policy("[recording]\nsessions = \"all\"\n");
+    let (session, recorded) = world.agent.block_on(started(&world, "c"));
+    assert!(recorded);
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let request = GetSessionRequest { session_id: session.clone() };
+        let found = api.sessions.get_session(request).await.expect("its own").into_inner();
+        assert!(found.session.expect("a session").recorded);
+        let request = v1::StopContainerRequest {
+            container: "c".into(),
+            signal: "KILL".into(),
+            ..Default::default()
+        };
+        api.containers.stop_container(request).await.expect("it may");
+        let bytes = read(&mut api, &session).await.expect("a recording");
+        assert!(String::from_utf8_lossy(&bytes).contains("first"));
+    });
     world.agent.finish();
 }

@@ -25,13 +25,13 @@ use super::{
     facts, id, io_error,
     monitor::{Monitor, RunFds},
     mounts::made::Made,
-    recording::{About, tape::Tape},
+    recording::{About, Wanted, tape::Tape},
     session::{
         self, Session, State,
         store::{self, Record},
     },
     slots::Slot,
-    spec::{ContainerSpec, Namespace, Rootfs},
+    spec::{ContainerSpec, Namespace, Rootfs, SessionIo},
 };
 
 /// How a container's main process begins.
@@ -41,11 +41,18 @@ pub(super) struct Begin {
     pub paused: bool,
     /// A client drives it from the first byte on.
     pub streamed: bool,
+    /// Whether and how it is recorded, by the policy of the moment.
+    pub record: Option<Wanted>,
     /// When it was asked for: its deadline counts from then.
     pub since: Instant,
 }
 
 impl Begin {
+    fn recorded(&self, mut io: SessionIo) -> SessionIo {
+        io.policy.record = self.record;
+        io
+    }
+
     /// Takes off the deadline what has passed of it. One that is paused is started by another request.
     fn shorten_deadline(&self, plan: &mut Plan) {
         if !self.paused {
@@ -153,7 +160,7 @@ impl Engine {
             surroundings: self.surroundings(container),
             host_tools: false,
             argv: container.spec.process.argv.clone(),
-            io: container.spec.io.clone(),
+            io: begin.recorded(container.spec.io.clone()),
             start_time: SystemTime::now(),
             request_id: None,
             request_digest: None,

@@ -23,6 +23,7 @@ use super::{
     fault,
     info::{ContainerInfo, ContainerState, EndReason},
     io_error, name, process,
+    recording::Wanted,
     requests::{Answer, Request, What},
     session::{
         Session, State, Waiting, store,
@@ -32,14 +33,15 @@ use super::{
 };
 
 impl Engine {
-    /// Creates a container, and starts it where `start`.
+    /// Creates a container, and starts it where `start`. `record`: whether and how it is recorded.
     pub async fn create(
         self: &Arc<Self>,
         spec: ContainerSpec,
         request: Option<Request>,
         start: bool,
+        record: Option<Wanted>,
     ) -> Result<Answer<Arc<Container>>> {
-        let begin = Begin { paused: !start, streamed: false, since: Instant::now() };
+        let begin = Begin { paused: !start, streamed: false, record, since: Instant::now() };
         self.create_once(spec, request, begin).await
     }
 
@@ -49,8 +51,9 @@ impl Engine {
         self: &Arc<Self>,
         spec: ContainerSpec,
         request: Option<Request>,
+        record: Option<Wanted>,
     ) -> Result<Answer<(Arc<Session>, Vec<String>)>> {
-        let begin = Begin { paused: false, streamed: true, since: Instant::now() };
+        let begin = Begin { paused: false, streamed: true, record, since: Instant::now() };
         let Answer { made: container, repeated } = self.create_once(spec, request, begin).await?;
         let (session, warnings) = {
             let now = container.now();
@@ -233,30 +236,38 @@ impl Engine {
         supervise::finish(session, outcome);
     }
 
-    /// Starts a created or stopped container.
+    /// Starts a created or stopped container. `record`: whether and how it is recorded from now on.
     pub async fn start_container(
         self: &Arc<Self>,
         id: &str,
         request: Option<Request>,
+        record: Option<Wanted>,
     ) -> Result<ContainerInfo> {
         let container = self.registry.container(id)?;
         let (engine, since) = (self.clone(), Instant::now());
         let start = async move {
-            let start =
-                async { engine.start_now(&container, since).await.map(|()| container.id.clone()) };
+            let start = async {
+                engine.start_now(&container, record, since).await.map(|()| container.id.clone())
+            };
             engine.once(request.as_ref(), What::Start, start).await?;
             Ok(container.info())
         };
         carry::to_its_end(start).await.unwrap_or(Err(Error::Stopping))
     }
 
-    async fn start_now(self: &Arc<Self>, container: &Arc<Container>, since: Instant) -> Result<()> {
+    async fn start_now(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        record: Option<Wanted>,
+        since: Instant,
+    ) -> Result<()> {
         let _turn = container.take_turn().await?;
         // Another call may have removed it meanwhile.
         self.registry.container(&container.id)?;
         match container.state() {
             ContainerState::Created => {
                 let session = self.main_session(&container.id)?;
+                self.record_as(&session, record).await?;
                 container.now().start_time = Some(SystemTime::now());
                 container.save(&self.facts.boot_id)?;
                 session.let_run();
@@ -273,7 +284,7 @@ impl Engine {
                     let now = container.now();
                     (now.session.clone(), now.session_id.clone(), now.end.clone())
                 };
-                let begin = Begin { paused: false, streamed: false, since };
+                let begin = Begin { paused: false, streamed: false, record, since };
                 let begun = self.begin(container, begin).await;
                 if begun.is_err() {
                     let failed = std::mem::take(&mut container.now().session);

@@ -15,7 +15,7 @@ use super::{
     container::Container,
     mounts::made::Shown,
     opened::Opened,
-    session::Session,
+    session::{Session, store::Record},
     spec::{ContainerSpec, Namespace},
 };
 
@@ -175,7 +175,7 @@ impl Engine {
         }
         reached.clone_from(&now);
         session.write_record(&now)?;
-        match session.record.io.policy.record {
+        match session.recorded() {
             Some(_) => self.recordings().set_surroundings(&session.id, now),
             None => Ok(()),
         }
@@ -194,9 +194,12 @@ impl Session {
         self.write_record(&reached)
     }
 
-    fn write_record(&self, surroundings: &Surroundings) -> std::io::Result<()> {
+    /// Writes its record with what has changed since it was opened.
+    pub(super) fn write_record(&self, surroundings: &Surroundings) -> std::io::Result<()> {
         let surroundings = surroundings.clone();
-        super::session::store::Record { surroundings, ..self.record.clone() }.write(&self.dir)
+        let mut record = Record { surroundings, ..self.record.clone() };
+        record.io.policy.record = self.recorded();
+        record.write(&self.dir)
     }
 }
 

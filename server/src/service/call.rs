@@ -82,15 +82,13 @@ impl Call {
         }
     }
 
-    /// Has what is started recorded where the policy wants that, and as it wants it.
-    fn recorded(&self, io: &mut SessionIo) {
+    /// Whether and how a session is recorded that the call starts now: where it was asked for, or the policy of the
+    /// moment wants it, and as that wants it.
+    pub fn recorded(&self, io: &SessionIo) -> Option<Wanted> {
         let recording = self.caller.recording;
-        if recording.wants(io.terminal.is_some()) {
-            io.policy.record.get_or_insert(Wanted::DEFAULT);
-        }
-        if let Some(wanted) = &mut io.policy.record {
-            wanted.input = recording.input;
-        }
+        let wanted = recording.wants(io.terminal.is_some()).then_some(Wanted::DEFAULT);
+        let wanted = io.policy.record.or(wanted)?;
+        Some(Wanted { input: recording.input, ..wanted })
     }
 
     /// Whether the recording of a session is one that the caller may read: it might have started the session. For the
@@ -315,7 +313,6 @@ impl Call {
         mut spec: ContainerSpec,
     ) -> Result<ContainerSpec, Status> {
         self.at_least(Role::Operator, at, "it makes a container")?;
-        self.recorded(&mut spec.io);
         spec.maker = Some(self.caller.name());
         // Before anything is chosen by them: what the caller does not see is not there, and another container may
         // have the name one day.
@@ -373,7 +370,7 @@ impl Call {
         mut spec: SessionSpec,
     ) -> Result<SessionSpec, Status> {
         self.at_least(Role::Operator, at, "it starts a session")?;
-        self.recorded(&mut spec.io);
+        spec.io.policy.record = self.recorded(&spec.io);
         spec.maker = Some(self.caller.name());
         // What is checked is what it is started in, whoever has the name then.
         let container = match spec.target.container_mut() {

@@ -69,7 +69,9 @@ impl ContainerService for Containers {
             (spec, text::request_id(v, Field::root("request_id"), request_id))
         })?;
         let spec = call.container(&self.engine, "spec", spec).await?;
-        let made = self.engine.create(spec, call.request(request_id, digest), start).await;
+        let record = call.recorded(&spec.io);
+        let request = call.request(request_id, digest);
+        let made = self.engine.create(spec, request, start, record).await;
         let Answer { made, repeated } =
             made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
         match repeated {
@@ -100,7 +102,9 @@ impl ContainerService for Containers {
         container.clone_from(&found.id);
         let message = StartContainerRequest { container, request_id: String::new() };
         let request = call.request(request_id, repeats::digest("StartContainer", &message));
-        let started = self.engine.start_container(&found.id, request).await.map_err(status::of)?;
+        let record = call.recorded(&found.spec.io);
+        let started = self.engine.start_container(&found.id, request, record).await;
+        let started = started.map_err(status::of)?;
         note_start(&call, &found);
         let container = Some(info::container(started));
         Ok(Response::new(StartContainerResponse { container }))

@@ -45,6 +45,11 @@ pub fn is_begun(dir: &Path) -> bool {
     own::symlink_metadata(dir.join(MARK)).is_ok()
 }
 
+/// Forgets how far the recording of a session is: it is not gone on with.
+pub fn forget(dir: &Path) {
+    let _ = own::remove_file(dir.join(MARK));
+}
+
 impl Tape {
     /// Begins the recording of a session. `dir`: the session's directory.
     pub fn create(

@@ -258,7 +258,7 @@ impl Session {
             retained_offset,
             input_offset: self.input_taken(),
             attached: self.driver.load(Ordering::Acquire) != 0,
-            recorded: self.io().policy.record.is_some(),
+            recorded: self.recorded().is_some(),
         }
     }
 

@@ -1,16 +1,23 @@
 //! The task that records a session: it reads the journal as a driver does, and writes it to a tape.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use conti_runtime::journal::ReadResult;
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{Session, State};
 use crate::engine::{
+    Engine,
+    error::Result,
     info::SessionEnd,
-    recording::{Wanted, part::Part, tape::Tape},
+    io_error,
+    recording::{
+        About, Wanted,
+        part::Part,
+        tape::{self, Tape},
+    },
     spec::TerminalSize,
 };
 
@@ -22,31 +29,50 @@ const INPUT_WAITS: usize = 16;
 /// What a recorder is told besides the journal.
 #[derive(Debug)]
 pub struct Inbox {
-    input: Option<mpsc::Sender<Bytes>>,
+    now: Mutex<Now>,
     size: watch::Sender<Option<TerminalSize>>,
-    /// Until the recorder takes it.
-    waiting: Mutex<Option<mpsc::Receiver<Bytes>>>,
     /// Whether it is done.
     done: watch::Sender<bool>,
+}
+
+/// How a session is recorded: until its command runs, that may change.
+#[derive(Debug)]
+struct Now {
+    wanted: Option<Wanted>,
+    input: Option<mpsc::Sender<Bytes>>,
+    /// Until the recorder takes it.
+    waiting: Option<mpsc::Receiver<Bytes>>,
+    /// Ends the recorder.
+    stop: Arc<Notify>,
+}
+
+impl Now {
+    fn new(wanted: Option<Wanted>) -> Now {
+        let (input, waiting) = mpsc::channel(INPUT_WAITS);
+        let input = wanted.is_some_and(|wanted| wanted.input).then_some(input);
+        Now { wanted, input, waiting: Some(waiting), stop: Arc::default() }
+    }
 }
 
 impl Inbox {
     /// Of a session that is recorded, or is not.
     pub fn new(wanted: Option<Wanted>) -> Inbox {
-        let (input, waiting) = mpsc::channel(INPUT_WAITS);
-        let recorded = wanted.is_some();
         Inbox {
-            input: wanted.is_some_and(|wanted| wanted.input).then_some(input),
+            now: Mutex::new(Now::new(wanted)),
             size: watch::Sender::new(None),
-            waiting: Mutex::new(Some(waiting)),
-            done: watch::Sender::new(!recorded),
+            done: watch::Sender::new(wanted.is_none()),
         }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for room for a piece of input: it is kept before the session has it, so that none is missing
     /// where that ends at once. `None`: input is not recorded, or no more.
-    pub async fn room(&self) -> Option<mpsc::Permit<'_, Bytes>> {
-        self.input.as_ref()?.reserve().await.ok()
+    pub async fn room(&self) -> Option<mpsc::OwnedPermit<Bytes>> {
+        let input = self.now().input.clone();
+        input?.reserve_owned().await.ok()
     }
 
     /// The terminal has another size.
@@ -55,7 +81,7 @@ impl Inbox {
     }
 
     fn take(&self) -> Option<mpsc::Receiver<Bytes>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.now().waiting.take()
     }
 }
 
@@ -67,6 +93,19 @@ impl Session {
         let _ = done.wait_for(|done| *done).await;
     }
 
+    /// Whether and how it is recorded.
+    pub fn recorded(&self) -> Option<Wanted> {
+        self.recorder.now().wanted
+    }
+
+    /// Ends its recorder, and has it recorded otherwise by the next one, before its command runs.
+    async fn record_otherwise(&self, wanted: Option<Wanted>) {
+        self.recorder.now().stop.notify_one();
+        self.recording_done().await;
+        *self.recorder.now() = Now::new(wanted);
+        self.recorder.done.send_replace(wanted.is_none());
+    }
+
     /// Nobody records it, although it was to be.
     pub(in crate::engine) fn give_up_recording(&self) {
         drop(self.recorder.take());
@@ -76,10 +115,13 @@ impl Session {
 
     /// Has it recorded until its end.
     pub(in crate::engine) fn record_on(self: &Arc<Self>, tape: Tape) {
-        let session = self.clone();
+        let (session, stop) = (self.clone(), self.recorder.now().stop.clone());
         self.recorder_handled(tape.offset());
         tokio::spawn(async move {
-            record(&session, tape).await;
+            tokio::select! {
+                () = record(&session, tape) => {}
+                () = stop.notified() => {}
+            }
             session.give_up_recording();
         });
     }
@@ -112,6 +154,46 @@ impl Session {
             batch.push(read);
         }
         (batch, false)
+    }
+}
+
+impl Engine {
+    /// Has a session recorded as is wanted now, whose command does not run yet.
+    pub(in crate::engine) async fn record_as(
+        &self,
+        session: &Arc<Session>,
+        wanted: Option<Wanted>,
+    ) -> Result<()> {
+        if session.recorded() == wanted {
+            return Ok(());
+        }
+        session.record_otherwise(wanted).await;
+        tape::forget(&session.dir);
+        self.recordings().remove(&session.id);
+        let begun = (|| {
+            // Held meanwhile: what is mounted from now on is noted behind it, in the recording too.
+            let reached = session.reached();
+            let tape = wanted.map(|wanted| {
+                let mut about = About::new(&session.record);
+                about.surroundings.clone_from(&reached);
+                Tape::create(self.recordings(), about, wanted, &session.dir)
+            });
+            let tape = tape.transpose()?;
+            session.write_record(&reached)?;
+            Ok(tape)
+        })();
+        match begun {
+            Ok(tape) => {
+                tape.into_iter().for_each(|tape| session.record_on(tape));
+                Ok(())
+            }
+            Err(error) => {
+                // Not recorded at all: the next start tries it again.
+                session.give_up_recording();
+                session.record_otherwise(None).await;
+                Err(io_error("cannot begin the recording of a session")(error))
+            }
+        }
     }
 }
 

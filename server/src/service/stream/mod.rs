@@ -121,7 +121,8 @@ pub async fn open(
         What::Run(spec) => {
             let mut spec = call.container(engine, "open.run.spec", *spec).await?;
             spec.io.policy.deadline = earlier(spec.io.policy.deadline, deadline);
-            let ran = engine.run(spec, request).await;
+            let record = call.recorded(&spec.io);
+            let ran = engine.run(spec, request, record).await;
             let Answer { made: (session, told), repeated } =
                 ran.map_err(|error| within("open.run")(call.hide(engine, error)))?;
             call.answered(engine, &session, repeated).await?;
