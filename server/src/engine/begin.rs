@@ -22,7 +22,9 @@ use super::{
     bounds::{self, blocking},
     container::Container,
     error::{Error, Result},
-    facts, id, io_error,
+    facts,
+    holdings::size,
+    id, io_error,
     monitor::{Monitor, RunFds},
     mounts::made::Made,
     recording::{About, Wanted, tape::Tape},
@@ -294,6 +296,7 @@ impl Engine {
         known: impl FnOnce(&Arc<Session>) -> Result<()>,
     ) -> Result<Opened> {
         let exhausted = io_error("cannot make the streams of a session");
+        let holding = self.holdings.take(record.maker.as_deref(), size(&record))?;
         record.monitor = monitor.process();
         let (id, streamed, wanted) = (record.id.clone(), record.streamed, record.io.policy.record);
         let dir = store::create(&self.sessions_dir, &record)
@@ -333,6 +336,7 @@ impl Engine {
                 State::Assembling,
                 self.counts.clone(),
             ));
+            session.hold(holding);
             self.registry.open_session(session.clone());
             self.catch_up(&session).map_err(io_error("cannot write the record of a session"))?;
             known(&session)?;

@@ -20,6 +20,7 @@ use super::{
     bounds,
     cgroup::Cgroup,
     error::{Error, Result},
+    holdings::Holding,
     id_ranges::IdRange,
     info::{ContainerInfo, ContainerState, SessionEnd},
     monitor::Monitor,
@@ -85,6 +86,8 @@ pub struct Now {
     pub opened: Option<Opened>,
     /// The ids of its user namespace, where the agent chose them.
     pub id_range: Option<IdRange>,
+    /// What it makes the agent hold.
+    pub holding: Option<Holding>,
     /// Why it can only be deleted.
     pub quarantined: Option<String>,
     /// A monitor that has not said where it stands, while it is waited for.

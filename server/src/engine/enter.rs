@@ -126,6 +126,7 @@ impl Engine {
         request: Option<&Request>,
         (streamed, since): (bool, Instant),
     ) -> Result<Arc<Session>> {
+        let _until_it_is_started = self.hold_command(&spec)?;
         let prepare = async {
             match &spec.target {
                 SessionTarget::Container(id) => self.in_container(id, &spec).await,

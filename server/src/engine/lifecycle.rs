@@ -137,10 +137,14 @@ impl Engine {
         if spec.hostname.is_empty() {
             spec.hostname = id[..12].to_owned();
         }
+        let holding = self.hold(&spec)?;
         self.check_owners(&spec)?;
         let id_range = self.take_ids(&mut spec)?;
         let container = Container::new(id, spec, &self.containers_dir, request);
-        container.now().id_range = id_range;
+        {
+            let mut now = container.now();
+            (now.id_range, now.holding) = (id_range, Some(holding));
+        }
         Ok(Arc::new(container))
     }
 

@@ -20,7 +20,7 @@
 //! - [`bounds`]: how long is waited for others, and what is said where they do not answer;
 //! - [`counts`]: what was done, and what there is, in numbers;
 //! - [`dirs`]: the directories that all of it lies in;
-//! - [`registry`], [`kept`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
+//! - [`registry`], [`kept`], [`holdings`], [`store`], [`facts`], [`id`], [`name`], [`watched`], [`fault`]: what the others stand on.
 
 pub mod assemble;
 pub mod begin;
@@ -39,6 +39,7 @@ pub mod fault;
 pub mod files;
 #[cfg(test)]
 mod fuzz;
+mod holdings;
 pub mod id;
 pub mod id_ranges;
 pub mod info;
@@ -92,6 +93,7 @@ use conti_runtime::{host, inspect::held_namespaces::OwnNamespaces, own};
 use counts::Counts;
 use error::{Error, Result};
 pub use facts::Facts;
+use holdings::Holdings;
 use id_ranges::IdRanges;
 use info::SessionEnd;
 use launcher::Launcher;
@@ -138,6 +140,8 @@ pub struct Engine {
     registry: Registry,
     /// What repeated requests are answered by.
     requests: Requests,
+    /// What identities make the agent hold.
+    holdings: Arc<Holdings>,
     launcher: Arc<Launcher>,
     cgroups: Arc<Cgroups>,
     slots: Arc<Slots>,
@@ -236,6 +240,7 @@ impl Engine {
             counts,
             registry: Registry::default(),
             requests: Requests::default(),
+            holdings: Arc::default(),
             slots: Arc::new(Slots::new(launcher.clone(), cgroups.clone())),
             launcher,
             cgroups,

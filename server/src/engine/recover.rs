@@ -28,6 +28,7 @@ use super::{
     cgroup::Cgroup,
     container::{self, Container},
     error::Result,
+    holdings::size,
     info::EndReason,
     monitor::Monitor,
     process,
@@ -156,6 +157,8 @@ impl Engine {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
                 let cgroup = record.cgroup.clone();
                 let container = Container::from_record(record, &self.containers_dir);
+                let (maker, size) = (container.spec.maker.as_deref(), size(&container.spec));
+                container.now().holding = Some(self.holdings.note(maker, size));
                 container.now().id_range = self.id_ranges.claim(&container.spec);
                 match (boot_id == self.facts.boot_id, ended) {
                     (true, false) => {
@@ -337,6 +340,8 @@ impl Engine {
         let session = found.session().clone();
         let container =
             session.record.container.as_ref().and_then(|c| self.registry.container(&c.id).ok());
+        let maker = session.record.maker.as_deref();
+        session.hold(self.holdings.note(maker, size(&session.record)));
         self.registry.add_session(session.clone());
         if let Some(note) = store::read_note(&session.dir) {
             let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,7 +3,7 @@
 //! outlive the container.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{
     Engine,
     container::Container,
+    holdings::size,
     mounts::made::Shown,
     opened::Opened,
     session::{Session, store::Record},
@@ -141,6 +142,17 @@ impl Engine {
         }
     }
 
+    /// How many sessions of each identity a mount in a container is kept with.
+    pub(super) fn sessions_reaching(&self, container: &str) -> HashMap<Option<String>, usize> {
+        let all = self.registry.containers();
+        let reaching = all.iter().filter(|one| self.reaches(one, container));
+        let mut counts = HashMap::new();
+        for session in reaching.flat_map(|one| self.registry.sessions_and_opening(&one.id)) {
+            *counts.entry(session.record.maker.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// Whether a container is another one, or has joined it, by whatever containers are in between.
     pub(super) fn reaches(&self, container: &Container, other: &str) -> bool {
         let mut seen = HashSet::from([container.id.clone()]);
@@ -199,6 +211,9 @@ impl Session {
         let surroundings = surroundings.clone();
         let mut record = Record { surroundings, ..self.record.clone() };
         record.io.policy.record = self.recorded();
+        if let Some(holding) = self.holding.get() {
+            holding.set(size(&record));
+        }
         record.write(&self.dir)
     }
 }

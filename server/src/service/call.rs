@@ -344,8 +344,14 @@ impl Call {
                 format!("it may only make containers with the label {name}={value}; give it");
             return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
         }
-        for id in joined(&mut spec) {
-            self.enter(engine, id).await?;
+        let ids: Vec<String> = spec.joins().cloned().collect();
+        for id in ids {
+            let other = self.see(engine, &id)?;
+            if self.check_inside_now(engine, &other).is_err() {
+                // Counted while it may have to wait.
+                let _held = engine.hold(&spec).map_err(status::of)?;
+                self.check_inside(engine, &other).await?;
+            }
         }
         spec.bounds = Some(self.caller.grants.bounds.clone());
         Ok(spec)
@@ -375,12 +381,19 @@ impl Call {
         // What is checked is what it is started in, whoever has the name then.
         let container = match spec.target.container_mut() {
             Some(key) => {
-                let found = self.enter(engine, key).await?;
+                let found = self.see(engine, key)?;
                 key.clone_from(&found.id);
                 Some(found)
             }
             None => None,
         };
+        if let Some(container) = &container
+            && self.check_inside_now(engine, container).is_err()
+        {
+            // Counted while it may have to wait.
+            let _held = engine.hold_command(&spec).map_err(status::of)?;
+            self.check_inside(engine, container).await?;
+        }
         if self.is_admin() {
             return Ok(spec);
         }

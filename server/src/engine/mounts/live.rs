@@ -29,7 +29,9 @@ use super::{
 use crate::engine::{
     Engine, carry,
     error::{Error, Result},
-    fault, id, io_error,
+    fault,
+    holdings::size,
+    id, io_error,
     spec::{Mount, Target},
 };
 
@@ -180,6 +182,9 @@ impl Engine {
             lock.release();
             return Ok(made);
         }
+        if made.facts.as_ref().is_some_and(|facts| facts.granted.is_some()) {
+            self.check_room_for(&made)?;
+        }
         // Before it is there: what it shows must not have been read without that being known. A session that is
         // being opened now either is told of it, or finds it among those that were made.
         let under_way = self.made_mounts.begin_settling(&made);
@@ -188,6 +193,18 @@ impl Engine {
         self.note(&made, true);
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock, under_way).await
+    }
+
+    /// Checks whether there is room for one more mount in a container: it counts to what is held of its maker, and of
+    /// all whose sessions reach it.
+    fn check_room_for(&self, made: &Made) -> Result<()> {
+        let Some(container) = &made.container_id else { return Ok(()) };
+        let maker = self.registry.container(container)?.spec.maker.clone();
+        let own = |id: &str| self.registry.container(id).is_ok_and(|one| one.spec.maker == maker);
+        let bytes = size(&made.shown());
+        self.holdings.check(maker.as_deref(), self.made_mounts.size_in(own) + bytes)?;
+        let mut reaching = self.sessions_reaching(container).into_iter();
+        reaching.try_for_each(|(of, count)| self.holdings.check(of.as_deref(), count * bytes))
     }
 
     /// Has it attached: whether it is of the kernel's then.

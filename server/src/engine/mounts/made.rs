@@ -37,6 +37,7 @@ use tokio::sync::watch;
 
 use crate::engine::{
     error::{Error, Result},
+    holdings::size,
     id, io_error,
     spec::Mount,
     store::{self, Durability},
@@ -411,6 +412,13 @@ impl MadeMounts {
     pub fn of(&self, container: &str) -> Vec<Arc<Made>> {
         let of = |made: &&Arc<Made>| made.container_id.as_deref() == Some(container);
         self.lock().iter().filter(of).cloned().collect()
+    }
+
+    /// What those in some containers make the agent hold.
+    pub fn size_in(&self, is_one: impl Fn(&str) -> bool) -> usize {
+        let all = self.lock().clone();
+        let own = all.iter().filter(|made| made.container_id.as_deref().is_some_and(&is_one));
+        own.map(|made| size(&made.shown())).sum()
     }
 
     /// The one with an id.

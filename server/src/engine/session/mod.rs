@@ -19,7 +19,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -38,6 +38,7 @@ use super::{
     cgroup::Cgroups,
     counts::Counts,
     error::{Error, Result, Stuck},
+    holdings::Holding,
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
     process,
@@ -62,6 +63,8 @@ pub struct Session {
     reached: Mutex<Surroundings>,
     /// Shared with the monitor until the end; a copy of what is left from then on.
     journal: RwLock<Journal>,
+    /// What it makes the agent hold.
+    pub(super) holding: OnceLock<Holding>,
     /// The process that starts the session's own for the monitor, where there is one.
     forker: Option<ProcessId>,
     /// The monitor, as long as there is one.
@@ -164,6 +167,12 @@ impl Session {
         self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts it to what its maker makes the agent hold.
+    pub(super) fn hold(&self, holding: Holding) {
+        // Once.
+        let _ = self.holding.set(holding);
+    }
+
     /// Puts a session together. `monitor` and `to_monitor` are missing where it has ended already.
     pub fn new(
         record: store::Record,
@@ -184,6 +193,7 @@ impl Session {
             record,
             dir,
             journal: RwLock::new(journal),
+            holding: OnceLock::new(),
             forker: monitor.as_ref().and_then(|monitor| monitor.forker()),
             monitor: Mutex::new(monitor),
             to_monitor: Mutex::new(to_monitor),

@@ -1,0 +1,174 @@
+//! What identities make the agent hold: the specifications of their containers, the records of their sessions, and what
+//! these reach. Each part has its limit; this is the one for all of them together.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::Serialize;
+
+use super::{
+    Engine,
+    error::{Error, Result},
+    spec::{ContainerSpec, SessionSpec},
+};
+
+/// The most that one identity makes the agent hold, in bytes as [`size`] counts them.
+const EACH: usize = 64 << 20;
+
+/// What each identity makes the agent hold.
+#[derive(Debug, Default)]
+pub struct Holdings(Mutex<HashMap<String, usize>>);
+
+/// Something that is held. It counts until this is dropped.
+#[derive(Debug)]
+pub struct Holding {
+    of: Arc<Holdings>,
+    owner: String,
+    bytes: Mutex<usize>,
+}
+
+impl Holdings {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts something new of an identity, if there is room for it.
+    pub fn take(self: &Arc<Self>, owner: Option<&str>, bytes: usize) -> Result<Holding> {
+        let mut all = self.lock();
+        check(&all, owner.unwrap_or_default(), bytes)?;
+        Ok(self.add(&mut all, owner, bytes))
+    }
+
+    /// Counts something that is there already.
+    pub fn note(self: &Arc<Self>, owner: Option<&str>, bytes: usize) -> Holding {
+        self.add(&mut self.lock(), owner, bytes)
+    }
+
+    /// Whether there is room for more of an identity.
+    pub fn check(&self, owner: Option<&str>, more: usize) -> Result<()> {
+        check(&self.lock(), owner.unwrap_or_default(), more)
+    }
+
+    fn add(
+        self: &Arc<Self>,
+        all: &mut HashMap<String, usize>,
+        owner: Option<&str>,
+        bytes: usize,
+    ) -> Holding {
+        let owner = owner.unwrap_or_default().to_owned();
+        *all.entry(owner.clone()).or_default() += bytes;
+        Holding { of: self.clone(), owner, bytes: Mutex::new(bytes) }
+    }
+}
+
+fn check(all: &HashMap<String, usize>, owner: &str, more: usize) -> Result<()> {
+    let held = all.get(owner).copied().unwrap_or(0);
+    if held.saturating_add(more) <= EACH {
+        return Ok(());
+    }
+    Err(Error::Exhausted {
+        what: format!(
+            "what containers and sessions of {owner} are made of (arguments, environment, labels, mounts) takes {} KiB \
+             of the agent's memory, and this would take {} KiB more, of {} KiB for one identity; remove containers, \
+             end sessions, or give them less",
+            held >> 10,
+            more.div_ceil(1 << 10),
+            EACH >> 10
+        ),
+        errno: libc::EAGAIN,
+    })
+}
+
+impl Holding {
+    /// It has become larger or smaller. What is there already is not refused.
+    pub fn set(&self, bytes: usize) {
+        let mut now = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.of.lock();
+        let held = all.entry(self.owner.clone()).or_default();
+        *held = held.saturating_sub(*now) + bytes;
+        *now = bytes;
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.set(0);
+        let mut all = self.of.lock();
+        if all.get(&self.owner) == Some(&0) {
+            all.remove(&self.owner);
+        }
+    }
+}
+
+impl Engine {
+    /// Counts a container that is to be made, until this is dropped.
+    pub fn hold(&self, spec: &ContainerSpec) -> Result<Holding> {
+        self.holdings.take(spec.maker.as_deref(), size(spec))
+    }
+
+    /// Counts a command that is to be started, until this is dropped: its environment goes on to its monitor then.
+    pub fn hold_command(&self, spec: &SessionSpec) -> Result<Holding> {
+        let process = &spec.process;
+        self.holdings
+            .take(spec.maker.as_deref(), size(&(&process.argv, &process.env, &process.identity)))
+    }
+}
+
+/// What something takes in memory, about: its text as JSON, and for each string the room that it takes beside its
+/// characters.
+pub fn size(of: &impl Serialize) -> usize {
+    let mut counter = Counter(0);
+    // A counter takes all that is written, and what cannot be written is no record either.
+    let _ = serde_json::to_writer(&mut counter, of);
+    counter.0
+}
+
+struct Counter(usize);
+
+impl Write for Counter {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        // A String with its allocation, by the two quotes around it.
+        const QUOTE: usize = 24;
+        let quotes = text.iter().filter(|byte| **byte == b'"').count();
+        self.0 += text.len() + quotes * QUOTE;
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_identity_has_so_much_and_gets_it_back() {
+        let holdings = Arc::new(Holdings::default());
+        let first = holdings.take(Some("a"), EACH).expect("there is room");
+        let refused = holdings.take(Some("a"), 1).expect_err("it has all").to_string();
+        assert!(refused.contains("of a ") && refused.contains("remove"), "{refused}");
+        assert!(holdings.take(Some("b"), EACH).is_ok());
+        first.set(EACH / 2);
+        let second = holdings.take(Some("a"), EACH / 2).expect("there is room again");
+        // What is there grows all the same, and is found by the next agent.
+        second.set(EACH);
+        let third = holdings.note(Some("a"), EACH);
+        drop((first, second));
+        assert!(holdings.check(Some("a"), 1).is_err());
+        drop(third);
+        assert!(holdings.check(Some("a"), EACH).is_ok());
+        assert!(holdings.lock().is_empty());
+    }
+
+    #[test]
+    fn a_size_is_no_less_than_what_is_held() {
+        let many: Vec<String> = vec![String::new(); 1000];
+        assert!(size(&many) >= 1000 * size_of::<String>());
+        assert!(size(&"x".repeat(1000)) >= 1000 + size_of::<String>());
+    }
+}
