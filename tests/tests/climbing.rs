@@ -341,3 +341,135 @@ fn a_container_is_closed_by_what_an_admin_does_to_one_in_its_pid_namespace() {
     });
     world.agent.finish();
 }
+
+/// Whether somebody may run something in a container.
+async fn may_run(api: &mut Api, container: &str) -> Result<(), Code> {
+    let spec = session(container, process(["true"]));
+    Wire::open(api, wire::start(spec)).await.map(drop).map_err(|status| status.code())
+}
+
+/// `name` in the pid and user namespace of another.
+fn beside(name: &str, other: &str) -> ContainerSpec {
+    let mode = v1::NamespaceMode::Container.into();
+    let other = Some(v1::Namespace { mode, container: other.into() });
+    let namespaces = v1::Namespaces { pid: other.clone(), user: other, ..Default::default() };
+    ContainerSpec { namespaces: Some(namespaces), ..sleeper(name) }
+}
+
+#[test]
+fn neighbours_in_a_pid_namespace_stay_neighbours_without_the_one_in_between() {
+    let mut world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        api.run(beside("between", "own")).await.expect("it may");
+        api.run(sleeper("apart")).await.expect("it may");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let mounts = vec![bind(&secret, "/mnt/e")];
+        let admins = ContainerSpec { mounts, ..beside("admins", "between") };
+        admin.run(admins).await.expect("an admin may");
+        api.delete("between").await.expect("it is its own");
+        assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied));
+        // What joins it is beside the admin's as well.
+        let joins = api.run(beside("joins", "own")).await.expect_err("it would see the secret");
+        assert_eq!(joins.code(), Code::PermissionDenied, "{joins:?}");
+        assert_eq!(may_run(&mut api, "apart").await, Ok(()));
+    });
+    // The same for an agent that finds the admin's container, with or without its record.
+    for damage in [false, true] {
+        world.agent.kill();
+        if damage {
+            for dir in fs::read_dir(world.agent.path("data/containers")).expect("a directory") {
+                let record = dir.expect("an entry").path().join("container.json");
+                let text = fs::read_to_string(&record).expect("a record");
+                if text.contains("\"admins\"") {
+                    fs::write(&record, &text[..text.len() / 2]).expect("cut");
+                }
+            }
+        }
+        world.agent.restart();
+        world.agent.block_on(async {
+            let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+            assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied), "{damage}");
+            assert_eq!(may_run(&mut api, "apart").await, Ok(()), "{damage}");
+        });
+    }
+    world.agent.finish();
+}
+
+#[test]
+fn what_was_read_of_a_neighbour_is_told_to_nobody_who_may_not_have_it() {
+    let world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let start = async |admin: &mut Api, record| {
+            let policy = v1::SessionPolicy { record, ..Default::default() };
+            let spec = session("own", shell("sleep 100000"));
+            let spec = Some(v1::SessionSpec { policy: Some(policy), ..spec });
+            let request = v1::StartSessionRequest { spec, ..Default::default() };
+            let started = admin.sessions.start_session(request).await.expect("an admin may");
+            started.into_inner().session.expect("a session").id
+        };
+        let before = start(&mut admin, true).await;
+        let mounts = vec![bind(&secret, "/mnt/e")];
+        let admins = ContainerSpec { mounts, ..beside("admins", "own") };
+        admin.run(admins).await.expect("an admin may");
+        let during = start(&mut admin, true).await;
+        admin.delete("admins").await.expect("an admin may");
+        let after = start(&mut admin, true).await;
+        for (session, may) in [(before, false), (during, false), (after, true)] {
+            let viewed = Wire::open(&mut api, wire::view(&session)).await.map(drop);
+            assert_eq!(viewed.is_ok(), may, "{viewed:?}");
+            let request = v1::ReadRecordingRequest { session_id: session };
+            let read = api.sessions.read_recording(request).await.map(drop);
+            assert_eq!(read.is_ok(), may, "{read:?}");
+        }
+        assert_eq!(may_run(&mut api, "own").await, Ok(()), "it is over");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn a_mount_from_a_container_is_had_by_those_who_may_have_that_container() {
+    let world = World::start("");
+    let root = world.agent.scratch("roots").join("r");
+    rootfs::build_empty(&root);
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let of_host = |overlay| {
+            let path = root.display().to_string();
+            let source = Some(v1::rootfs::Source::Dir(v1::DirRootfs { path, overlay }));
+            Some(v1::Rootfs { source })
+        };
+        admin.run(sleeper("own")).await.expect("an admin may");
+        let user = |name: &str| {
+            let mut spec = beside(name, "own");
+            spec.namespaces.as_mut().expect("some").pid = None;
+            spec
+        };
+        admin.run(user("plain")).await.expect("an admin may");
+        let command = Some(process(["/pause"]));
+        let rooted = ContainerSpec { rootfs: of_host(false), process: command, ..user("rooted") };
+        admin.run(rooted).await.expect("an admin may");
+        world.agent.ok(["mount", "plain", "--from", "rooted", "/:/mnt", "--mkdir"]);
+        world.agent.ok(["mount", "own", "--from", "plain", "/mnt:/mnt", "--mkdir"]);
+        for name in ["own", "plain", "rooted"] {
+            assert_eq!(may_run(&mut api, name).await, Err(Code::PermissionDenied), "{name}");
+        }
+        // Also when the container is gone that it came from.
+        admin.delete("rooted").await.expect("an admin may");
+        for name in ["own", "plain"] {
+            assert_eq!(may_run(&mut api, name).await, Err(Code::PermissionDenied), "{name}");
+        }
+        world.agent.ok(["umount", "--lazy", "own", "/mnt"]);
+        assert_eq!(may_run(&mut api, "own").await, Ok(()));
+    });
+    world.agent.finish();
+}

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Grants,
-    rules::{self, Result, beyond},
+    rules::{self, Beyond, Result, beyond},
 };
 use crate::engine::{
+    mounts::made::Shown,
     opened::Opened,
     scope::within,
     sources::dev::is_in_dev,
@@ -62,10 +63,23 @@ pub fn reached(reached: &Reached, grants: &Grants, userns: &Userns) -> Result {
     let Reached { spec, opened: known, made } = reached;
     rules::container(spec, grants, userns)?;
     opened(spec, known.as_ref(), grants)?;
-    made.iter().try_for_each(|made| match made.of_container {
-        // The other one may be gone, and who might have entered it is not kept.
-        true => beyond("mounts", "had a part of another container mounted"),
-        false => rules::made(made, grants),
+    made.iter().try_for_each(|one| self::made(one, grants, userns))
+}
+
+/// Checks a mount that was made in a living container, with the container that its source is a path of.
+pub fn made(made: &Shown, grants: &Grants, userns: &Userns) -> Result {
+    rules::made(made, grants)?;
+    let facts = made.facts.as_ref().filter(|_| made.of_container);
+    let Some(facts) = facts else { return Ok(()) };
+    let Some(from) = &facts.from else {
+        return beyond("mounts", "has a part of a container of which not all is known");
+    };
+    from.iter().try_for_each(|one| reached(one, grants, userns)).map_err(|_| Beyond {
+        field: "mounts".to_owned(),
+        problem: format!(
+            "has a part of a container mounted on {} since that is not confined",
+            made.mount.target
+        ),
     })
 }
 
@@ -233,7 +247,7 @@ mod tests {
         let userns = Userns { wanted: auto, default: auto, problem: None, pool: Pool::default() };
         let shown = |source: &str, kernel, of_container| {
             let kernel = Some(kernel);
-            let facts = Facts { granted: None, sources: vec![source.into()], kernel };
+            let facts = Facts { granted: None, sources: vec![source.into()], kernel, from: None };
             let mount = Mount { target: "/mnt".into(), ..bind("/srv/a") };
             Shown { id: String::new(), mount, of_container, facts: Some(facts) }
         };

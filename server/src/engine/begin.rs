@@ -20,7 +20,7 @@ use super::{
     Engine,
     assemble::{self, Joined},
     bounds::{self, blocking},
-    container::Container,
+    container::{Container, HOST, PidNamespace},
     error::{Error, Result},
     facts,
     holdings::size,
@@ -33,7 +33,7 @@ use super::{
         store::{self, Record},
     },
     slots::Slot,
-    spec::{ContainerSpec, Namespace, Rootfs, SessionIo},
+    spec::{Namespace, Rootfs, SessionIo},
 };
 
 /// How a container's main process begins.
@@ -90,7 +90,7 @@ impl Engine {
     ) -> Result<()> {
         let Slot { cgroup, monitor } = self.slots.take().await?;
         let session_id = id::new();
-        let joined = match self.joined(&container.spec).await {
+        let (joined, pid_namespace) = match self.joined(container).await {
             Ok(joined) => joined,
             Err(error) => {
                 self.release(Arc::new(cgroup), true).await;
@@ -147,10 +147,12 @@ impl Engine {
         // Before anything of it runs, or is said to: what it reaches is told by this.
         let before = {
             let mut now = container.now();
+            now.pid_namespace = pid_namespace;
             let opened = std::mem::take(&mut assembled.opened);
             let opened = opened.after(now.opened.as_ref(), &container.spec.rootfs);
             now.opened.replace(opened)
         };
+        self.note_neighbour(container);
         let process = &assembled.plan.process;
         let record = Record {
             id: session_id.clone(),
@@ -199,6 +201,7 @@ impl Engine {
                 {
                     let mut now = container.now();
                     (now.cgroup, now.opened) = (None, before);
+                    now.pid_namespace = PidNamespace::None;
                 }
                 self.release(cgroup, true).await;
                 return Err(error);
@@ -247,10 +250,14 @@ impl Engine {
         self.made_mounts.from(&container.id).into_iter().map(warning).collect()
     }
 
-    /// The processes of the containers whose namespaces are joined.
-    async fn joined(&self, spec: &ContainerSpec) -> Result<Joined> {
-        let wanted = &spec.namespaces;
+    /// The processes of the containers whose namespaces are joined, and the pid namespace that it comes into.
+    async fn joined(&self, container: &Container) -> Result<(Joined, PidNamespace)> {
+        let wanted = &container.spec.namespaces;
         let mut joined = Joined::default();
+        let mut pid_namespace = PidNamespace::Of(match &wanted.pid {
+            Namespace::Host => HOST.to_owned(),
+            _ => container.id.clone(),
+        });
         for (kind, namespace, action) in [
             (NsType::Pid, &wanted.pid, "join the pid namespace of"),
             (NsType::Uts, &wanted.uts, "join the uts namespace of"),
@@ -273,6 +280,13 @@ impl Engine {
             })?;
             let process = other.running_process(action)?;
             joined.processes.push((kind, process));
+            if kind == NsType::Pid {
+                pid_namespace = match other.now().pid_namespace.clone() {
+                    // It has ended meanwhile.
+                    PidNamespace::None => PidNamespace::Unknown,
+                    known => known,
+                };
+            }
             // A new user namespace has no right to a new proc of a pid namespace that it does not own.
             let is_made = wanted.user != Namespace::Private && facts::proc_of_namespace();
             if kind == NsType::Pid && !is_made {
@@ -282,7 +296,7 @@ impl Engine {
                 joined.owner = assemble::owner_of(&other.spec.namespaces);
             }
         }
-        Ok(joined)
+        Ok((joined, pid_namespace))
     }
 
     /// Makes the directory, the journal and the sockets of a session and hands its plan to a monitor.

@@ -63,6 +63,22 @@ pub struct Container {
     now: Mutex<Now>,
 }
 
+/// The pid namespace that a container is in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// None: nothing of it runs.
+    #[default]
+    None,
+    /// That which was made for this container, or that of the [`HOST`]. The container may be gone: those that have
+    /// joined it stay in the namespace, as do those that have joined them.
+    Of(String),
+    /// It runs, and this is not known.
+    Unknown,
+}
+
+/// What stands for the host in [`PidNamespace::Of`]: no container is called so.
+pub const HOST: &str = "host";
+
 /// What changes in a container's life.
 #[derive(Debug, Default)]
 pub struct Now {
@@ -84,6 +100,8 @@ pub struct Now {
     pub warnings: Vec<String>,
     /// Where on the host that lay which it was started from. `None`: it is not known.
     pub opened: Option<Opened>,
+    /// The pid namespace that it is in: from before its process begins until nothing of it is left.
+    pub pid_namespace: PidNamespace,
     /// The ids of its user namespace, where the agent chose them.
     pub id_range: Option<IdRange>,
     /// What it makes the agent hold.
@@ -123,6 +141,9 @@ pub struct Record {
     /// Where on the host that lay which it was started from. `None`: it is not known.
     #[serde(default)]
     pub opened: Option<Opened>,
+    /// As [`PidNamespace::Of`].
+    #[serde(default)]
+    pub pid_namespace: Option<String>,
     /// The id of the request that made it, among those of all clients.
     pub request_id: Option<String>,
     /// The digest of that request.
@@ -273,6 +294,10 @@ impl Container {
                 cgroup: now.cgroup.as_ref().map(|cgroup| cgroup.name.clone()),
                 warnings: now.warnings.clone(),
                 opened: now.opened.clone(),
+                pid_namespace: match &now.pid_namespace {
+                    PidNamespace::Of(container) => Some(container.clone()),
+                    PidNamespace::None | PidNamespace::Unknown => None,
+                },
                 request_id: self.request_id.clone(),
                 request_digest: self.request_digest.clone(),
             }

@@ -8,7 +8,11 @@ use std::{
 use futures::future::join_all;
 use tracing::{info, warn};
 
-use super::{Engine, bounds, container::Container, spec::ContainerSpec};
+use super::{
+    Engine, bounds,
+    container::{Container, PidNamespace},
+    spec::ContainerSpec,
+};
 
 impl Engine {
     /// Resumes removals that an earlier agent began, and removes what it had not finished creating. Long removals
@@ -42,7 +46,11 @@ impl Engine {
         let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
         let container = Container::new(id, spec, &self.containers_dir, None);
-        container.now().quarantined = Some(problem);
+        {
+            let mut now = container.now();
+            now.quarantined = Some(problem);
+            now.pid_namespace = PidNamespace::Unknown;
+        }
         container
     }
 }

@@ -18,7 +18,7 @@ use super::{
     begin::{Begin, Opened},
     bounds, carry,
     cgroup::Cgroup,
-    container::Container,
+    container::{Container, PidNamespace},
     error::{Error, Result},
     fault,
     info::{ContainerInfo, ContainerState, EndReason},
@@ -224,6 +224,7 @@ impl Engine {
             self.release(cgroup, populated).await;
             container.now().cgroup = None;
         }
+        container.now().pid_namespace = PidNamespace::None;
         self.made_mounts.forget_in(&container.id);
         // Those that cannot tell their end, or cannot be killed, are waited for all at once.
         let others = others.iter().filter(|other| !other.record.main);

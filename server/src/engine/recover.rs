@@ -15,7 +15,7 @@ use conti_runtime::{
     inspect::process as inspect,
     journal::{Reader, Totals},
     own,
-    plan::IdMap,
+    plan::{IdMap, NsType},
     protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
     sys::socket,
 };
@@ -26,7 +26,7 @@ use super::{
     Engine,
     bounds::{self, answered},
     cgroup::Cgroup,
-    container::{self, Container},
+    container::{self, Container, PidNamespace},
     error::Result,
     holdings::size,
     info::EndReason,
@@ -124,6 +124,7 @@ impl Engine {
             self.settle(&container).await;
             keep.extend(container.cgroup_name());
         }
+        self.find_pid_namespaces();
         self.made_mounts.suspect(|| {
             let all = self.registry.containers().into_iter();
             all.filter(|one| one.now().end.is_none()).map(|one| one.id.clone()).collect()
@@ -155,7 +156,7 @@ impl Engine {
         let container = match record {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
-                let cgroup = record.cgroup.clone();
+                let (cgroup, pid_namespace) = (record.cgroup.clone(), record.pid_namespace.clone());
                 let container = Container::from_record(record, &self.containers_dir);
                 let (maker, size) = (container.spec.maker.as_deref(), size(&container.spec));
                 container.now().holding = Some(self.holdings.note(maker, size));
@@ -163,7 +164,10 @@ impl Engine {
                 match (boot_id == self.facts.boot_id, ended) {
                     (true, false) => {
                         let cgroup = cgroup.map(|name| Arc::new(self.cgroups.open(&name)));
-                        container.now().cgroup = cgroup;
+                        let mut now = container.now();
+                        now.cgroup = cgroup;
+                        now.pid_namespace =
+                            pid_namespace.map_or(PidNamespace::Unknown, PidNamespace::Of);
                     }
                     (false, false) => {
                         container.now().end =
@@ -484,6 +488,7 @@ impl Engine {
             let end = supervise::lost("its monitor was not heard", Totals::default());
             info!(session = silent.id, "its monitor was heard");
             engine.take_over(found, &mut Vec::new()).await;
+            engine.find_pid_namespaces();
             // Whoever waits for what was there in its place looks again.
             supervise::finish(&silent, Outcome { end, failure: None });
         });
@@ -543,6 +548,31 @@ impl Engine {
         container.now().id_range = self.id_ranges.claim_of(&maps);
     }
 
+    /// Looks in which pid namespaces those containers are of which that is not known, by their processes.
+    fn find_pid_namespaces(&self) {
+        let own = pid_namespace(std::process::id() as i32);
+        let of = |container: &Container| {
+            if let Some(process) = container.process() {
+                return pid_namespace(process.pid);
+            }
+            // Beside its own it may have some that wait for a command, and are nowhere yet.
+            let processes = container.now().cgroup.as_ref()?.processes();
+            let mut all = processes.into_iter().filter_map(|pid| pid_namespace(pid.as_raw_pid()));
+            all.find(|found| Some(*found) != own)
+        };
+        let all = self.registry.containers();
+        let known = |one: &Container| match one.now().pid_namespace.clone() {
+            PidNamespace::Of(container) => Some(container),
+            PidNamespace::None | PidNamespace::Unknown => None,
+        };
+        for one in all.iter().filter(|one| one.now().pid_namespace == PidNamespace::Unknown) {
+            let Some(found) = of(one) else { continue };
+            let mut same = all.iter().filter(|other| of(other) == Some(found));
+            let found = same.find_map(|other| known(other)).unwrap_or_else(|| one.id.clone());
+            one.now().pid_namespace = PidNamespace::Of(found);
+        }
+    }
+
     /// A container of which no session was found.
     async fn settle(self: &Arc<Self>, container: &Arc<Container>) {
         let lost = {
@@ -563,7 +593,10 @@ impl Engine {
             return;
         }
         // With nothing in it, it is one of those that are removed.
-        container.now().cgroup = None;
+        {
+            let mut now = container.now();
+            (now.cgroup, now.pid_namespace) = (None, PidNamespace::None);
+        }
         if container.spec.auto_remove {
             info!(container = %container.id, "was to remove itself, and is removed");
             container.now().deleted = true;
@@ -579,6 +612,12 @@ impl Engine {
             warn!(container = %container.id, %error, "its state could not be recorded");
         }
     }
+}
+
+/// The number of the pid namespace that a process is in.
+fn pid_namespace(pid: i32) -> Option<u64> {
+    let links = inspect::namespaces(inspect::directory(pid).ok()?).ok()?;
+    inspect::namespace_of(&links, NsType::Pid.file_name())
 }
 
 impl Found {

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{
     Engine,
-    container::Container,
+    container::{Container, PidNamespace},
     holdings::size,
     mounts::made::Shown,
     opened::Opened,
@@ -77,26 +77,30 @@ impl ContainerSpec {
 }
 
 impl Engine {
-    /// The containers whose processes a container sees in its pid namespace, and that run: /proc/PID/root leads into
-    /// each of them, whichever of them has joined the other.
-    pub fn in_pid_namespace_of(&self, container: &Container) -> Vec<Arc<Container>> {
-        let all = self.registry.containers();
-        let mut group = HashSet::from([container.id.clone()]);
-        loop {
-            let before = group.len();
-            for one in &all {
-                if let Namespace::Container(other) = &one.spec.namespaces.pid
-                    && (group.contains(&one.id) || group.contains(other))
-                {
-                    group.extend([one.id.clone(), other.clone()]);
-                }
+    /// The pid namespace that a container is in, or would be if it were started now.
+    fn pid_namespace_of(&self, container: &Container) -> PidNamespace {
+        let now = container.now().pid_namespace.clone();
+        match (&now, &container.spec.namespaces.pid) {
+            (PidNamespace::None, Namespace::Container(id)) => {
+                let other = self.registry.container(id);
+                other.map_or(PidNamespace::None, |other| other.now().pid_namespace.clone())
             }
-            if group.len() == before {
-                break;
-            }
+            _ => now,
         }
-        let runs = |one: &Arc<Container>| one.id != container.id && one.now().end.is_none();
-        all.into_iter().filter(|one| group.contains(&one.id) && runs(one)).collect()
+    }
+
+    /// The containers whose processes a container sees in its pid namespace, and that run: /proc/PID/root leads into
+    /// each of them, whichever of them has joined the other, and also if those in between are gone. One of which that
+    /// is not known may be in any.
+    pub fn in_pid_namespace_of(&self, container: &Container) -> Vec<Arc<Container>> {
+        let own = self.pid_namespace_of(container);
+        let is_beside = |one: &Arc<Container>| {
+            let other = one.now().pid_namespace.clone();
+            let nowhere = [&own, &other].contains(&&PidNamespace::None);
+            let anywhere = [&own, &other].contains(&&PidNamespace::Unknown);
+            one.id != container.id && !nowhere && (anywhere || own == other)
+        };
+        self.registry.containers().into_iter().filter(is_beside).collect()
     }
 
     /// Those of what is started in a container now.
@@ -120,25 +124,69 @@ impl Engine {
             joined.extend(other.spec.joins().cloned());
             all.push(reached(&other)?);
         }
-        Some(all)
+        let mut all = Some(all);
+        for other in self.in_pid_namespace_of(container) {
+            add(&mut all, &reached(&other).map(|one| vec![one]));
+        }
+        all
     }
 
-    /// Notes that something is mounted into a container that lives: what runs there, or in a container that has
-    /// joined it, may read it from now on, and show it to those who read its output. Not `there`: that it could not
+    /// All that can be seen in a container: also what is behind the mounts from others, each of which is listed then.
+    pub(super) fn all_behind(&self, container: &Container) -> Surroundings {
+        let mut all = self.surroundings(container);
+        let mut behind = Vec::new();
+        for made in all.iter_mut().flatten().flat_map(|reached| &mut reached.made) {
+            if made.of_container {
+                let facts = made.facts.as_mut()?;
+                behind.push(facts.from.replace(Vec::new()));
+            }
+        }
+        behind.iter().for_each(|others| add(&mut all, others));
+        all
+    }
+
+    /// Notes that a container begins to run in the pid namespace of others: what runs there may read what it has, and
+    /// show it to those who read its output.
+    pub(super) fn note_neighbour(&self, container: &Container) {
+        let beside = self.in_pid_namespace_of(container);
+        if beside.is_empty() {
+            return;
+        }
+        let reached = self.surroundings(container);
+        beside.iter().for_each(|other| self.note_in(&other.id, |of| add(of, &reached)));
+    }
+
+    /// Notes that something is mounted into a container that lives: what runs there, or in a container that reaches
+    /// it, may read it from now on, and show it to those who read its output. Not `there`: that it could not
     /// be mounted.
     pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) {
         let all = self.registry.containers();
         let reaching = all.iter().filter(|one| one.id != container && self.reaches(one, container));
         // Its own sessions also where it has gone meanwhile.
         for id in reaching.map(|one| one.id.as_str()).chain([container]) {
-            for session in self.registry.sessions_and_opening(id) {
-                if let Err(error) = session.note_mount(shown, there) {
-                    warn!(session = session.id, %error, "cannot note a mount in a session's record");
-                }
+            self.note_in(id, |of| note_mount(of, shown, there));
+        }
+    }
+
+    /// Notes something with the sessions that run in a container, and with their recordings.
+    fn note_in(&self, container: &str, change: impl Fn(&mut Surroundings)) {
+        for session in self.registry.sessions_and_opening(container) {
+            if session.ended() {
+                continue;
             }
-            if let Err(error) = self.recordings().note_mount(id, shown, there) {
-                warn!(container = id, %error, "cannot note a mount in the container's recordings");
+            let mut reached = session.reached();
+            change(&mut reached);
+            if let Err(error) = self.write_surroundings(&session, &reached) {
+                warn!(session = session.id, %error, "what a session reaches cannot be written");
             }
+        }
+    }
+
+    fn write_surroundings(&self, session: &Session, now: &Surroundings) -> std::io::Result<()> {
+        session.write_record(now)?;
+        match session.recorded() {
+            Some(_) => self.recordings().set_surroundings(&session.id, now.clone()),
+            None => Ok(()),
         }
     }
 
@@ -153,8 +201,12 @@ impl Engine {
         counts
     }
 
-    /// Whether a container is another one, or has joined it, by whatever containers are in between.
+    /// Whether a container is another one, or is in its pid namespace, or has joined it, by whatever containers are in
+    /// between.
     pub(super) fn reaches(&self, container: &Container, other: &str) -> bool {
+        if self.in_pid_namespace_of(container).iter().any(|one| one.id == other) {
+            return true;
+        }
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
         let known = |container: &Container| container.now().quarantined.is_none();
@@ -186,11 +238,7 @@ impl Engine {
             return Ok(());
         }
         reached.clone_from(&now);
-        session.write_record(&now)?;
-        match session.recorded() {
-            Some(_) => self.recordings().set_surroundings(&session.id, now),
-            None => Ok(()),
-        }
+        self.write_surroundings(session, &now)
     }
 }
 
@@ -198,12 +246,6 @@ impl Session {
     /// What it can reach.
     pub fn surroundings(&self) -> Surroundings {
         self.reached().clone()
-    }
-
-    fn note_mount(&self, shown: &Shown, there: bool) -> std::io::Result<()> {
-        let mut reached = self.reached();
-        note_mount(&mut reached, shown, there);
-        self.write_record(&reached)
     }
 
     /// Writes its record with what has changed since it was opened.
@@ -218,9 +260,25 @@ impl Session {
     }
 }
 
+/// Adds others to some surroundings, once each. Where there is no room for all, or not all is known, nothing is.
+fn add(surroundings: &mut Surroundings, others: &Surroundings) {
+    let (Some(all), Some(others)) = (surroundings.as_mut(), others) else {
+        *surroundings = None;
+        return;
+    };
+    for other in others {
+        if !all.contains(other) {
+            all.push(other.clone());
+        }
+    }
+    if all.len() > JOINED_MAX {
+        *surroundings = None;
+    }
+}
+
 /// Notes a mount in some surroundings, in the place of what was known of it before: with the first container, and once
 /// for all that show the same.
-pub(super) fn note_mount(surroundings: &mut Surroundings, shown: &Shown, there: bool) {
+fn note_mount(surroundings: &mut Surroundings, shown: &Shown, there: bool) {
     let Some(all) = surroundings else { return };
     all.iter_mut().for_each(|reached| reached.made.retain(|one| one.id != shown.id));
     if let Some(first) = all.first_mut()
@@ -240,7 +298,7 @@ mod tests {
     fn shown(id: &str, kernel: Option<bool>) -> Shown {
         let source = MountSource::Tmpfs { size_bytes: 0, mode: 0o755 };
         let mount = Mount { target: "/mnt".into(), source, read_only: false };
-        let facts = Some(Facts { granted: None, sources: Vec::new(), kernel });
+        let facts = Some(Facts { granted: None, sources: Vec::new(), kernel, from: None });
         Shown { id: id.to_owned(), mount, of_container: false, facts }
     }
 

@@ -210,7 +210,7 @@ impl Call {
             );
         }
         let made = engine.mounts_made_in(&container.id);
-        made.iter().try_for_each(|made| rules::made(&made.shown(), grants))
+        made.iter().try_for_each(|made| reached::made(&made.shown(), grants, engine.userns()))
     }
 
     /// Checks a target, and gives it with the id of its container. All but containers are for admins.

@@ -116,10 +116,7 @@ impl Engine {
     /// which not all is known yet. That changes with [`Engine::mounts_settled`].
     pub fn is_being_mounted_around(&self, container: &str) -> bool {
         let Ok(container) = self.registry.container(container) else { return false };
-        self.made_mounts.is_under_way_in(|other| {
-            let beside = || self.in_pid_namespace_of(&container);
-            self.reaches(&container, other) || beside().iter().any(|one| one.id == other)
-        })
+        self.made_mounts.is_under_way_in(|other| self.reaches(&container, other))
     }
 
     /// Changes whenever all has come to be known of a mount.
@@ -135,10 +132,8 @@ impl Engine {
     async fn create_mount_now(self: &Arc<Self>, wanted: Wanted) -> Result<Made> {
         let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
         let (process, namespace) = (site.process, site.mount_namespace()?);
-        let source_container_id = match &wanted.source_container {
-            Some(id) => Some(self.registry.container(id)?.id.clone()),
-            None => None,
-        };
+        let from = wanted.source_container.as_ref().map(|id| self.registry.container(id));
+        let from = from.transpose()?;
         let prepared = self.prepare(&wanted, &site).await?;
         // As long as it is attached nowhere it has its id already.
         let mount_id = process::mount_id(&prepared.fd)
@@ -154,12 +149,13 @@ impl Engine {
             mount_id,
             made_by: wanted.made_by,
             create_time: SystemTime::now(),
-            source_container_id,
+            source_container_id: from.as_ref().map(|from| from.id.clone()),
             boot_id: self.facts.boot_id.clone(),
             facts: Some(Facts {
                 granted: wanted.within.clone(),
                 sources: prepared.sources,
                 kernel: None,
+                from: from.and_then(|from| self.all_behind(&from)),
             }),
             stage: Stage::Attaching,
         };

@@ -41,6 +41,7 @@ use crate::engine::{
     id, io_error,
     spec::Mount,
     store::{self, Durability},
+    surroundings::Surroundings,
 };
 
 /// A mount that was made. Also the content of its record, `STATE/mounts/ID.CONTAINER.json`.
@@ -79,7 +80,7 @@ pub struct Made {
 }
 
 /// A mount as it is kept with the sessions that it reaches.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     /// The id of its record.
     pub id: String,
@@ -92,7 +93,7 @@ pub struct Shown {
 }
 
 /// What decides who could have made a mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// The directories of the host that its maker was granted. `None`: the maker was an admin.
     pub granted: Option<Vec<PathBuf>>,
@@ -101,6 +102,9 @@ pub struct Facts {
     /// Whether it lies where the kernel shows itself, or brings such a filesystem along. `None`: it is not known, as
     /// long as it is being attached.
     pub kernel: Option<bool>,
+    /// Where the source is a path of a container: that one, and all that could be seen in it. `None`: it is not known.
+    #[serde(default)]
+    pub from: Surroundings,
 }
 
 /// How far a mount is.

@@ -38,11 +38,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::{
-    mounts::made::Shown,
     session::store::{ContainerRef, Record},
     spec::TerminalSize,
     store::{self, Durability},
-    surroundings::{self, Surroundings},
+    surroundings::Surroundings,
 };
 use crate::redact;
 
@@ -209,17 +208,6 @@ impl Recordings {
         let about: About = store::read(&self.dir.join(about_name(session)))?;
         let size = own::metadata(self.path(&about))?.len();
         Ok(Found { about, size })
-    }
-
-    /// Notes a mount in a container, or that there is none, in all recordings of what runs there.
-    pub fn note_mount(&self, container: &str, shown: &Shown, there: bool) -> io::Result<()> {
-        let _turn = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |found: &Found| found.about.container.as_ref().is_some_and(|c| c.id == container);
-        for Found { mut about, .. } in self.list().into_iter().filter(of) {
-            surroundings::note_mount(&mut about.surroundings, shown, there);
-            store::write(&self.dir, &about_name(&about.session), &about, Durability::Boot)?;
-        }
-        Ok(())
     }
 
     /// Notes what a session can reach that is recorded.
