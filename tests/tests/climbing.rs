@@ -473,3 +473,82 @@ fn a_mount_from_a_container_is_had_by_those_who_may_have_that_container() {
     });
     world.agent.finish();
 }
+
+#[test]
+fn a_container_that_has_changed_its_root_hides_no_mount_from_the_agent() {
+    let mut world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    fs::write(secret.join("key"), "x").expect("a file");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let waits = "mkdir /mnt/e; until test -e /mnt/e/key; do sleep 0.05; done; \
+                     exec chroot /usr /bin/sleep 100000";
+        api.run(container("own", shell(waits))).await.expect("it may");
+        let pid = api.get("own").await.expect("it runs").pid;
+        let root = || fs::read_link(format!("/proc/{pid}/root")).expect("it has a root");
+        wait::until_true("there is a place", || {
+            fs::symlink_metadata(format!("/proc/{pid}/root/mnt/e")).is_ok()
+        });
+        world.agent.ok(["mount", "own", &format!("{}:/mnt/e", secret.display())]);
+        wait::until_true("it has gone to another root", || root().ends_with("usr"));
+        assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied));
+        // With each change it is looked what is still there.
+        world.agent.ok(["mount", "own", "type=tmpfs,dst=/local"]);
+        world.agent.ok(["umount", "own", "/local"]);
+        assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied));
+    });
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        assert_eq!(may_run(&mut api, "own").await, Err(Code::PermissionDenied));
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
+    let slow = |_: &std::path::Path| {
+        ["env", "CONTI_TEST_DELAYS=create_mount.checked=300"].map(Into::into).to_vec()
+    };
+    let world = World::start_behind(slow, "");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    fs::write(secret.join("key"), "x").expect("a file");
+    world.agent.block_on(async {
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut refused = 0;
+        for round in 0..12 {
+            api.run(sleeper("own")).await.expect("it may");
+            let mut spec = beside("source", "own");
+            spec.namespaces.as_mut().expect("some").pid = None;
+            api.run(spec).await.expect("it may");
+            let mount = |source: &str, of: &str, from: &str, to: &str| v1::CreateMountRequest {
+                target: Some(v1::Target { target: Some(target::Target::Container(of.into())) }),
+                mount: Some(bind(std::path::Path::new(source), to)),
+                source_container: from.to_owned(),
+                create_point: true,
+                ..Default::default()
+            };
+            let admins = mount(&secret.display().to_string(), "source", "", "/tmp/e");
+            let copy = mount("/tmp", "own", "source", "/mnt/c");
+            let (mut other, mut own) = (admin.clone(), api.clone());
+            let admins = async { other.mounts.create_mount(admins).await };
+            let copy = async { own.mounts.create_mount(copy).await };
+            let (mounted, copied) = tokio::join!(admins, copy);
+            mounted.expect("an admin may");
+            let script = "test ! -e /mnt/c/e/key";
+            let spec = session("own", shell(script));
+            let seen = Wire::open(&mut admin, wire::start(spec)).await.expect("an admin may");
+            assert_eq!(api::exit_code(&seen.collect().await.end), 0, "{round}: {copied:?}");
+            refused += usize::from(copied.is_err());
+            for name in ["own", "source"] {
+                admin.delete(name).await.expect("an admin may");
+            }
+        }
+        assert!(refused > 0, "it was refused where it came too late");
+    });
+    world.agent.finish();
+}

@@ -55,7 +55,7 @@ impl Call {
         Ok(Call { caller: caller.ok_or_else(status::unauthenticated)?, backlog, record })
     }
 
-    fn is_admin(&self) -> bool {
+    pub fn is_admin(&self) -> bool {
         self.caller.role == Role::Admin
     }
 

@@ -21,7 +21,7 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::access::{Caller, Identity};
+use crate::access::{Caller, Identity, reached};
 use crate::engine::{
     Engine,
     mounts::{
@@ -30,6 +30,7 @@ use crate::engine::{
         made::Made,
     },
     spec::MountSource,
+    surroundings::Surroundings,
 };
 
 /// Serves `conti.v1.MountService`.
@@ -97,7 +98,15 @@ impl MountService for Mounts {
         }
         wanted.within = call.mount(&wanted.mount, wanted.source_container.is_some())?;
         wanted.target = call.target(&self.engine, wanted.target).await?;
-        let made = self.engine.create_mount(wanted).await.map_err(status::of)?;
+        let may_have = {
+            let (engine, grants, is_admin) =
+                (self.engine.clone(), call.caller.grants.clone(), call.is_admin());
+            move |all: &Surroundings| {
+                let check = |one| reached::reached(one, &grants, engine.userns()).is_ok();
+                is_admin || all.as_ref().is_some_and(|all| all.iter().all(check))
+            }
+        };
+        let made = self.engine.create_mount(wanted, may_have).await.map_err(status::of)?;
         Ok(Response::new(CreateMountResponse { mount: Some(made_message(&made)) }))
     }
 

@@ -6,7 +6,11 @@
 //! opened, and that is joined. Numbers alone would not do: that of a namespace that is gone is the next one's, but
 //! not while it is held.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    thread,
+};
 
 use rustix::{
     fs::{Mode, OFlags, openat},
@@ -106,6 +110,21 @@ impl HeldNamespaces {
             move_into_thread_name_spaces(held.fd.as_fd(), held.kind.set())?;
         }
         Ok(())
+    }
+
+    /// The mounts of the mount namespace, all of them: what /proc/PID/mountinfo shows begins at the root directory of
+    /// the process, which it may have changed (chroot(2)).
+    pub fn all_mounts(&self) -> io::Result<Vec<u8>> {
+        let look = || {
+            ns::unshare_root()?;
+            // In there, no /proc can be relied on.
+            let own = process::own_thread()?;
+            self.join(&[NsType::Mount])?;
+            process::mountinfo(own)
+        };
+        // A thread that has joined it is good for nothing else. Nothing in there is looked up by path.
+        let looked = thread::scope(|scope| scope.spawn(look).join());
+        looked.unwrap_or_else(|_| Err(io::Error::other("the thread that looked has panicked")))
     }
 
     /// Whether the mount namespace belongs to a user namespace or to one above it. Root of any other could have

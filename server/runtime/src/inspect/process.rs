@@ -150,6 +150,11 @@ pub fn directory(pid: i32) -> Result<OwnedFd, Failure> {
     open_dir(CWD, format!("/proc/{pid}")).map_err(|errno| gone(pid, &errno.into()))
 }
 
+/// The directory of the thread that asks.
+pub fn own_thread() -> Result<OwnedFd, Errno> {
+    open_dir(CWD, "/proc/thread-self")
+}
+
 /// The inode number of a namespace, as the links below /proc/PID/ns name it: `mnt:[4026531841]`. `None` also
 /// where the process may not be looked at.
 pub fn namespace_of(ns: impl AsFd, file: &str) -> Option<u64> {

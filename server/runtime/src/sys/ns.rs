@@ -31,6 +31,12 @@ pub fn unshare_mounts() -> Result<(), Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
 }
 
+/// Gives this thread a root and a working directory of its own, apart from those of the other threads.
+pub fn unshare_root() -> Result<(), Errno> {
+    // SAFETY: as in `unshare_cgroup`: FS changes no fd table and no memory.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }
+}
+
 /// Moves this process into new namespaces: CLONE_NEW* flags but CLONE_NEWPID and CLONE_NEWTIME, which would
 /// hold for its children only. With a user namespace among them the others belong to that.
 pub fn unshare_namespaces(flags: u64) -> Result<(), Errno> {

@@ -33,6 +33,7 @@ use crate::engine::{
     holdings::size,
     id, io_error,
     spec::{Mount, Target},
+    surroundings::Surroundings,
 };
 
 /// How long is waited until it is tried again to find out whether something is mounted.
@@ -80,10 +81,16 @@ pub enum Which {
 }
 
 impl Engine {
-    /// Mounts something into a target.
-    pub async fn create_mount(self: &Arc<Self>, wanted: Wanted) -> Result<Made> {
+    /// Mounts something into a target. `may_have`: whether who asks may have all that can be seen in the container of
+    /// the source. Somebody may mount something there between the first look and the copy of the source; this is asked
+    /// when the copy is made.
+    pub async fn create_mount(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        may_have: impl Fn(&Surroundings) -> bool + Send + 'static,
+    ) -> Result<Made> {
         let engine = self.clone();
-        to_its_end(async move { engine.create_mount_now(wanted).await }).await
+        to_its_end(async move { engine.create_mount_now(wanted, may_have).await }).await
     }
 
     /// Takes a mount away.
@@ -129,12 +136,28 @@ impl Engine {
         self.made_mounts.are_known_in(container)
     }
 
-    async fn create_mount_now(self: &Arc<Self>, wanted: Wanted) -> Result<Made> {
+    async fn create_mount_now(
+        self: &Arc<Self>,
+        wanted: Wanted,
+        may_have: impl Fn(&Surroundings) -> bool,
+    ) -> Result<Made> {
         let site = self.site_of(self.process_of(&wanted.target, "mount into")?)?;
         let (process, namespace) = (site.process, site.mount_namespace()?);
         let from = wanted.source_container.as_ref().map(|id| self.registry.container(id));
         let from = from.transpose()?;
+        fault::point("create_mount.checked").await;
         let prepared = self.prepare(&wanted, &site).await?;
+        let source_container_id = from.as_ref().map(|from| from.id.clone());
+        let from = match &from {
+            Some(from) => {
+                let all = self.all_behind(from);
+                if !may_have(&all) {
+                    return Err(Error::MountUnderWay(from.spec.name.clone()));
+                }
+                all
+            }
+            None => None,
+        };
         // As long as it is attached nowhere it has its id already.
         let mount_id = process::mount_id(&prepared.fd)
             .map_err(|errno| io_error("cannot look at a mount")(errno.into()))?;
@@ -149,13 +172,13 @@ impl Engine {
             mount_id,
             made_by: wanted.made_by,
             create_time: SystemTime::now(),
-            source_container_id: from.as_ref().map(|from| from.id.clone()),
+            source_container_id,
             boot_id: self.facts.boot_id.clone(),
             facts: Some(Facts {
                 granted: wanted.within.clone(),
                 sources: prepared.sources,
                 kernel: None,
-                from: from.and_then(|from| self.all_behind(&from)),
+                from,
             }),
             stage: Stage::Attaching,
         };

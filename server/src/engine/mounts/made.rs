@@ -26,7 +26,11 @@ use std::{
 
 use conti_runtime::{
     beneath,
-    inspect::{process, question::MountId},
+    inspect::{
+        held_namespaces::{HeldNamespaces, OwnNamespaces},
+        process,
+        question::MountId,
+    },
     kernel_fs::Tree,
     own,
     plan::NsType,
@@ -478,31 +482,28 @@ pub fn seen(made: &Made) -> Seen {
     let Some(witness) = made.witness() else { return Seen::Absent };
     let Some(text) = mountinfo_of(witness, made.namespace) else { return Seen::There(None) };
     let (tree, id) = (Tree::of(&text), made.mount_id.id);
-    // Another process may have another root, from which places have other names.
-    let kernel = || (witness == made.process).then(|| tree.is_kernels(id)).flatten();
     match tree.has(id) {
-        true => Seen::There(kernel()),
+        true => Seen::There(tree.is_kernels(id)),
         false => Seen::Absent,
     }
 }
 
-/// The ids of the mounts that a process sees in this mount namespace; 0: in whichever it is. `None`: it has gone, from
-/// there or altogether, or cannot be looked at.
+/// The ids of the mounts in this mount namespace, which a process is in; 0: in whichever it is. `None`: it has gone,
+/// from there or altogether, or cannot be looked at.
 pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
     let text = mountinfo_of(process, namespace)?;
     Some(Tree::of(&text).ids().collect())
 }
 
+/// All of them, whatever root the process has: it may have taken another, from which it does not see what was mounted
+/// for it.
 fn mountinfo_of(process: ProcessId, namespace: u64) -> Option<Vec<u8>> {
     let pinned = process::Pinned::same(process).ok()?;
-    let directory = process::directory(process.pid).ok()?;
-    let links = process::namespaces(&directory).ok()?;
-    let now = || process::namespace_of(&links, NsType::Mount.file_name());
-    let is_in = || namespace == 0 || now() == Some(namespace);
-    if !is_in() {
+    let held = HeldNamespaces::of(&pinned, &OwnNamespaces::look().ok()?).ok()?;
+    held.still_of(&pinned).ok()?;
+    let is_in = namespace == 0 || held.inode(NsType::Mount) == Some(namespace);
+    if !is_in {
         return None;
     }
-    let text = process::mountinfo(&directory).ok()?;
-    pinned.still_there().ok()?;
-    is_in().then_some(text)
+    held.all_mounts().ok()
 }
