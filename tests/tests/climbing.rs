@@ -552,3 +552,46 @@ fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
     });
     world.agent.finish();
 }
+
+/// Root of a container traces what is in its pid namespace and in its user namespace.
+#[test]
+fn an_admin_that_enters_a_container_lends_it_nothing_of_the_host() {
+    let world = World::start("");
+    world.agent.ok(["run", "-d", "--name", "ids", "--", "sleep", "1000"]);
+    world.agent.ok(["run", "-d", "--name", "hosts", "--userns", "host", "--", "sleep", "1000"]);
+    let pid = |name: &str| {
+        let json = world.agent.ctl(["inspect", name]).run().success().json();
+        json["pid"].to_string()
+    };
+    let enter = |name: &str, flags: &str, command: &[&str]| {
+        let pid = pid(name);
+        let flags: Vec<_> = flags.split(' ').collect();
+        world.agent.ctl([&["enter", "-t", &pid], &flags[..], &["--"], command].concat()).run()
+    };
+    for (name, flags, missing) in [
+        ("hosts", "-p", "(-m -n -i)"),
+        ("hosts", "-p -m", "(-n -i)"),
+        ("ids", "-p -U", "(-m -n -i)"),
+        ("ids", "-p -U -n", "(-m -i)"),
+        ("ids", "-p -U -m -i", "(-n)"),
+    ] {
+        let refused = enter(name, flags, &["true"]).exits(125).errors();
+        assert!(refused.contains(missing) && refused.contains(&pid(name)), "{refused}");
+    }
+    // It is in their sight no longer, or has what they have.
+    for (name, flags) in [
+        ("hosts", "-m"),
+        ("hosts", "-p -m -n -i"),
+        ("ids", "-p"),
+        ("ids", "-a"),
+        ("ids", "-n -U -m"),
+    ] {
+        enter(name, flags, &["true"]).success();
+    }
+    // Outside of its cgroups nothing keeps it from devices but that it makes none.
+    let makes = ["mknod", "/tmp/device", "b", "7", "0"];
+    for flags in ["-a", "-p -m -n -i"] {
+        assert!(!enter("hosts", flags, &makes).errors().is_empty(), "{flags}");
+    }
+    world.agent.finish();
+}

@@ -363,7 +363,8 @@ mod needs_user_namespaces {
         );
         let script = "id -u; readlink /proc/self/ns/user; readlink /proc/self/ns/mnt";
         let pid = agent.api(async |mut api| api.get("c").await.expect("there").pid).to_string();
-        let facts = agent.ok(["enter", "c", "-m", "-U", "-p", "--", "sh", "-c", script]);
+        let facts =
+            agent.ok(["enter", "c", "-m", "-U", "-p", "-n", "-i", "--", "sh", "-c", script]);
         let own = format!("0\n{}\n{}", namespace(&pid, "user"), namespace(&pid, "mnt"));
         assert_eq!(facts, own);
         agent.finish();

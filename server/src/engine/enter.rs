@@ -321,6 +321,18 @@ impl Engine {
         let mut fds = FdList::default();
         let joining = Joining::look(pinned, &self.own_namespaces, &target.namespaces)?;
         conti_runtime::fault::point("enter.looking");
+        let is_beside = joining.is_beside(|pid_namespace| {
+            let mains = self.registry.containers().into_iter().filter_map(|one| one.process());
+            let mut all = mains.map(|main| process::pid_namespace(main.pid));
+            all.any(|of| of == Some(pid_namespace))
+        });
+        if is_beside {
+            joining.check_reach()?;
+            if !target.cgroup {
+                // Nothing enforces the container's device policy outside of its cgroups.
+                process::withhold_mknod(&mut process);
+            }
+        }
         if target.root {
             joining.check_root()?;
         }

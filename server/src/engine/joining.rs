@@ -80,6 +80,32 @@ impl Joining {
         self.maps.as_ref().map(|(users, groups)| (users.as_slice(), groups.as_slice()))
     }
 
+    /// Whether the command is beside the processes of a container: in their pid namespace and in their user namespace, so
+    /// that they may trace it. `is_containers`: whether a container is in the pid namespace of this number.
+    pub fn is_beside(&self, is_containers: impl FnOnce(u64) -> bool) -> bool {
+        let shares_user = self.takes(NsType::User) || self.held.is_own(NsType::User);
+        let shares = self.takes(NsType::Pid) && shares_user;
+        shares && self.held.inode(NsType::Pid).is_some_and(is_containers)
+    }
+
+    /// Refuses to have a command beside the processes of a container with something of the host's that they do not
+    /// have: whoever traces it has that too, as by /proc/PID/root.
+    pub fn check_reach(&self) -> Result<()> {
+        let kinds = [(NsType::Mount, "-m"), (NsType::Net, "-n"), (NsType::Ipc, "-i")];
+        let missing =
+            kinds.iter().filter(|(kind, _)| !self.takes(*kind) && !self.held.is_own(*kind));
+        let missing: Vec<_> = missing.map(|(_, flag)| *flag).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let tried = format!(
+            "the container could take over the command and what it has of the host; enter these namespaces too ({}), or \
+             not its pid namespace: cannot enter the pid namespace of process",
+            missing.join(" ")
+        );
+        Err(self.refused(&tried, 0))
+    }
+
     /// Refuses the root directory of a process whose user namespace is not joined.
     pub fn check_root(&self) -> Result<()> {
         match self.takes(NsType::User) || self.held.is_own(NsType::User) {

@@ -8,7 +8,7 @@ use conti_runtime::{
         held_namespaces::{HeldNamespaces, OwnNamespaces},
         process,
     },
-    plan::{IdMap, Process},
+    plan::{IdMap, NsType, Process},
     protocol::ProcessId,
 };
 use rustix::process::{Signal, pidfd_send_signal};
@@ -118,6 +118,12 @@ impl Pinned {
     pub fn into_fd(self) -> OwnedFd {
         self.0.into_fd()
     }
+}
+
+/// The number of the pid namespace that a process is in.
+pub fn pid_namespace(pid: i32) -> Option<u64> {
+    let links = process::namespaces(process::directory(pid).ok()?).ok()?;
+    process::namespace_of(&links, NsType::Pid.file_name())
 }
 
 /// Kills a process, if it is still the one that is meant.

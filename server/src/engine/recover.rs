@@ -15,7 +15,7 @@ use conti_runtime::{
     inspect::process as inspect,
     journal::{Reader, Totals},
     own,
-    plan::{IdMap, NsType},
+    plan::IdMap,
     protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
     sys::socket,
 };
@@ -550,14 +550,15 @@ impl Engine {
 
     /// Looks in which pid namespaces those containers are of which that is not known, by their processes.
     fn find_pid_namespaces(&self) {
-        let own = pid_namespace(std::process::id() as i32);
+        let own = process::pid_namespace(std::process::id() as i32);
         let of = |container: &Container| {
             if let Some(process) = container.process() {
-                return pid_namespace(process.pid);
+                return process::pid_namespace(process.pid);
             }
             // Beside its own it may have some that wait for a command, and are nowhere yet.
             let processes = container.now().cgroup.as_ref()?.processes();
-            let mut all = processes.into_iter().filter_map(|pid| pid_namespace(pid.as_raw_pid()));
+            let mut all =
+                processes.into_iter().filter_map(|pid| process::pid_namespace(pid.as_raw_pid()));
             all.find(|found| Some(*found) != own)
         };
         let all = self.registry.containers();
@@ -612,12 +613,6 @@ impl Engine {
             warn!(container = %container.id, %error, "its state could not be recorded");
         }
     }
-}
-
-/// The number of the pid namespace that a process is in.
-fn pid_namespace(pid: i32) -> Option<u64> {
-    let links = inspect::namespaces(inspect::directory(pid).ok()?).ok()?;
-    inspect::namespace_of(&links, NsType::Pid.file_name())
 }
 
 impl Found {

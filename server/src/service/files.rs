@@ -17,13 +17,14 @@ use super::{
         Field,
         target::{path, target},
     },
-    parts::{self, PartStream, Parts},
+    parts::{self, Checked, PartStream, Parts},
     status::{self, valid},
     stopping::Stopping,
 };
 use crate::engine::{
     Engine,
     files::{Content, Files as Found, Measured},
+    spec::Target,
 };
 
 /// How much of a file is read where nothing was said, in bytes.
@@ -47,6 +48,16 @@ impl Files {
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Files {
         Files { engine, stopping }
     }
+
+    fn answer<P: Parts>(
+        &self,
+        call: Call,
+        of: Target,
+        parts: P,
+    ) -> Response<PartStream<P::Message>> {
+        let checked = Checked { parts, call, engine: self.engine.clone(), of };
+        Response::new(parts::stream(checked, self.stopping.clone()))
+    }
 }
 
 #[tonic::async_trait]
@@ -67,7 +78,7 @@ impl FileService for Files {
         })?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.list_directory(&of, at).await.map_err(status::of)?;
-        Ok(Response::new(parts::stream(found, self.stopping.clone())))
+        Ok(self.answer(call, of, found))
     }
 
     async fn read_file(
@@ -89,7 +100,7 @@ impl FileService for Files {
         })?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.read_file(&of, at, request.offset, limit).await;
-        Ok(Response::new(parts::stream(found.map_err(status::of)?, self.stopping.clone())))
+        Ok(self.answer(call, of, found.map_err(status::of)?))
     }
 
     async fn measure_usage(
@@ -115,7 +126,7 @@ impl FileService for Files {
         let (depth, top) = (request.max_depth, request.top);
         let found = self.engine.measure_usage(&of, paths, request.one_file_system, depth, top);
         let found = found.await.map_err(status::of)?;
-        Ok(Response::new(parts::stream(found, self.stopping.clone())))
+        Ok(self.answer(call, of, found))
     }
 }
 
