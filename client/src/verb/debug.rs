@@ -20,8 +20,8 @@ use crate::{
 /// Run a command with tools of your own in a target that may have none
 ///
 /// The command is in the target's namespaces and sees its files at /target. /usr, /bin, /sbin, /lib* and /etc
-/// are those of the tools, and no variable or file of the target tells them what to load or to read. The target
-/// sees nothing of all this. Paths, that of --workdir too, are those of the tools: /data of the target is
+/// are those of the tools, and no variable or file of the target tells them what to load or to read. They are not
+/// in the target's mounts; its root can look into them by /proc as long as the command runs. Paths, that of --workdir too, are those of the tools: /data of the target is
 /// /target/data.
 #[derive(Debug, Args)]
 pub struct Debug {
