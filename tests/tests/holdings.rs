@@ -99,3 +99,32 @@ fn heavy_what_one_identity_makes_the_agent_hold_is_bounded() {
     });
     world.agent.finish();
 }
+
+#[test]
+fn whoever_has_many_sessions_leaves_files_to_others() {
+    let limited = ["sh", "-c", "ulimit -n 400; exec \"$@\"", "sh"];
+    let world = World::start_behind(|_| limited.map(Into::into).to_vec(), "");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        let mut count = 1;
+        let refused = loop {
+            match exec(&mut api, "").await {
+                Ok(()) => count += 1,
+                Err(refused) => break refused,
+            }
+            assert!(count < 400, "it starts any number of sessions");
+        };
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        let said = refused.message();
+        assert!(said.contains("olga") && said.contains(&count.to_string()), "{said}");
+        // Half of those for which there are files.
+        assert_eq!(count, 400 / 4 * 3 / 4 / 2 + 1, "{said}");
+        world.agent.ok(["run", "--rm", "--", "true"]);
+        let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
+        bob.run(sleeper("bobs")).await.expect("there is something left");
+        api.delete("own").await.expect("it is its own");
+        api.run(sleeper("own")).await.expect("those that have ended do not count");
+    });
+    world.agent.finish();
+}

@@ -479,3 +479,30 @@ fn a_session_whose_container_is_removed_at_once_was_started_all_the_same() {
     });
     agent.finish();
 }
+
+#[test]
+fn a_command_whose_container_ends_meanwhile_is_told_of_that() {
+    // Each step waits a little, so that the end comes between any two of them.
+    let agent = Agent::start_behind(|_| ["env", "CONTI_TEST_DELAYS=10"].map(Into::into).to_vec());
+    agent.api(async |mut api| {
+        for _ in 0..20 {
+            let made = api.run(sleeper("c")).await.expect("it runs");
+            let start = |_| {
+                let mut api = api.clone();
+                tokio::spawn(async move {
+                    let spec = Some(session("c", process(["sleep", "1000"])));
+                    let request = StartSessionRequest { spec, ..Default::default() };
+                    api.sessions.start_session(request).await
+                })
+            };
+            let starts: Vec<_> = (0..12).map(start).collect();
+            api.delete("c").await.expect("it is removed");
+            for start in starts {
+                let Err(refused) = start.await.expect("no panic") else { continue };
+                let said = refused.message();
+                assert!(said.contains("\"c\"") || said.contains(&made.id), "{refused:?}");
+            }
+        }
+    });
+    agent.finish();
+}

@@ -310,6 +310,7 @@ impl Engine {
         known: impl FnOnce(&Arc<Session>) -> Result<()>,
     ) -> Result<Opened> {
         let exhausted = io_error("cannot make the streams of a session");
+        self.check_files(record.maker.as_deref())?;
         let holding = self.holdings.take(record.maker.as_deref(), size(&record))?;
         record.monitor = monitor.process();
         let (id, streamed, wanted) = (record.id.clone(), record.streamed, record.io.policy.record);

@@ -10,7 +10,10 @@ use std::{
 use conti_runtime::{
     host,
     inspect::status::Status,
-    plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind, ToolsRoot},
+    plan::{
+        HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, SetupFailure, Step, ToolKind,
+        ToolsRoot,
+    },
 };
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use tracing::{Instrument as _, debug_span};
@@ -40,6 +43,9 @@ use super::{
 
 /// The environment of tools, beside PATH and TERM.
 const TOOLS_ENV: [&str; 2] = ["HOME=/root", "LANG=C.UTF-8"];
+
+/// For how long the end of a container is waited for, where a process in it has gone already.
+const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// A session that is ready to be handed to its monitor.
 struct Prepared {
@@ -126,6 +132,19 @@ impl Engine {
         request: Option<&Request>,
         (streamed, since): (bool, Instant),
     ) -> Result<Arc<Session>> {
+        let target = spec.target.clone();
+        match self.start_prepared(spec, request, (streamed, since)).await {
+            Err(error) => Err(self.ended_meanwhile(&target, error).await),
+            started => started,
+        }
+    }
+
+    async fn start_prepared(
+        self: &Arc<Self>,
+        spec: SessionSpec,
+        request: Option<&Request>,
+        (streamed, since): (bool, Instant),
+    ) -> Result<Arc<Session>> {
         let _until_it_is_started = self.hold_command(&spec)?;
         let prepare = async {
             match &spec.target {
@@ -205,6 +224,31 @@ impl Engine {
         }
     }
 
+    /// Why a command cannot be run in a container that has ended meanwhile: that, whatever step has met it.
+    async fn ended_meanwhile(&self, target: &SessionTarget, error: Error) -> Error {
+        let (SessionTarget::Container(id) | SessionTarget::Debug(Target::Container(id), _)) =
+            target
+        else {
+            return error;
+        };
+        let container = match self.registry.container(id) {
+            Ok(container) => container,
+            Err(gone) => return gone,
+        };
+        // Its processes may have gone, or its pid namespace takes no more (ENOMEM, clone(2)).
+        let not_begun = |failure: &SetupFailure| {
+            matches!(failure.step, Step::Clone | Step::JoinNamespace | Step::Init)
+        };
+        if matches!(&error, Error::TargetGone { .. })
+            || matches!(&error, Error::Setup(failure) if not_begun(failure))
+        {
+            // Its end arrives a moment later.
+            let _ = tokio::time::timeout(A_MOMENT, container_ended(&container)).await;
+        }
+        let runs = container.running_process("run a command in");
+        runs.err().unwrap_or(error)
+    }
+
     /// Tells the end of a session that is no main session.
     pub(super) async fn exec_ended(
         self: &Arc<Self>,
@@ -218,7 +262,6 @@ impl Engine {
         if let (Some(container), true) = (container, killed) {
             // The kernel kills what is in a pid namespace just before its init is reaped: that end
             // arrives a moment later.
-            const A_MOMENT: Duration = Duration::from_millis(500);
             let gone = tokio::time::timeout(A_MOMENT, container_ended(container)).await;
             if gone.is_ok() {
                 outcome.end.reason = EndReason::ContainerGone;

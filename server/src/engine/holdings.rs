@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use rustix::process::{Resource, getrlimit};
 use serde::Serialize;
 
 use super::{
@@ -17,6 +18,9 @@ use super::{
 
 /// The most that one identity makes the agent hold, in bytes as [`size`] counts them.
 const EACH: usize = 64 << 20;
+
+/// The files that the agent has open for a session: its journal, two bells and its monitor.
+const SESSION_FILES: u64 = 4;
 
 /// What each identity makes the agent hold.
 #[derive(Debug, Default)]
@@ -107,6 +111,26 @@ impl Engine {
     /// Counts a container that is to be made, until this is dropped.
     pub fn hold(&self, spec: &ContainerSpec) -> Result<Holding> {
         self.holdings.take(spec.maker.as_deref(), size(spec))
+    }
+
+    /// Checks whether there are files for one more session of an identity. Three quarters of the agent's are for
+    /// sessions, and each identity may have as many of these as it leaves to others.
+    pub(super) fn check_files(&self, owner: Option<&str>) -> Result<()> {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = usize::try_from(files / 4 * 3 / SESSION_FILES).unwrap_or(usize::MAX);
+        let (all, own) = self.registry.count_sessions(owner);
+        if own < most.saturating_sub(all) {
+            return Ok(());
+        }
+        Err(Error::Exhausted {
+            what: format!(
+                "{all} sessions run, {own} of them of {}, and the agent has files for {most} (of {files} that it may \
+                 open), of which each identity leaves as many to others as it has; end some, or give the agent more \
+                 files (ulimit -n, LimitNOFILE)",
+                owner.unwrap_or("nobody")
+            ),
+            errno: libc::EAGAIN,
+        })
     }
 
     /// Counts a command that is to be started, until this is dropped: its environment goes on to its monitor then.

@@ -195,6 +195,15 @@ impl Registry {
         inner.sessions.values().filter(fits).cloned().collect()
     }
 
+    /// How many sessions there are that have not ended, and how many of them are of one identity.
+    pub fn count_sessions(&self, maker: Option<&str>) -> (usize, usize) {
+        let inner = self.lock();
+        let all = inner.sessions.values().chain(inner.opening.values());
+        all.filter(|session| !session.ended()).fold((0, 0), |(all, own), session| {
+            (all + 1, own + usize::from(session.record.maker.as_deref() == maker))
+        })
+    }
+
     /// What a request has made that is there still.
     pub fn made_by(&self, request: &str) -> Option<Made> {
         let inner = self.lock();

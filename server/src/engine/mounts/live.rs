@@ -196,11 +196,12 @@ impl Engine {
         fault::point("create_mount.locked").await;
         // What would fail is noted nowhere.
         let copy = prepared.fd.try_clone().map_err(io_error("cannot duplicate a descriptor"))?;
-        self.ask(&question(true), vec![copy, lock.share()?]).await?;
-        if wanted.dry_run {
+        let rehearsed = self.ask(&question(true), vec![copy, lock.share()?]).await;
+        if wanted.dry_run || rehearsed.as_ref().is_err_and(is_answer) {
             lock.release();
-            return Ok(made);
+            return rehearsed.map(|_| made);
         }
+        rehearsed?;
         if made.facts.as_ref().is_some_and(|facts| facts.granted.is_some()) {
             self.check_room_for(&made)?;
         }
@@ -352,9 +353,11 @@ impl Engine {
         fault::point("delete_mount.locked").await;
         let question = Question::Detach { from, namespace, point, only, lazy, dry_run };
         if dry_run {
-            self.ask(&question, vec![lock.share()?]).await?;
-            lock.release();
-            return Ok(());
+            let rehearsed = self.ask(&question, vec![lock.share()?]).await;
+            if rehearsed.as_ref().map_or_else(is_answer, |_| true) {
+                lock.release();
+            }
+            return rehearsed.map(drop);
         }
         if let Some(made) = &made {
             self.made_mounts.mark(&made.id, Stage::Detaching);
