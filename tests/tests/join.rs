@@ -482,6 +482,35 @@ fn nobody_of_whom_nothing_is_known_is_let_in() {
 }
 
 #[test]
+fn a_certificate_without_a_record_is_refused_once_the_list_was_lost() {
+    let mut agent = start();
+    let list = agent.path("data/pki/crl.pem");
+    let (stays, alice) = (Joined::as_admin(&agent, "stays"), Joined::as_admin(&agent, "alice"));
+    alice.revoke(&agent);
+    agent.kill();
+    fs::remove_file(alice.record(&agent)).expect("removed");
+    fs::write(&list, "").expect("written");
+    agent.restart();
+    assert!(!alice.is_let_in(&agent), "nothing says that it was not revoked");
+    assert!(stays.is_let_in(&agent));
+    // Whoever joins now has a record, and is in at once.
+    let bob = Joined::as_admin(&agent, "bob");
+    assert!(bob.is_let_in(&agent));
+    // The list that is written next has not forgotten that one was lost.
+    bob.revoke(&agent);
+    agent.kill();
+    agent.restart();
+    assert!(!alice.is_let_in(&agent) && !bob.is_let_in(&agent) && stays.is_let_in(&agent));
+    // Without any record nobody is known.
+    fs::remove_dir_all(agent.path("data/pki/issued")).expect("removed");
+    fs::remove_file(&list).expect("removed");
+    agent.kill();
+    agent.restart();
+    assert!(!alice.is_let_in(&agent) && !stays.is_let_in(&agent));
+    agent.finish();
+}
+
+#[test]
 fn a_revocation_that_cannot_be_signed_changes_nothing() {
     let mut agent = start();
     let alice = Joined::as_admin(&agent, "alice");

@@ -3,10 +3,12 @@
 //! Who was revoked stands in each one's record, and in a signed list of them all, `crl.pem`. Either may be damaged or gone,
 //! or behind the other because the revocation was cut off half way. So both are read whenever that matters: whom one of
 //! them calls revoked is revoked. If a record cannot be read, the list tells; if that cannot be read either, nothing is
-//! known of that certificate, and it counts as revoked.
+//! known of that certificate, and it counts as revoked. A record that is missing says no more than a damaged one: while
+//! the list cannot be read, a certificate without a record is refused, and so it is later, because the list that is
+//! written next has [`LOST`] in it.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -31,6 +33,10 @@ use crate::{
 const LIST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// How long what has expired is kept in mind: as long as clocks may differ.
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+/// Stands among the serial numbers of a list that was written after one was lost, with the time of the loss: who was in
+/// that one without a record is not known. No certificate has this number (they have 16 bytes). It goes as the others do,
+/// when none that was issued before holds any more.
+const LOST: &str = "01";
 /// The name of a certificate whose record cannot be read.
 const UNREAD: &str = "(its record cannot be read)";
 
@@ -63,6 +69,22 @@ pub enum Which {
     Serial(String),
     /// All that name this client.
     Name(String),
+}
+
+/// Whose certificates are refused.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    /// The serial numbers of those that were revoked.
+    serials: BTreeSet<String>,
+    /// Where a list was lost: the authority, of whose certificates none holds without a record.
+    lost: Option<Pki>,
+}
+
+impl Revocations {
+    /// Whether the certificate with a serial number is refused.
+    pub fn has(&self, serial: &str) -> bool {
+        self.serials.contains(serial) || self.lost.as_ref().is_some_and(|pki| !pki.knows(serial))
+    }
 }
 
 /// What is known of all that was issued.
@@ -102,9 +124,19 @@ impl Pki {
         self.path("crl.pem")
     }
 
-    /// The serial numbers of those that were revoked, and when.
-    pub fn revoked(&self) -> Result<BTreeMap<String, SystemTime>> {
-        Ok(self.known()?.revoked)
+    /// Whose certificates are refused.
+    pub fn revoked(&self) -> Result<Revocations> {
+        let revoked = self.known()?.revoked;
+        let lost = revoked.contains_key(LOST).then(|| self.clone());
+        Ok(Revocations { serials: revoked.into_keys().collect(), lost })
+    }
+
+    /// Whether a certificate has a record that can be read and does not call it revoked. It is looked up at each
+    /// handshake: others join meanwhile.
+    fn knows(&self, serial: &str) -> bool {
+        let path = self.path("issued").join(format!("{serial}.json"));
+        let known = store::read(&path);
+        known.is_ok_and(|record: Record| record.serial == serial && record.revoked.is_none())
     }
 
     pub(super) fn keep_issued(&self, record: &Record) -> Result<()> {
@@ -134,8 +166,10 @@ impl Pki {
 
     /// Reads the records and the list.
     fn known(&self) -> Result<Known> {
-        let listed = self.listed();
-        let mut revoked = listed.clone().unwrap_or_default();
+        // No list is one that was lost just now.
+        let lost_now = || BTreeMap::from([(LOST.to_owned(), SystemTime::now())]);
+        let mut revoked = self.listed().unwrap_or_else(lost_now);
+        let lost = revoked.contains_key(LOST);
         let (mut all, mut unread) = (Vec::new(), Vec::new());
         for (serial, record) in records::<Record>(&self.path("issued"))? {
             match record.ok().filter(|record| record.serial == serial) {
@@ -146,7 +180,7 @@ impl Pki {
                     all.push(record);
                 }
                 None => {
-                    if listed.is_none() {
+                    if lost {
                         warn!(
                             serial,
                             "neither a record nor a list tells whether a certificate was revoked: it counts as if it were"

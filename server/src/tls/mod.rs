@@ -12,7 +12,6 @@ pub mod reload;
 mod verifier;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
@@ -27,7 +26,7 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::pki::{self, Pki};
+use crate::pki::{self, Pki, issued::Revocations};
 use verifier::Clients;
 
 /// The files that TLS is made of.
@@ -108,9 +107,10 @@ impl Material {
         let authorities =
             read("the certificates of authorities", &self.client_ca, tls::authorities_in)?;
         let (lists, revoked) = match &self.revoked {
-            Revoked::Nobody => (Vec::new(), BTreeMap::new()),
+            Revoked::Nobody => (Vec::new(), Revocations::default()),
             Revoked::Lists(path) => {
-                (read("the revocation list", path, tls::revocation_lists_in)?, BTreeMap::new())
+                let lists = read("the revocation list", path, tls::revocation_lists_in)?;
+                (lists, Revocations::default())
             }
             Revoked::Own(pki) => (Vec::new(), pki.revoked().map_err(Error::Revoked)?),
         };
@@ -126,10 +126,8 @@ impl Material {
         let (name, not_after) = about(leaf).map_err(at(&self.certificate))?;
         let known = authorities.iter().filter_map(|one| about(one).ok());
         let clients_not_after = known.map(|(_, not_after)| not_after).min();
-        let verifier: Arc<dyn ClientCertVerifier> = Arc::new(
-            Clients::of(&authorities, &lists, revoked.into_keys().collect())
-                .map_err(at(revoking))?,
-        );
+        let verifier: Arc<dyn ClientCertVerifier> =
+            Arc::new(Clients::of(&authorities, &lists, revoked).map_err(at(revoking))?);
         let api = config(ALPN_API, Some(verifier.clone()), chain.clone(), key.clone_key())
             .map_err(at(&self.key))?;
         let join = config(ALPN_JOIN, None, chain, key).map_err(at(&self.key))?;

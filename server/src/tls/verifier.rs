@@ -1,6 +1,6 @@
 //! Whether a client's certificate is good.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use conti_shared::{anchors::Anchors, tls::provider};
 use rustls::{
@@ -15,24 +15,24 @@ use rustls::{
 };
 use x509_parser::parse_x509_certificate;
 
-use crate::access::identity::serial;
+use crate::{access::identity::serial, pki::issued::Revocations};
 
 /// Verifies clients, with no more authorities between a client and a trusted one than that allows.
 #[derive(Debug)]
 pub struct Clients {
     anchors: Anchors<Arc<dyn ClientCertVerifier>>,
-    revoked: BTreeSet<String>,
+    revoked: Revocations,
     hints: Vec<DistinguishedName>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Clients {
-    /// Trusts these authorities, and nobody whom one of these lists revokes, or whose certificate has one of the
-    /// serial numbers in `revoked`.
+    /// Trusts these authorities, and nobody whom one of these lists revokes, or whose certificate is in
+    /// `revoked`.
     pub fn of(
         authorities: &[CertificateDer<'static>],
         lists: &[CertificateRevocationListDer<'static>],
-        revoked: BTreeSet<String>,
+        revoked: Revocations,
     ) -> Result<Clients, String> {
         let anchors = Anchors::of(authorities, |roots| {
             WebPkiClientVerifier::builder_with_provider(roots, provider())
@@ -65,7 +65,7 @@ impl ClientCertVerifier for Clients {
         let verified = self.anchors.verify(chain, verify)?;
         let (_, parsed) = parse_x509_certificate(leaf)
             .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        match self.revoked.contains(&serial(parsed.raw_serial())) {
+        match self.revoked.has(&serial(parsed.raw_serial())) {
             true => Err(Error::InvalidCertificate(CertificateError::Revoked)),
             false => Ok(verified),
         }
