@@ -205,6 +205,39 @@ fn two_agents_do_not_write_to_one_audit_log() {
 }
 
 #[test]
+fn no_other_agent_gets_the_directories_of_one_that_runs_whatever_becomes_of_them() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let dir = programs();
+    let other = |how: &str| {
+        let (state, data) = (agent.path("state"), agent.path("data"));
+        let log = dir.path().join("audit.jsonl");
+        let said = refused(contid(dir.path(), &[], &state, &data, &log));
+        let holder = format!("another agent (process {})", agent.pid());
+        assert!(said.contains(&holder), "{how}: {said}");
+    };
+    other("as they are");
+    for dir in ["state", "data"] {
+        fs::remove_file(agent.path(dir).join("lock")).expect("removed");
+    }
+    other("without the lock files");
+    agent.ok(["exec", "c", "--", "true"]);
+    for dir in ["state", "data"] {
+        fs::rename(agent.path(dir), agent.scratch(dir)).expect("moved");
+    }
+    other("moved away");
+    for dir in ["state", "data"] {
+        let _ = fs::remove_dir_all(agent.path(dir));
+        fs::rename(agent.scratch(dir), agent.path(dir)).expect("moved back");
+    }
+    agent.ok(["exec", "c", "--", "true"]);
+    agent.kill();
+    agent.restart();
+    agent.ok(["exec", "c", "--", "true"]);
+    agent.finish();
+}
+
+#[test]
 fn grants_that_make_an_operator_root_are_warned_of_whenever_a_policy_is_read() {
     let agent = audit::with_policy("[operator]\ncapabilities = [\"NET_ADMIN\", \"SYS_ADMIN\"]");
     let told = |name: &str| {

@@ -1,4 +1,9 @@
 //! The two directories of an agent: taken by one agent at a time, and only where they are Conti's own.
+//!
+//! An agent locks the directories themselves, so that it is no matter what becomes of the files in them. It holds a lock
+//! file in each as well, which is all that agents before that look at, and on filesystems that lock no directories
+//! (NFS). And it locks its cgroups, which are named after the path of its state directory: with that one moved away
+//! and made anew, the path is still taken.
 
 use std::{
     ffi::OsString,
@@ -8,7 +13,11 @@ use std::{
     path::Path,
 };
 
-use conti_runtime::own;
+use conti_runtime::{host, own};
+use rustix::{
+    fs::{FlockOperation, flock, major, minor},
+    io::Errno,
+};
 
 use super::error::{Error, Result};
 
@@ -60,14 +69,61 @@ impl Kind {
 /// # Errors
 ///
 /// A directory that is there and not Conti's own is left as it is, and so is one that another agent uses.
-pub fn take(state: &Path, data: &Path) -> Result<[File; 2]> {
-    let (state_lock, data_lock) = (take_one(state, Kind::State)?, take_one(data, Kind::Data));
+pub fn take(state: &Path, data: &Path) -> Result<Vec<File>> {
+    let (mut locks, data_locks) = (take_one(state, Kind::State)?, take_one(data, Kind::Data));
     let id = |dir: &Path| own::metadata(dir).map(|found| (found.dev(), found.ino())).ok();
     if id(state).is_some_and(|found| id(data) == Some(found)) {
         let (flag, path) = (Kind::State.flag(), state.display());
         return Err(refused(Kind::Data, data, &format!("is the same directory as {flag} {path}")));
     }
-    Ok([state_lock, data_lock?])
+    locks.extend(data_locks?);
+    Ok(locks)
+}
+
+/// Locks a directory that only one agent may use. `None`: its filesystem locks no directories.
+///
+/// # Errors
+///
+/// Another agent has it, which is named.
+pub fn lock(dir: &Path) -> Result<Option<File>> {
+    let at = |error: io::Error| Error::Exhausted {
+        what: format!("cannot lock the directory {}", dir.display()),
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    let file = own::open_dir(dir).map_err(at)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::AGAIN) => Err(taken(dir, &file)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Another agent holds the lock of a file in a directory, or of the directory.
+fn taken(dir: &Path, locked: &File) -> Error {
+    let by = holder(locked).map(|by| format!(" ({by})")).unwrap_or_default();
+    let dir = dir.display();
+    Error::Exhausted {
+        what: format!(
+            "another agent{by} uses the directory {dir}; stop it, or choose others with --state-dir and --data-dir"
+        ),
+        errno: libc::EBUSY,
+    }
+}
+
+/// Who holds the lock of a file, as /proc/locks tells it. `None`: nobody of this pid namespace, or it has another device
+/// there than its metadata say.
+fn holder(locked: &File) -> Option<String> {
+    let found = locked.metadata().ok()?;
+    let (major, minor, inode) = (major(found.dev()), minor(found.dev()), found.ino());
+    let file = format!("{major:02x}:{minor:02x}:{inode}");
+    let locks = host::read_to_string("/proc/locks").ok()?;
+    let pid = locks.lines().find_map(|line| {
+        // NUMBER: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&file.as_str()))
+            .then(|| words[4].to_owned())
+    })?;
+    Some(format!("process {pid}"))
 }
 
 fn refused(kind: Kind, dir: &Path, why: &str) -> Error {
@@ -75,7 +131,7 @@ fn refused(kind: Kind, dir: &Path, why: &str) -> Error {
     Error::Invalid { field: kind.flag().to_owned(), problem }
 }
 
-fn take_one(dir: &Path, kind: Kind) -> Result<File> {
+fn take_one(dir: &Path, kind: Kind) -> Result<Vec<File>> {
     let at = |error: io::Error| Error::Exhausted {
         what: format!("cannot use the directory {}", dir.display()),
         errno: error.raw_os_error().unwrap_or(libc::EIO),
@@ -84,25 +140,18 @@ fn take_one(dir: &Path, kind: Kind) -> Result<File> {
     if let Some(why) = foreign(dir, kind).map_err(at)? {
         return Err(refused(kind, dir, &why));
     }
+    let mut locks: Vec<File> = lock(dir)?.into_iter().collect();
     let path = dir.join(LOCK);
-    let lock = own::create(&path).map_err(|error| match error.raw_os_error() {
+    let file = own::create(&path).map_err(|error| match error.raw_os_error() {
         Some(errno) => Error::Exhausted { what: format!("cannot open {}", path.display()), errno },
         None => {
             let problem = format!("cannot be used because of {}: {error}", path.display());
             Error::Invalid { field: kind.flag().to_owned(), problem }
         }
     })?;
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::AGAIN) => {
-            return Err(Error::Exhausted {
-                what: format!(
-                    "another agent uses the directory {}; stop it, or choose others with --state-dir and --data-dir",
-                    dir.display()
-                ),
-                errno: libc::EBUSY,
-            });
-        }
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => locks.push(file),
+        Err(Errno::AGAIN) => return Err(taken(dir, &file)),
         Err(errno) => return Err(at(errno.into())),
     }
     own::set_permissions(dir, Permissions::from_mode(0o700)).map_err(at)?;
@@ -110,7 +159,7 @@ fn take_one(dir: &Path, kind: Kind) -> Result<File> {
     if let Err(error) = mark(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a directory could not be marked as Conti's own");
     }
-    Ok(lock)
+    Ok(locks)
 }
 
 fn mark(dir: &Path) -> io::Result<()> {
@@ -202,6 +251,23 @@ mod tests {
         fs::create_dir(&data).unwrap();
         fs::write(data.join("pki"), "").unwrap();
         assert!(take(&state, &data).is_err(), "it is no directory");
+    }
+
+    #[test]
+    fn a_directory_is_taken_whatever_becomes_of_the_files_in_it_and_by_whom_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+        let held = take(&state, &data).unwrap();
+        fs::remove_file(state.join(LOCK)).unwrap();
+        fs::remove_file(data.join(LOCK)).unwrap();
+        for (state, data) in [(&state, &dir.path().join("other")), (&dir.path().join("new"), &data)]
+        {
+            let problem = take(state, data).unwrap_err().to_string();
+            let by = format!("another agent (process {}) uses", std::process::id());
+            assert!(problem.contains(&by), "{problem}");
+        }
+        drop(held);
+        take(&state, &data).unwrap();
     }
 
     #[test]

@@ -172,8 +172,8 @@ pub struct Engine {
     host_devpts: OwnedFd,
     /// What is being removed.
     background: TaskTracker,
-    /// Hold the locks of both directories.
-    _locks: [File; 2],
+    /// Hold the locks of both directories and of the cgroups.
+    _locks: Vec<File>,
 }
 
 impl Engine {
@@ -190,14 +190,17 @@ impl Engine {
         let counts = Arc::new(Counts::default());
         // Before anything is touched: without it, nothing can be started.
         let launcher = Arc::new(load_runtime(&config, counts.clone()).await?);
-        let locks = dirs::take(&config.state_dir, &config.data_dir)?;
+        let mut locks = dirs::take(&config.state_dir, &config.data_dir)?;
+        let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
+        for dir in cgroups.agent_dirs() {
+            locks.extend(dirs::lock(dir)?);
+        }
         reserve::keep(&config.state_dir, config.reserve_bytes);
         reserve::keep(&config.data_dir, config.reserve_bytes);
         let containers_dir = sub_dir(&config.data_dir, "containers")?;
         let sessions_dir = sub_dir(&config.state_dir, "sessions")?;
         let recordings = Recordings::new(sub_dir(&config.data_dir, "recordings")?);
         let mounts_dir = sub_dir(&config.state_dir, "mounts")?;
-        let cgroups = Arc::new(Cgroups::detect(&name::tag(&config.state_dir)));
         let open = |path: &str| {
             host::open(path).map(OwnedFd::from).map_err(io_error("cannot open a part of the host"))
         };

@@ -146,6 +146,11 @@ impl Cgroups {
         &self.agent_dir
     }
 
+    /// The agent's directories in all hierarchies.
+    pub fn agent_dirs(&self) -> impl Iterator<Item = &PathBuf> {
+        self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir))
+    }
+
     /// Which layout was found.
     pub fn version(&self) -> CgroupVersion {
         self.version
@@ -223,9 +228,8 @@ impl Cgroups {
     /// The name of the container's cgroups that a process is in.
     pub fn name_of(&self, pid: i32) -> Option<String> {
         let text = host::read(format!("/proc/{pid}/cgroup")).ok()?;
-        let own = self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir));
         let within = |dir: PathBuf| {
-            let below = own.clone().find_map(|own| dir.strip_prefix(own).ok())?;
+            let below = self.agent_dirs().find_map(|own| dir.strip_prefix(own).ok())?;
             below.components().next()?.as_os_str().to_str().map(str::to_owned)
         };
         self.mounted.iter().find_map(|mounted| within(mounted.dir_of(&text)))
@@ -263,7 +267,7 @@ impl Cgroups {
 
     /// Removes the agent's own directories, where no container is left in them.
     pub fn remove_if_empty(&self) {
-        for dir in self.unified.iter().chain(self.v1.iter().map(|(_, dir)| dir)) {
+        for dir in self.agent_dirs() {
             let _ = own::remove_dir(dir);
         }
     }
