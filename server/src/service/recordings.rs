@@ -6,7 +6,7 @@ use conti_proto::v1::{self, ReadRecordingResponse, RecordingFormat};
 use futures::{Stream, stream};
 use tonic::Status;
 
-use super::{convert::info, status};
+use super::{call::Call, convert::info, status};
 use crate::engine::{
     Engine,
     error::Error,
@@ -33,6 +33,21 @@ pub fn message(found: Found) -> v1::Recording {
         .into(),
         size_bytes: found.size,
     }
+}
+
+/// The recordings that a caller may read, the oldest first. Not on the agent's own threads: there may be many, in many
+/// containers, and others made them.
+pub async fn list(engine: &Arc<Engine>, call: Call) -> Result<Vec<Found>, Status> {
+    let (turn, engine) = (engine.recordings().turn_to_list().await, engine.clone());
+    let listed = tokio::task::spawn_blocking(move || {
+        // Also where the caller has hung up.
+        let _turn = turn;
+        let mut all = engine.recordings().list();
+        all.retain(|found| call.may_read(&engine, &found.about));
+        all
+    });
+    // A panic is a defect; it was told where it was made.
+    listed.await.map_err(|_| status::of(Error::Stopping))
 }
 
 /// Finds a recording by the whole id of its session, once it is complete where that has ended.

@@ -234,8 +234,7 @@ impl SessionService for Sessions {
         let call = Call::of(&request)?;
         let ListRecordingsRequest { page_size, page_token } = request.into_inner();
         let page = valid(|v| Page::parse(v, page_size, &page_token))?;
-        let all = self.engine.recordings().list();
-        let all = all.into_iter().filter(|found| call.may_read(&self.engine, &found.about));
+        let all = recordings::list(&self.engine, call).await?;
         let place = |found: &Found| Place::new(found.about.start_time, &found.about.session);
         let (recordings, next_page_token) = page.cut(all, place, recordings::message);
         Ok(Response::new(ListRecordingsResponse { recordings, next_page_token }))

@@ -35,6 +35,7 @@ use conti_runtime::{fault, own, plan::Confinement};
 use conti_shared::name;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use super::{
@@ -141,12 +142,14 @@ pub struct Recordings {
     dir: PathBuf,
     /// Held while one is begun and the oldest make room for it, and while what is known of one changes.
     beginning: Arc<Mutex<()>>,
+    /// Who may read them all.
+    listing: Arc<Semaphore>,
 }
 
 impl Recordings {
     /// Those of a directory.
     pub fn new(dir: PathBuf) -> Recordings {
-        Recordings { dir, beginning: Arc::default() }
+        Recordings { dir, beginning: Arc::default(), listing: Arc::new(Semaphore::new(1)) }
     }
 
     /// Begins one, for its owner only. The oldest make room.
@@ -186,7 +189,13 @@ impl Recordings {
         }
     }
 
-    /// All that are there, the oldest first. What cannot be read is left out.
+    /// Waits for the turn to read them all: one at a time, so that however many ask, one processor at most is busy with
+    /// what others made. `None`: never.
+    pub async fn turn_to_list(&self) -> Option<OwnedSemaphorePermit> {
+        self.listing.clone().acquire_owned().await.ok()
+    }
+
+    /// All that are there, the oldest first. What cannot be read is left out. It blocks: each has a file.
     pub fn list(&self) -> Vec<Found> {
         let entries = own::read_dir(&self.dir).into_iter().flatten().flatten();
         let ids = entries.filter_map(|entry| {
