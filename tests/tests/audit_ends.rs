@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use conti_proto::v1::{GetSessionRequest, SessionState, StartSessionRequest, WaitSessionRequest};
+use conti_proto::v1::{
+    CreateContainerRequest, GetSessionRequest, ListContainersRequest, ListSessionsRequest,
+    SessionState, StartSessionRequest, WaitSessionRequest,
+};
 use conti_tests::{
     Agent,
     api::{session, shell, sleeper},
@@ -13,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 const START: &str = "/conti.v1.SessionService/StartSession";
+const CREATE: &str = "/conti.v1.ContainerService/CreateContainer";
 const STREAM: &str = "/conti.v1.SessionService/Stream";
 
 /// Starts a session that nobody drives: its id.
@@ -123,14 +127,75 @@ fn a_container_that_nobody_drives_has_an_end_with_who_started_it() {
     agent.ok(["run", "-d", "--name", "run", "--", "sh", "-c", "exit 3"]);
     agent.ok(["create", "--name", "made", "--", "sh", "-c", "exit 4"]);
     agent.ok(["start", "made"]);
-    for (name, method, code) in [
-        ("run", "/conti.v1.ContainerService/CreateContainer", 3),
-        ("made", "/conti.v1.ContainerService/StartContainer", 4),
-    ] {
+    for (name, method, code) in
+        [("run", CREATE, 3), ("made", "/conti.v1.ContainerService/StartContainer", 4)]
+    {
         let session = agent.api(async |mut api| api.get(name).await.expect("there").session_id);
         let (begin, end) = end_of(&agent, &session);
         assert_eq!((&begin["method"], &begin["target"]), (&method.into(), &name.into()));
         assert_eq!((&end["target"], &end["end"]["exit"]), (&name.into(), &code.into()));
+    }
+    agent.finish();
+}
+
+#[test]
+fn what_is_carried_out_for_a_caller_who_has_gone_has_its_end_and_says_what_was_made() {
+    // What is begun takes a while, and goes on meanwhile.
+    let delays = "CONTI_TEST_DELAYS=create.registered=300,enter.started=300";
+    let agent = Agent::start_behind(|_| ["env", delays].map(Into::into).to_vec());
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let begun = |method: &str| -> usize {
+        entries(&agent).iter().filter(|e| e["event"] == "begin" && e["method"] == method).count()
+    };
+    for round in 0..12 {
+        let method = if round % 2 == 0 { CREATE } else { START };
+        let before = begun(method);
+        agent.api(async |api| {
+            let call = tokio::spawn(async move {
+                let (mut containers, mut sessions) = (api.containers, api.sessions);
+                if method == CREATE {
+                    let spec = Some(sleeper(""));
+                    let request =
+                        CreateContainerRequest { spec, start: true, ..Default::default() };
+                    drop(containers.create_container(request).await);
+                } else {
+                    let spec = Some(session("c", shell("exec sleep 100000")));
+                    let request = StartSessionRequest { spec, ..Default::default() };
+                    drop(sessions.start_session(request).await);
+                }
+            });
+            while begun(method) == before {
+                tokio::task::yield_now().await;
+            }
+            call.abort();
+        });
+    }
+    wait::until_true("each begin has its end", || {
+        let all = entries(&agent);
+        let of = |event: &str| -> BTreeSet<String> {
+            let all = all.iter().filter(|e| e["event"] == event);
+            all.map(|e| e["call"].to_string()).collect()
+        };
+        of("begin").is_subset(&of("end"))
+    });
+    // All that was begun is there by now, and nothing of which the log does not tell.
+    let (containers, sessions) = agent.api(async |mut api| {
+        let all = api.containers.list_containers(ListContainersRequest::default()).await;
+        let sessions = api.sessions.list_sessions(ListSessionsRequest::default()).await;
+        let containers = all.expect("listed").into_inner().containers;
+        (containers, sessions.expect("listed").into_inner().sessions)
+    });
+    let all = entries(&agent);
+    for id in containers.iter().map(|one| &one.id) {
+        let mut ends = all.iter().filter(|e| e["event"] == "end" && e["container"] == **id);
+        assert!(ends.next().is_some(), "container {id}: {all:?}");
+    }
+    for container in &containers {
+        agent.ok(["rm", "-f", &container.id]);
+    }
+    for id in sessions.iter().map(|one| &one.id) {
+        let (begin, _) = end_of(&agent, id);
+        assert!([CREATE, START, STREAM].contains(&begin["method"].as_str().expect("a method")));
     }
     agent.finish();
 }

@@ -71,23 +71,25 @@ impl Log {
     pub async fn begin(&self, who: Who, method: &str, subject: Subject) -> Result<Open, Failed> {
         let mut entry = Entry::new(Event::Begin, who, method, subject);
         entry.call = id::new();
-        let open =
-            |entry: Entry| Open { log: self.clone(), entry: Some(entry), begun: Instant::now() };
-        let Some(shared) = &self.0 else { return Ok(open(entry)) };
+        let Some(shared) = &self.0 else { return Ok(Open::new(self, entry)) };
         let durability =
             if entry.who.owns_host { Durability::Written } else { Durability::Flushed };
         let (written, answer) = oneshot::channel();
         let line = Line { bytes: entry.line(), durability, written: Some(written) };
         shared.send(line)?;
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(Ok(()))) => Ok(open(entry)),
-            Ok(Ok(Err(failed))) => Err(failed),
-            Ok(Err(_)) => Err(Failed::other("the audit log is closed")),
+        // From here on it stands in the log, and has an end there also where its caller does not wait.
+        let mut open = Open::new(self, entry);
+        let failed = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(()))) => return Ok(open),
+            Ok(Ok(Err(failed))) => failed,
+            Ok(Err(_)) => Failed::other("the audit log is closed"),
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
-                Err(Failed::other(&format!("the audit log was not written in {seconds} seconds")))
+                Failed::other(&format!("the audit log was not written in {seconds} seconds"))
             }
-        }
+        };
+        open.entry = None;
+        Err(failed)
     }
 
     /// Goes on with a call that could not be recorded, and is carried out all the same: the log tells how many
@@ -98,7 +100,7 @@ impl Log {
         }
         let mut entry = Entry::new(Event::Begin, who, method, subject);
         entry.call = id::new();
-        Open { log: self.clone(), entry: Some(entry), begun: Instant::now() }
+        Open::new(self, entry)
     }
 
     /// Goes on with a call that an earlier agent has begun, as [`Open::saved`] gave it.
@@ -185,6 +187,10 @@ pub struct Open {
 }
 
 impl Open {
+    fn new(log: &Log, begin: Entry) -> Open {
+        Open { log: log.clone(), entry: Some(begin), begun: Instant::now() }
+    }
+
     /// Adds what has become known of what the call is about.
     pub fn subject(&mut self, change: impl FnOnce(&mut Subject)) {
         if let Some(entry) = &mut self.entry {
@@ -295,6 +301,21 @@ mod tests {
         assert_ne!(all[0].call, all[2].call);
         assert_eq!(all[1].subject.session.as_deref(), Some("s"));
         assert_eq!(all[3].outcome.code.as_deref(), Some("CANCELLED"));
+    }
+
+    #[tokio::test]
+    async fn a_call_has_an_end_whose_caller_does_not_wait_until_it_is_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(1 << 20)).unwrap();
+        let mut begin = Box::pin(log.begin(remote(), "/a/B", Subject::default()));
+        drop(futures::poll!(&mut begin));
+        drop(begin);
+        log.close();
+        let all = entries(&path);
+        let told: Vec<_> = all.iter().map(|e| (e.event, e.outcome.code.as_deref())).collect();
+        assert_eq!(told, [(Event::Begin, None), (Event::End, Some("CANCELLED"))]);
+        assert_eq!(all[0].call, all[1].call);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,18 +1,38 @@
 //! Work that is carried to its end, whether its caller waits for it or has gone.
 //!
 //! A caller who may have so much under way at a time must not get rid of its share by hanging up: what counts as its
-//! share goes along with the work, and is given back when that ends.
+//! share goes along with the work, and is given back when that ends. Nor must it get rid of its record: so does the
+//! [`Witness`], who is told what the work makes by the one who makes it.
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, fmt::Debug, sync::Arc};
 
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
+use super::{
+    container::Container,
+    error::{Error, Result},
+    session::Session,
+};
+
 /// What is held for as long as a call, or work that it has begun, is under way.
 pub type Held = Arc<dyn Any + Send + Sync>;
 
+/// Is told what comes of a call. It is dropped when the call and all its work have ended.
+pub trait Witness: Debug + Send + Sync {
+    /// A container was made.
+    fn made(&self, container: &Container);
+
+    /// A session was started.
+    fn started(&self, session: &Arc<Session>);
+
+    /// Work has ended, well or with a problem.
+    fn ended(&self, problem: Option<&dyn std::error::Error>);
+}
+
 tokio::task_local! {
     static HELD: Held;
+    static WITNESS: Arc<dyn Witness>;
 }
 
 /// Handles a call, which holds something.
@@ -20,7 +40,22 @@ pub async fn holding<T>(held: Held, call: impl Future<Output = T>) -> T {
     HELD.scope(held, call).await
 }
 
-/// Carries work out in a task of its own, which holds what the call holds.
+/// Handles a call before a witness.
+pub async fn before<T>(witness: Arc<dyn Witness>, call: impl Future<Output = T>) -> T {
+    WITNESS.scope(witness, call).await
+}
+
+/// Tells the witness of the call, where it has one.
+pub fn tell(what: impl FnOnce(&dyn Witness)) {
+    let _ = WITNESS.try_with(|witness| what(&**witness));
+}
+
+/// Tells the witness of the call how work has ended.
+pub fn ended<T, E: std::error::Error>(result: &std::result::Result<T, E>) {
+    tell(|witness| witness.ended(result.as_ref().err().map(|error| error as _)));
+}
+
+/// Carries work out in a task of its own, which holds what the call holds, and has its witness.
 pub fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
@@ -30,5 +65,21 @@ pub fn to_its_end<T: Send + 'static>(
         drop(held);
         done
     };
-    tokio::spawn(work.in_current_span())
+    let work = work.in_current_span();
+    match WITNESS.try_with(Clone::clone) {
+        Ok(witness) => tokio::spawn(before(witness, work)),
+        Err(_) => tokio::spawn(work),
+    }
+}
+
+/// As [`to_its_end`], of a change that somebody may wait for, and whose end the witness is told.
+pub async fn change<T: Send + 'static>(
+    change: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let change = async move {
+        let result = change.await;
+        ended(&result);
+        result
+    };
+    to_its_end(change).await.unwrap_or(Err(Error::Stopping))
 }

@@ -110,6 +110,10 @@ impl Engine {
                 Result::Ok(id)
             };
             let answered = engine.once(request.as_ref(), What::Session, start).await;
+            if let (Ok(Answer { repeated: false, .. }), Some(session)) = (&answered, &own) {
+                carry::tell(|witness| witness.started(session));
+            }
+            carry::ended(&answered);
             fault::point("enter.started").await;
             let result = answered.and_then(|Answer { made, repeated }| {
                 let made = own.map_or_else(|| engine.registry.session(&made), Ok)?;

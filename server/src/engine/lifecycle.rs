@@ -87,6 +87,17 @@ impl Engine {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let create = async move {
             let result = engine.create_now(spec, request, begin).await;
+            if let Ok(Answer { made, repeated: false }) = &result {
+                carry::tell(|witness| witness.made(made));
+                match made.now().session.clone() {
+                    // Where it is gone already, nothing is left of it to be told.
+                    Some(session) if !begin.paused => {
+                        carry::tell(|witness| witness.started(&session));
+                    }
+                    _ => {}
+                }
+            }
+            carry::ended(&result);
             fault::point("create.made").await;
             if let Err(Ok(Answer { made: container, repeated: false })) = answer.send(result)
                 && begin.streamed
@@ -254,10 +265,14 @@ impl Engine {
             let start = async {
                 engine.start_now(&container, record, since).await.map(|()| container.id.clone())
             };
-            engine.once(request.as_ref(), What::Start, start).await?;
-            Ok(container.info())
+            let result = engine.once(request.as_ref(), What::Start, start).await;
+            let session = container.now().session.clone();
+            if let (Ok(Answer { repeated: false, .. }), Some(session)) = (&result, session) {
+                carry::tell(|witness| witness.started(&session));
+            }
+            result.map(|_| container.info())
         };
-        carry::to_its_end(start).await.unwrap_or(Err(Error::Stopping))
+        carry::change(start).await
     }
 
     async fn start_now(
@@ -446,7 +461,7 @@ impl Engine {
             info!(container = %container.id, "deleted");
             Ok(())
         };
-        carry::to_its_end(delete).await.unwrap_or(Err(Error::Stopping))
+        carry::change(delete).await
     }
 
     /// Removes what a container has on disk and in memory. Its main process has ended. Where something is in

@@ -70,20 +70,6 @@ impl Call {
         Ok(container)
     }
 
-    /// Notes which container the call has made.
-    pub fn has_made(&self, container: &Arc<Container>) {
-        if let Some(record) = &self.record {
-            record.container(container);
-        }
-    }
-
-    /// Notes which session the call has started.
-    pub fn started(&self, session: &Arc<Session>) {
-        if let Some(record) = &self.record {
-            record.started(session);
-        }
-    }
-
     /// Whether and how a session is recorded that the call starts now: where it was asked for, or the policy of the
     /// moment wants it, and as that wants it.
     pub fn recorded(&self, io: &SessionIo) -> Option<Wanted> {

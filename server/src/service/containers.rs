@@ -44,15 +44,6 @@ impl Containers {
     }
 }
 
-/// Notes that a call has started the main session of a container.
-fn note_start(call: &Call, container: &Container) {
-    let session = container.now().session.clone();
-    // Where it is gone already, nothing is left of it to be noted.
-    if let Some(session) = session {
-        call.started(&session);
-    }
-}
-
 #[tonic::async_trait]
 impl ContainerService for Containers {
     async fn create_container(
@@ -74,14 +65,10 @@ impl ContainerService for Containers {
         let made = self.engine.create(spec, request, start, record).await;
         let Answer { made, repeated } =
             made.map_err(|error| status::of(call.hide(&self.engine, error)))?;
-        match repeated {
-            // What an earlier request made, when its caller may have had more.
-            true => drop(call.enter(&self.engine, &made.id).await?),
-            // Not looked up again: it may have removed itself by now.
-            false => call.has_made(&made),
-        }
-        if start {
-            note_start(&call, &made);
+        // What an earlier request made, when its caller may have had more. What this one made is not looked up again:
+        // it may have removed itself by now.
+        if repeated {
+            call.enter(&self.engine, &made.id).await?;
         }
         let container = Some(info::container(made.info()));
         Ok(Response::new(CreateContainerResponse { container }))
@@ -105,7 +92,6 @@ impl ContainerService for Containers {
         let record = call.recorded(&found.spec.io);
         let started = self.engine.start_container(&found.id, request, record).await;
         let started = started.map_err(status::of)?;
-        note_start(&call, &found);
         let container = Some(info::container(started));
         Ok(Response::new(StartContainerResponse { container }))
     }

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     access::Role,
+    engine::carry,
     listen::PeerInfo,
     pki::{
         Error, PATIENCE, Pki as Authority,
@@ -63,7 +64,15 @@ impl Pki {
             let _turn = turn;
             work(&authority)
         };
-        match tokio::task::spawn_blocking(work).await {
+        // A thread cannot be stopped: it goes on when the caller has gone.
+        let work = async {
+            let done = tokio::task::spawn_blocking(work).await;
+            if let Ok(result) = &done {
+                carry::ended(result);
+            }
+            done
+        };
+        match carry::to_its_end(work).await.flatten() {
             Ok(result) => result.map_err(status::pki),
             Err(error) => Err(Status::internal(format!("the work was given up: {error}"))),
         }

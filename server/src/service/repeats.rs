@@ -41,10 +41,7 @@ impl Call {
     ) -> Result<(), Status> {
         match repeated {
             true => self.drive(engine, &session.id).await.map(drop),
-            false => {
-                self.started(session);
-                Ok(())
-            }
+            false => Ok(()),
         }
     }
 }

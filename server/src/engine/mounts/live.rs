@@ -90,7 +90,7 @@ impl Engine {
         may_have: impl Fn(&Surroundings) -> bool + Send + 'static,
     ) -> Result<Made> {
         let engine = self.clone();
-        to_its_end(async move { engine.create_mount_now(wanted, may_have).await }).await
+        carry::change(async move { engine.create_mount_now(wanted, may_have).await }).await
     }
 
     /// Takes a mount away.
@@ -101,7 +101,7 @@ impl Engine {
         dry_run: bool,
     ) -> Result<()> {
         let engine = self.clone();
-        to_its_end(async move { engine.delete_mount_now(which, lazy, dry_run).await }).await
+        carry::change(async move { engine.delete_mount_now(which, lazy, dry_run).await }).await
     }
 
     /// A mount that was made here.
@@ -456,13 +456,6 @@ impl Site {
 /// Whether an inspector has said so, and has ended; else it may be at work still.
 fn is_answer(error: &Error) -> bool {
     matches!(error, Error::Refused { .. } | Error::TargetGone { .. })
-}
-
-/// Carries out a change to its end, whether somebody waits for it or not.
-async fn to_its_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    carry::to_its_end(change).await.unwrap_or(Err(Error::Stopping))
 }
 
 /// The inode number of the mount namespace that a process is in.

@@ -28,7 +28,7 @@ use rustix::{
 use tokio::sync::mpsc;
 
 use super::{
-    Engine,
+    Engine, carry,
     error::{Error, Result},
     id,
 };
@@ -113,9 +113,12 @@ impl Archive {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(Error::Internal(format!("the work was given up: {error}"))))
+    // A thread cannot be stopped: it goes on when the caller has gone.
+    carry::change(async {
+        let given_up = |error| Err(Error::Internal(format!("the work was given up: {error}")));
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(given_up)
+    })
+    .await
 }
 
 /// Opens a file that is to be copied, if it still is what it was collected as. Its path had no links in it then.

@@ -5,6 +5,9 @@
 //! which container was meant, which session was started. Denials at the door are recorded by
 //! [`super::access`].
 //!
+//! A call whose caller goes before it is answered ends when what it has begun has been carried out, which writes what it
+//! makes into its record itself ([`carry`]); the end says whether anything was.
+//!
 //! A call whose session outlives it has two ends: its own, and later that of the session, with the same
 //! `call`; [`ends`] writes that too where the agent was started again meanwhile.
 
@@ -23,6 +26,7 @@ pub(super) use self::{
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -45,6 +49,7 @@ use crate::{
         records::{AuditedArguments, AuditedCalls, OnAuditFailure, check_reason},
     },
     audit::{Log, Subject, Who},
+    engine::carry,
     listen::PeerInfo,
     metrics::AuditFailures,
     redact::{self, Arguments, Fingerprint},
@@ -133,7 +138,9 @@ where
             match layer.begin(request, known, all).await {
                 Ok((request, None)) => inner.call(request).await,
                 Ok((request, Some((ticket, came)))) => {
-                    let response = inner.call(request).await?;
+                    // Where its caller goes, the record goes on with what is carried out all the same.
+                    let witness = Arc::new(ticket.clone());
+                    let response = carry::before(witness, inner.call(request)).await?;
                     Ok(response::watched(response, ticket, came))
                 }
                 Err(status) => Ok(status.into_http()),

@@ -110,7 +110,12 @@ pub fn of(path: &str, message: &[u8], known: Known, shown: Arguments<'_>) -> (Su
         ("conti.v1.MountService", "CreateMount") => {
             let request: v1::CreateMountRequest = decoded(message);
             let mount = request.mount.unwrap_or_default();
-            subject.detail = Some(format!("{} on {}", source(mount.source), mount.target));
+            let of = match request.source_container.as_str() {
+                "" => String::new(),
+                container => format!(" of container {container}"),
+            };
+            let source = source(mount.source);
+            subject.detail = Some(format!("{source}{of} on {}", mount.target));
             target(request.target.and_then(|target| target.target), &mut subject)
         }
         ("conti.v1.MountService", "DeleteMount") => {
@@ -247,7 +252,10 @@ fn source(source: Option<Source>) -> String {
         Some(Source::Bind(bind)) => bind.source,
         Some(Source::Device(device)) => device.source,
         Some(Source::Tmpfs(_)) => "tmpfs".to_owned(),
-        Some(Source::Overlay(_)) => "overlay".to_owned(),
+        Some(Source::Overlay(v1::OverlayMount { lowers, upper, .. })) => {
+            let upper = if upper.is_empty() { upper } else { format!(", writable in {upper}") };
+            format!("overlay of {}{upper}", lowers.join(":"))
+        }
         None => String::new(),
     }
 }
@@ -314,6 +322,31 @@ mod tests {
         let (subject, reach) =
             of("/conti.v1.NamespaceService/ListNamespaces", &v1::ListProcessesRequest::default());
         assert_eq!((subject.target.as_deref(), reach), (Some("host"), Reach::Host));
+    }
+
+    #[test]
+    fn a_mount_says_from_which_container_and_of_which_directories_it_is() {
+        let detail = |source, from: &str| {
+            let mount =
+                v1::Mount { target: "/m".into(), source: Some(source), ..Default::default() };
+            let request = v1::CreateMountRequest {
+                mount: Some(mount),
+                source_container: from.into(),
+                ..Default::default()
+            };
+            let path = "/conti.v1.MountService/CreateMount";
+            let known = known(path, access::least(path));
+            let (subject, _) = of(path, &request.encode_to_vec(), known, Arguments::Redacted);
+            subject.detail.expect("a detail")
+        };
+        let bind = || Source::Bind(v1::BindMount { source: "/etc".into(), ..Default::default() });
+        assert_eq!(detail(bind(), ""), "/etc on /m");
+        assert_eq!(detail(bind(), "web"), "/etc of container web on /m");
+        let lowers = vec!["/a".into(), "/b".into()];
+        let mut overlay = v1::OverlayMount { lowers, ..Default::default() };
+        assert_eq!(detail(Source::Overlay(overlay.clone()), ""), "overlay of /a:/b on /m");
+        overlay.upper = "/u".into();
+        assert_eq!(detail(Source::Overlay(overlay), ""), "overlay of /a:/b, writable in /u on /m");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::ends;
 use crate::{
     audit::{Open, Outcome, Subject},
-    engine::{container::Container, session::Session},
+    engine::{carry::Witness, container::Container, session::Session},
 };
 
-/// The record of a call that is under way. Clones are the same one.
+/// The record of a call that is under way. Clones are the same one, and with the last of them it has its end.
 #[derive(Debug, Clone)]
 pub struct Ticket(Arc<Mutex<State>>);
 
@@ -19,12 +19,16 @@ struct State {
     session: Option<Arc<Session>>,
     /// Whether the call has started that session.
     started: bool,
+    /// Whether the call has begun work that has ended since, and what went wrong with it.
+    carried_out: Option<Result<(), String>>,
 }
 
 impl Ticket {
     /// Of a call that was begun.
     pub(super) fn new(open: Open) -> Ticket {
-        Ticket(Arc::new(Mutex::new(State { open: Some(open), session: None, started: false })))
+        let open = Some(open);
+        let state = State { open, session: None, started: false, carried_out: None };
+        Ticket(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -41,11 +45,6 @@ impl Ticket {
     /// The session that was meant.
     pub fn session(&self, session: &Arc<Session>) {
         self.of(session, false);
-    }
-
-    /// The session that the call has started.
-    pub fn started(&self, session: &Arc<Session>) {
-        self.of(session, true);
     }
 
     fn of(&self, session: &Arc<Session>, started: bool) {
@@ -65,12 +64,38 @@ impl Ticket {
         state.started |= started;
     }
 
-    /// The call is over. Its session may not be: then that has an end of its own.
+    /// The call is over.
     pub(super) fn end(&self, outcome: Outcome) {
-        let (open, session, started) = {
-            let mut state = self.state();
-            (state.open.take(), state.session.take(), state.started)
-        };
+        self.state().end(outcome);
+    }
+
+    /// The call was refused.
+    pub(super) fn denied(&self, code: &str, why: &str) {
+        let open = self.state().open.take();
+        if let Some(open) = open {
+            open.denied(code, why);
+        }
+    }
+}
+
+impl Witness for Ticket {
+    fn made(&self, container: &Container) {
+        self.container(container);
+    }
+
+    fn started(&self, session: &Arc<Session>) {
+        self.of(session, true);
+    }
+
+    fn ended(&self, problem: Option<&dyn std::error::Error>) {
+        self.state().carried_out = Some(problem.map_or(Ok(()), |problem| Err(problem.to_string())));
+    }
+}
+
+impl State {
+    /// Writes the end. The session that was started may not be over: then that has an end of its own.
+    fn end(&mut self, outcome: Outcome) {
+        let (open, session, started) = (self.open.take(), self.session.take(), self.started);
         let Some(open) = open else { return };
         let Some(session) = session else { return open.end(outcome) };
         match session.info().end {
@@ -84,13 +109,17 @@ impl Ticket {
             None => open.end(outcome),
         }
     }
+}
 
-    /// The call was refused.
-    pub(super) fn denied(&self, code: &str, why: &str) {
-        let open = self.state().open.take();
-        if let Some(open) = open {
-            open.denied(code, why);
-        }
+impl Drop for State {
+    /// The caller had gone before it was answered.
+    fn drop(&mut self) {
+        let what = match self.carried_out.take() {
+            None => String::new(),
+            Some(Ok(())) => "the caller had gone; it was carried out all the same".to_owned(),
+            Some(Err(problem)) => format!("the caller had gone, and it failed: {problem}"),
+        };
+        self.end(Outcome::of("CANCELLED", &what));
     }
 }
 
