@@ -305,6 +305,51 @@ fn a_certificate_is_renewed_late_and_revoked_with_what_was_renewed_from_it() {
     agent.finish();
 }
 
+#[test]
+fn a_certificate_is_renewed_a_few_times_so_that_a_lost_answer_can_be_repeated_and_no_more() {
+    let agent = start();
+    let data = agent.path("data");
+    let words = ["invite", "--role", "viewer", "--name", "v", "--cert-expires", "2m"];
+    let (id, secret) = parts(&text(&contid(&data, &words)));
+    agent.block_on(async {
+        let (joined, key) = join(&guest(&agent), &id, &secret).await.expect("it was invited");
+        let mut holder = (joined, key);
+        let (mut renewed, mut refused) = (0, 0);
+        // From the first one, and then from the newest of those that came from it.
+        while refused < 2 {
+            let (joined, key) = &holder;
+            let mut api = as_holder(&agent, joined, key).api().await.expect("it may connect");
+            let key = KeyPair::generate().expect("a key");
+            let request = CertificateParams::default().serialize_request(&key).expect("a request");
+            let der = request.der().to_vec().into();
+            let message = RenewCertificateRequest { certificate_request: der };
+            match api.pki.renew_certificate(message).await.map(tonic::Response::into_inner) {
+                Ok(answer) => {
+                    renewed += 1;
+                    assert!(renewed < 20, "it goes on and on");
+                    if renewed == 3 {
+                        let joined = JoinResponse {
+                            certificate: answer.certificate,
+                            certificate_pem: answer.certificate_pem,
+                            authority_pem: answer.authority_pem,
+                        };
+                        holder = (joined, key);
+                    }
+                }
+                Err(status) => {
+                    refused += 1;
+                    assert_eq!(status.code(), Code::InvalidArgument);
+                    assert!(status.message().contains("renewed too often"), "{status:?}");
+                }
+            }
+        }
+        assert_eq!(renewed, 7, "eight of one invitation hold");
+    });
+    let issued = fs::read_dir(data.join("pki/issued")).expect("there").count();
+    assert_eq!(issued, 8);
+    agent.finish();
+}
+
 const GET_AGENT: &str = "/conti.v1.AgentService/GetAgent";
 
 /// A client that has joined.

@@ -105,7 +105,7 @@ impl Pki {
         name: &str,
         role: Role,
         lifetime: Duration,
-        renewed_from: Option<String>,
+        renewed_from: Option<&Record>,
         request: &[u8],
     ) -> Result<Issued> {
         let mut request = signing_request(request)?;
@@ -127,7 +127,8 @@ impl Pki {
             not_after,
             lifetime,
             revoked: None,
-            renewed_from,
+            renewed_from: renewed_from.map(|from| from.serial.clone()),
+            first: renewed_from.map(|from| from.family().to_owned()),
         };
         self.keep_issued(&record)?;
         Ok(Issued { record, certificate: certificate.pem(), authority: self.read("ca.pem")? })

@@ -37,6 +37,9 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 /// that one without a record is not known. No certificate has this number (they have 16 bytes). It goes as the others do,
 /// when none that was issued before holds any more.
 const LOST: &str = "01";
+/// How many certificates hold at a time that come from one invitation, by renewals: some more than are ever needed, as
+/// each is renewed after half of its time, so that an answer that was lost can be asked for again.
+const FAMILY_MAX: usize = 8;
 /// The name of a certificate whose record cannot be read.
 const UNREAD: &str = "(its record cannot be read)";
 
@@ -60,6 +63,9 @@ pub struct Record {
     /// The serial number of the one that it was renewed from.
     #[serde(default)]
     pub renewed_from: Option<String>,
+    /// The serial number of the one that an invitation gave, where this one comes from it by renewals.
+    #[serde(default)]
+    pub first: Option<String>,
 }
 
 /// Which certificates are meant.
@@ -109,7 +115,13 @@ impl Record {
             lifetime: Duration::ZERO,
             revoked,
             renewed_from: None,
+            first: None,
         }
+    }
+
+    /// The serial number that it has in common with all that come from the same invitation.
+    pub(super) fn family(&self) -> &str {
+        self.first.as_deref().unwrap_or(&self.serial)
     }
 
     /// Whether nobody can use it any more.
@@ -316,26 +328,34 @@ impl Pki {
     /// Issues another certificate to the holder of one that was issued here.
     pub fn renew(&self, holder: &Certificate, request: &[u8]) -> Result<Issued> {
         let _lock = self.lock()?;
-        let mut all = self.known()?.records.into_iter();
-        let record = all.find(|record| record.serial == holder.serial);
+        let all = self.known()?.records;
+        let record = all.iter().find(|record| record.serial == holder.serial);
         let record = record.ok_or_else(|| Error::NoCertificate(holder.name.clone()))?;
+        let refused = |problem| Error::Invalid { field: "the certificate", problem };
+        let now = SystemTime::now();
         let half = record.not_after.duration_since(record.not_before).unwrap_or_default() / 2;
-        if SystemTime::now() < record.not_before + half {
+        if now < record.not_before + half {
             let from = humantime::format_rfc3339_seconds(record.not_before + half);
-            let problem =
-                format!("holds for more than half of its time yet: renew it from {from} on");
-            return Err(Error::Invalid { field: "the certificate", problem });
+            return Err(refused(format!(
+                "holds for more than half of its time yet: renew it from {from} on"
+            )));
         }
-        match (Role::parse(&record.role), record.name == holder.name && record.revoked.is_none()) {
-            (Some(role), true) => self.issue(
-                &record.name,
-                role,
-                record.lifetime,
-                Some(record.serial.clone()),
-                request,
-            ),
-            _ => Err(Error::NoCertificate(holder.name.clone())),
+        let role = Role::parse(&record.role);
+        let (Some(role), true) = (role, record.name == holder.name && record.revoked.is_none())
+        else {
+            return Err(Error::NoCertificate(holder.name.clone()));
+        };
+        let family = all.iter().filter(|one| one.family() == record.family());
+        let hold: Vec<SystemTime> =
+            family.map(|one| one.not_after).filter(|until| *until > now).collect();
+        if let (FAMILY_MAX.., Some(first)) = (hold.len(), hold.iter().min()) {
+            let from = humantime::format_rfc3339_seconds(*first);
+            return Err(refused(format!(
+                "was renewed too often: {} hold already that come from the same invitation; use the newest of them, or renew it from {from} on",
+                hold.len()
+            )));
         }
+        self.issue(&record.name, role, record.lifetime, Some(record), request)
     }
 }
 
