@@ -17,6 +17,7 @@
 //! - [`pattern`]: a stream of bytes of which every one can be checked;
 //! - [`host`]: what /proc and /sys say about the machine;
 //! - [`plain`]: plain processes of the host; [`moving`]: one that goes elsewhere while a call waits;
+//! - [`damage`]: files of an agent that were damaged while it was away;
 //! - [`wait`]: waiting for something to become true.
 //!
 //! The tests are in `tests/`, one topic a file, each named by the sentence that it proves. A test
@@ -31,6 +32,7 @@ pub mod api;
 pub mod audit;
 pub mod console;
 pub mod ctl;
+pub mod damage;
 pub mod facts;
 pub mod frames;
 pub mod guest;

@@ -9,155 +9,25 @@ use std::{
 };
 
 use conti_proto::v1::{
-    self, ContainerState, GetSessionRequest, Session, SessionState, StartSessionRequest,
-    WaitContainerRequest, WaitSessionRequest, target,
+    self, ContainerState, SessionState, StartSessionRequest, WaitContainerRequest,
+    WaitSessionRequest,
 };
 use conti_tests::{
     Agent,
-    api::{self, Api, end_signal, process, session, shell, sleeper, state},
+    api::{self, Api, end_signal, session, shell, sleeper, state},
     audit,
     ctl::ended,
-    host::{self, Pinned},
+    damage::{
+        DAMAGES, Stopped, delete_stopped, denied, enter, fifo, files, get_session, kill,
+        monitor_of, of, signal, start, stop, the_process,
+    },
+    host::Pinned,
     wait,
     wire::{self, Wire},
     world::World,
 };
-use rustix::{
-    fs::{CWD, Mode, mkfifoat},
-    process::{Pid, Signal, kill_process},
-};
-use tonic::{Code, Status};
-
-/// A name, and what puts something that says nothing in the place of a file.
-type Damage = (&'static str, fn(&Path));
-
-const DAMAGES: [Damage; 5] = [
-    ("cut", |path| {
-        let length = fs::metadata(path).expect("a file").len();
-        let file = fs::File::options().write(true).open(path).expect("a file");
-        file.set_len(length / 2).expect("cut");
-    }),
-    ("nonsense", |path| fs::write(path, "\0\0\0\0").expect("written")),
-    ("directory", |path| {
-        fs::remove_file(path).expect("removed");
-        fs::create_dir(path).expect("a directory");
-    }),
-    ("FIFO", fifo),
-    ("link", |path| {
-        fs::remove_file(path).expect("removed");
-        symlink("/dev/zero", path).expect("a link");
-    }),
-];
-
-/// Puts a FIFO in the place of a file, or where there is none.
-fn fifo(path: &Path) {
-    let _ = fs::remove_file(path);
-    mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR).expect("a FIFO");
-}
-
-fn of(container: &str) -> Option<v1::Target> {
-    Some(v1::Target { target: Some(target::Target::Container(container.to_owned())) })
-}
-
-/// Starts a session that nobody drives.
-async fn start(api: &mut Api, container: &str, script: &str) -> Result<Session, Status> {
-    let spec = Some(session(container, shell(script)));
-    let request = StartSessionRequest { spec, ..Default::default() };
-    let started = api.sessions.start_session(request).await?.into_inner();
-    Ok(started.session.expect("a session"))
-}
-
-/// Runs a command in a container, as one may who may enter it.
-async fn enter(api: &mut Api, container: &str) -> Result<(), Status> {
-    let wire = Wire::open(api, wire::start(session(container, process(["true"])))).await?;
-    assert_eq!(api::exit_code(&wire.collect().await.end), 0);
-    Ok(())
-}
-
-async fn denied(api: &mut Api, container: &str, what: &str) {
-    let refused = enter(api, container).await.expect_err(what);
-    assert_eq!(refused.code(), Code::PermissionDenied, "{what}: {refused:?}");
-}
-
-async fn get_session(api: &mut Api, id: &str) -> Result<Session, Status> {
-    let request = GetSessionRequest { session_id: id.to_owned() };
-    Ok(api.sessions.get_session(request).await?.into_inner().session.expect("a session"))
-}
-
-async fn signal(api: &mut Api, id: &str, signal: &str) -> Result<(), Status> {
-    let (session_id, signal) = (id.to_owned(), signal.to_owned());
-    api.sessions.signal_session(v1::SignalSessionRequest { session_id, signal }).await.map(|_| ())
-}
-
-async fn stop(api: &mut Api, container: &str) {
-    let request =
-        v1::StopContainerRequest { container: container.to_owned(), ..Default::default() };
-    api.containers.stop_container(request).await.expect("it stops");
-}
-
-/// Deletes a container that does not run.
-async fn delete_stopped(api: &mut Api, container: &str) -> Result<(), Status> {
-    let request =
-        v1::DeleteContainerRequest { container: container.to_owned(), ..Default::default() };
-    api.containers.delete_container(request).await.map(|_| ())
-}
-
-/// The files of a directory whose names end like this.
-fn files(dir: &Path, end: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).expect("a directory");
-    let mut all: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
-    all.retain(|path| path.to_string_lossy().ends_with(end));
-    all
-}
-
-fn kill(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid");
-    kill_process(pid, signal).expect("it can be signalled");
-}
-
-fn the_process(pid: u32) -> Pinned {
-    host::pinned(pid).expect("a process")
-}
-
-/// The pid of a process's monitor.
-fn monitor_of(pid: u32) -> u32 {
-    let parent = status(pid, "PPid:").parse().expect("a parent");
-    assert_eq!(status(parent, "Name:"), "conti-monitor");
-    parent
-}
-
-/// The monitor of a process, stopped until this is dropped.
-struct Stopped(Pinned);
-
-impl Stopped {
-    fn monitor_of(pid: u32) -> Stopped {
-        let parent = monitor_of(pid);
-        let stopped = Stopped(the_process(parent));
-        stopped.signal(Signal::STOP);
-        wait::until_true("it is stopped", || status(parent, "State:").starts_with('T'));
-        stopped
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.0.pid.cast_signed()).expect("a pid");
-        // It may have been killed meanwhile.
-        let _ = kill_process(pid, signal);
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        if self.0.alive() {
-            self.signal(Signal::CONT);
-        }
-    }
-}
-
-fn status(pid: u32, field: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field));
-    line.unwrap_or_default().trim().to_owned()
-}
+use rustix::process::Signal;
+use tonic::Code;
 
 #[test]
 fn a_mount_of_which_nothing_can_be_read_is_an_admins_in_its_container() {

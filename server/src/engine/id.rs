@@ -2,17 +2,20 @@
 
 use std::fmt::Write as _;
 
+/// How many characters an id has.
+pub const LENGTH: usize = 32;
+
 /// How many characters of an id stand for all of it, at least.
 pub const PREFIX_MIN: usize = 4;
 
 /// Whether a text has the form of an id.
 pub fn is_one(text: &str) -> bool {
-    text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == LENGTH && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Makes a new id.
 pub fn new() -> String {
-    let mut text = String::with_capacity(32);
+    let mut text = String::with_capacity(LENGTH);
     for byte in rand::random::<[u8; 16]>() {
         let _ = write!(text, "{byte:02x}");
     }

@@ -231,7 +231,7 @@ impl Engine {
             );
         }
         let boot_id = facts::boot_id().map_err(io_error("cannot read the id of this boot"))?;
-        let made_mounts = MadeMounts::open(mounts_dir.clone(), &boot_id)
+        let made_mounts = MadeMounts::open(mounts_dir.clone(), &boot_id, cgroups.clone())
             .map_err(|error| unlisted(&mounts_dir, &error))?;
         let facts = Facts::gather(&config, &cgroups, &userns, (id::new(), boot_id));
         let engine = Arc::new(Engine {

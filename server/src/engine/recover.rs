@@ -127,7 +127,8 @@ impl Engine {
         self.find_pid_namespaces();
         self.made_mounts.suspect(|| {
             let all = self.registry.containers().into_iter();
-            all.filter(|one| one.now().end.is_none()).map(|one| one.id.clone()).collect()
+            let living = all.filter(|one| one.now().end.is_none());
+            living.map(|one| (one.id.clone(), one.now().cgroup.clone())).collect()
         });
         self.find_out_what_was_attached();
         let in_doubt =

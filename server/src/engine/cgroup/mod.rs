@@ -15,6 +15,7 @@
 
 pub mod devices;
 pub mod freezer;
+mod noted;
 
 use std::{
     ffi::OsString,

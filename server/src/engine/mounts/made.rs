@@ -14,7 +14,8 @@
 //! Until it is known what a mount has come to it is [`UnderWay`], and whoever must know waits for that.
 //!
 //! What a damaged record told is not known: the mount may be there, and may show anything. The name of the record says in
-//! which container, so that one is not one that others than admins enter, until its processes have ended.
+//! which container, so that one is not one that others than admins enter, until its processes have ended. That there was
+//! a record is noted on the cgroup of the container as well, for one that is gone.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -40,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::engine::{
+    cgroup::{Cgroup, Cgroups},
     error::{Error, Result},
     holdings::size,
     id, io_error,
@@ -154,6 +156,19 @@ impl Made {
         Made { facts, stage: Stage::There, ..self }
     }
 
+    /// The cgroup of its container, as long as that lives.
+    fn cgroup(&self, cgroups: &Cgroups) -> Option<Cgroup> {
+        self.container_id.as_ref()?;
+        let main = self.main.unwrap_or(self.process);
+        cgroups.name_of(main.pid).map(|name| cgroups.open(&name))
+    }
+
+    fn forget_on_cgroup(&self, cgroups: &Cgroups) {
+        if let Some(cgroup) = self.cgroup(cgroups) {
+            cgroup.forget_mount(&self.id);
+        }
+    }
+
     /// The name of its record.
     fn file_name(&self) -> String {
         let container = self.container_id.as_deref().unwrap_or(NO_CONTAINER);
@@ -164,10 +179,11 @@ impl Made {
 /// What stands for the container in the name of the record of a mount that is in none.
 const NO_CONTAINER: &str = "host";
 
-/// A record that cannot be read.
+/// A record that cannot be read, or is gone.
 #[derive(Debug)]
 struct Lost {
-    path: PathBuf,
+    /// Where it lies. `None`: it is gone.
+    path: Option<PathBuf>,
     /// The container that it is of, as its name says. `None`: it may be any.
     container: Option<String>,
     /// The containers in which its mount may be.
@@ -180,11 +196,20 @@ impl Lost {
         let parts = name.strip_suffix(".json").and_then(|name| name.split_once('.'));
         let container = parts.filter(|(id, _)| id::is_one(id)).map(|(_, container)| container);
         let container = container.filter(|of| *of == NO_CONTAINER || id::is_one(of));
-        Lost { container: container.map(str::to_owned), path, suspects: BTreeSet::new() }
+        let container = container.map(str::to_owned);
+        Lost { container, path: Some(path), suspects: BTreeSet::new() }
+    }
+
+    /// Of a container whose mount has none.
+    fn in_container(id: &str) -> Lost {
+        let (container, suspects) = (Some(id.to_owned()), BTreeSet::from([id.to_owned()]));
+        Lost { path: None, container, suspects }
     }
 
     fn remove(&self) {
-        if let Err(error) = beneath::remove(&self.path) {
+        if let Some(path) = &self.path
+            && let Err(error) = beneath::remove(path)
+        {
             tracing::warn!(%error, "the record of a mount could not be removed");
         }
     }
@@ -194,6 +219,7 @@ impl Lost {
 #[derive(Debug)]
 pub struct MadeMounts {
     dir: PathBuf,
+    cgroups: Arc<Cgroups>,
     all: Mutex<Vec<Arc<Made>>>,
     lost: Mutex<Vec<Lost>>,
     /// The containers of those that are under way, each as often as there are.
@@ -236,7 +262,7 @@ impl MadeMounts {
     /// # Errors
     ///
     /// The directory cannot be listed: then nothing is known.
-    pub fn open(dir: PathBuf, boot_id: &str) -> io::Result<MadeMounts> {
+    pub fn open(dir: PathBuf, boot_id: &str, cgroups: Arc<Cgroups>) -> io::Result<MadeMounts> {
         let (mut all, mut lost) = (Vec::new(), Vec::new());
         for entry in own::read_dir(&dir)? {
             let path = entry?.path();
@@ -255,7 +281,10 @@ impl MadeMounts {
                         made.stage = Stage::There;
                         all.push(Arc::new(made));
                     }
-                    Ok(_) => drop(own::remove_file(&path)),
+                    Ok(made) => {
+                        made.forget_on_cgroup(&cgroups);
+                        drop(own::remove_file(&path));
+                    }
                     Err(error) => {
                         tracing::warn!(path = %path.display(), %error, "the record of a mount cannot be read: what is mounted in its container is for admins");
                         lost.push(Lost::of(path));
@@ -267,6 +296,7 @@ impl MadeMounts {
         all.sort_by_key(|made| made.create_time);
         Ok(MadeMounts {
             dir,
+            cgroups,
             all: Mutex::new(all),
             lost: Mutex::new(lost),
             under_way: Mutex::default(),
@@ -314,24 +344,33 @@ impl MadeMounts {
         store::write(&self.dir, &made.file_name(), made, Durability::Boot)
     }
 
-    /// Tells which containers there are whose processes may have been there before this agent: the mounts of records that
-    /// cannot be read are in those.
-    pub fn suspect(&self, alive: impl FnOnce() -> Vec<String>) {
+    /// Tells which containers there are whose processes may have been there before this agent, with their cgroups: the
+    /// mounts of records that cannot be read, or are gone, are in those.
+    pub fn suspect(&self, alive: impl FnOnce() -> Vec<(String, Option<Arc<Cgroup>>)>) {
         // Held meanwhile: what ends from now on is taken out again.
         let mut lost = self.lost();
-        if lost.is_empty() {
-            return;
-        }
         let alive = alive();
         lost.retain_mut(|one| {
             let may_be = |id: &&String| one.container.as_ref().is_none_or(|of| of == *id);
-            one.suspects = alive.iter().filter(may_be).cloned().collect();
+            one.suspects = alive.iter().map(|(id, _)| id).filter(may_be).cloned().collect();
             let kept = !one.suspects.is_empty();
             if !kept {
                 one.remove();
             }
             kept
         });
+        for (container, cgroup) in alive {
+            let Some(cgroup) = cgroup else { continue };
+            let made = self.of(&container);
+            let told = |mount: &String| made.iter().any(|one| one.id == *mount);
+            let all_told = cgroup.noted_mounts().is_some_and(|noted| noted.iter().all(told));
+            // An older agent has noted nothing.
+            made.iter().for_each(|one| cgroup.note_mount(&one.id));
+            if !all_told && !lost.iter().any(|one| one.suspects.contains(&container)) {
+                tracing::warn!(container, dir = %self.dir.display(), "the record of a mount is gone: what is mounted in its container is for admins");
+                lost.push(Lost::in_container(&container));
+            }
+        }
     }
 
     /// Whether all is known of what was mounted into a container.
@@ -366,6 +405,10 @@ impl MadeMounts {
     pub fn begin(&self, made: Made) -> Result<()> {
         self.prune();
         self.write(&made).map_err(io_error("cannot record a mount"))?;
+        // Behind its record, and taken away before it: one without the other says that the record was lost.
+        if let Some(cgroup) = made.cgroup(&self.cgroups) {
+            cgroup.note_mount(&made.id);
+        }
         self.lock().push(Arc::new(made));
         Ok(())
     }
@@ -449,6 +492,7 @@ impl MadeMounts {
     }
 
     fn forget(&self, made: &Made) {
+        made.forget_on_cgroup(&self.cgroups);
         let _ = own::remove_file(self.dir.join(made.file_name()));
     }
 }
