@@ -1,12 +1,21 @@
 //! Records that are gone, or damaged together with others that tell the same. That nothing is told is not that there is
 //! nothing: what the kernel shows still, or another record, keeps strangers out, and what runs running.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+};
 
 use conti_proto::v1::{self, StartContainerRequest};
 use conti_tests::{
-    api::{self, Api, sleeper},
-    damage::{denied, enter, files, of, stop},
+    Agent,
+    api::{self, Api, shell, sleeper},
+    damage::{
+        DAMAGES, Stopped, delete_stopped, denied, enter, files, of, start, stop, the_process,
+    },
+    host::Pinned,
+    wait,
     world::World,
 };
 
@@ -114,4 +123,134 @@ fn a_mount_that_was_taken_away_keeps_nobody_out_of_its_container() {
     }
     world.agent.restart();
     world.agent.finish();
+}
+
+/// What is lost while the agent is away.
+type Loss = (&'static str, &'static [(&'static str, fn(&Path))]);
+
+fn cut(path: &Path) {
+    DAMAGES[0].1(path);
+}
+
+fn gone(path: &Path) {
+    match path.is_dir() {
+        true => fs::remove_dir_all(path).expect("removed"),
+        false => fs::remove_file(path).expect("removed"),
+    }
+}
+
+const RECORD: &str = "data/containers/CONTAINER/container.json";
+const MAIN: &str = "state/sessions/MAIN/session.json";
+const SOCKET: &str = "state/sessions/MAIN/monitor.sock";
+const EXEC: &str = "state/sessions/EXEC/session.json";
+const EXEC_SOCKET: &str = "state/sessions/EXEC/monitor.sock";
+
+const LOSSES: [Loss; 9] = [
+    ("the main session's record cut, its socket gone", &[(MAIN, cut), (SOCKET, gone)]),
+    ("the main session's record and its socket gone", &[(MAIN, gone), (SOCKET, gone)]),
+    ("both records of the container cut", &[(RECORD, cut), (MAIN, cut)]),
+    ("both records of the container gone", &[(RECORD, gone), (MAIN, gone)]),
+    (
+        "both records of the container and its socket gone",
+        &[(RECORD, gone), (MAIN, gone), (SOCKET, gone)],
+    ),
+    (
+        "all records and all sockets gone",
+        &[(RECORD, gone), (MAIN, gone), (SOCKET, gone), (EXEC, gone), (EXEC_SOCKET, gone)],
+    ),
+    ("the exec's record and its socket gone", &[(EXEC, gone), (EXEC_SOCKET, gone)]),
+    (
+        "the directories of the container and its session gone",
+        &[("data/containers/CONTAINER", gone), ("state/sessions/MAIN", gone)],
+    ),
+    (
+        "all directories gone",
+        &[
+            ("data/containers/CONTAINER", gone),
+            ("state/sessions/MAIN", gone),
+            ("state/sessions/EXEC", gone),
+        ],
+    ),
+];
+
+fn uid_map(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("a map")
+}
+
+#[test]
+fn what_runs_goes_on_with_its_files_and_its_ids_whatever_is_lost_until_it_is_deleted() {
+    // Two ranges.
+    let mut agent =
+        Agent::start_with(|_| ["--userns-pool", "1998979072:131072"].map(Into::into).to_vec());
+    for (what, losses) in LOSSES {
+        let (container, exec) = agent.api(async |mut api| {
+            let script = "echo x > /var/tmp/own; exec sleep 100000";
+            let container = api.run(api::container("c", shell(script))).await.expect("runs");
+            (container, start(&mut api, "c", "sleep 100000").await.expect("starts"))
+        });
+        let (main, ids) = (the_process(container.pid), uid_map(container.pid));
+        let processes = [main, the_process(exec.pid)];
+        let written = format!("/proc/{}/root/var/tmp/own", container.pid);
+        wait::until_true("it has written", || fs::read(&written).is_ok_and(|all| all == b"x\n"));
+        agent.kill();
+        for (path, lose) in losses {
+            let path = path.replace("CONTAINER", &container.id);
+            let path = path.replace("MAIN", &container.session_id).replace("EXEC", &exec.id);
+            lose(&agent.path(&path));
+        }
+        let files_are_gone = losses.iter().any(|(path, _)| path.ends_with("CONTAINER"));
+        // The next agent knows no more.
+        for _ in 0..2 {
+            agent.restart();
+            assert!(processes.iter().all(Pinned::alive), "{what}: it runs on");
+            assert!(files_are_gone || fs::read(&written).is_ok(), "{what}: its files are there");
+            agent.api(async |mut api| {
+                api.get(&container.id).await.expect("it is shown");
+                delete_stopped(&mut api, &container.id).await.expect_err("it runs");
+                if !ids.contains(" 0 ") {
+                    let other = api.run(sleeper("other")).await.expect("there are ids for it");
+                    assert_ne!(uid_map(other.pid), ids, "{what}");
+                    api.run(sleeper("third")).await.expect_err("all are taken");
+                    api.delete("other").await.expect("deleted");
+                }
+            });
+            assert!(processes.iter().all(Pinned::alive), "{what}: it runs on");
+            agent.kill();
+        }
+        agent.restart();
+        agent.api(async |mut api| {
+            api.delete(&container.id).await.expect("rm -f always works");
+        });
+        processes.iter().for_each(Pinned::wait_gone);
+        agent.api(async |mut api| {
+            assert_eq!(api.all_ids().await, [] as [String; 0], "{what}");
+        });
+    }
+    agent.finish();
+}
+
+#[test]
+fn what_a_stopped_monitor_keeps_silent_about_runs_on_with_its_files() {
+    let mut agent = Agent::start();
+    let container = agent.api(async |mut api| {
+        let script = "echo x > /var/tmp/own; exec sleep 100000";
+        api.run(api::container("c", shell(script))).await.expect("runs")
+    });
+    let main = the_process(container.pid);
+    let written = format!("/proc/{}/root/var/tmp/own", container.pid);
+    wait::until_true("it has written", || fs::read(&written).is_ok());
+    let _stopped = Stopped::monitor_of(container.pid);
+    agent.kill();
+    for record in [RECORD, MAIN] {
+        let record = record.replace("CONTAINER", &container.id);
+        gone(&agent.path(&record.replace("MAIN", &container.session_id)));
+    }
+    agent.restart();
+    assert!(main.alive() && fs::read(&written).is_ok(), "it runs on with its files");
+    agent.api(async |mut api| {
+        delete_stopped(&mut api, &container.id).await.expect_err("it runs");
+        api.delete(&container.id).await.expect("rm -f always works");
+    });
+    main.wait_gone();
+    agent.finish();
 }

@@ -144,6 +144,7 @@ impl Engine {
             Ok(())
         })();
         let cgroup = Arc::new(cgroup);
+        cgroup.note_container(&container.id);
         // Before anything of it runs, or is said to: what it reaches is told by this.
         let before = {
             let mut now = container.now();

@@ -455,7 +455,10 @@ impl Engine {
             let session = container.now().session.clone();
             match session.filter(|session| !session.ended()) {
                 Some(session) => engine.kill_for_good(&container, &session).await?,
-                None => engine.kill_unattended(&container).await,
+                None => {
+                    engine.check_nothing_of(&container)?;
+                    engine.kill_unattended(&container).await;
+                }
             }
             engine.forget(&container).await?;
             info!(container = %container.id, "deleted");
@@ -502,6 +505,8 @@ impl Engine {
     /// Gives cgroups back: kills what is left in them where something may be, and removes them in the
     /// background. Both wait for whoever attaches processes to version 1 cgroups at this moment.
     pub(super) async fn release(&self, cgroup: Arc<Cgroup>, populated: bool) {
+        // An agent that is started meanwhile does not take what is dying for a container.
+        cgroup.note_over();
         if populated {
             let (cgroup, name) = (cgroup.clone(), cgroup.name.clone());
             let killed =

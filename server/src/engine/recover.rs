@@ -1,8 +1,13 @@
 //! What an agent that was started again finds: records of containers, directories of sessions, and
 //! monitors that went on without it.
+//!
+//! - [`monitors`]: monitors that live, by what they hold;
+//! - [`places`]: where what runs belongs, whatever tells it.
+
+mod monitors;
+mod places;
 
 use std::{
-    collections::BTreeMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -15,7 +20,6 @@ use conti_runtime::{
     inspect::process as inspect,
     journal::{Reader, Totals},
     own,
-    plan::IdMap,
     protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
     sys::socket,
 };
@@ -35,15 +39,15 @@ use super::{
     recording::tape::Tape,
     session::{
         Journal, Session, State,
-        store::{self, ContainerRef, Record},
+        store::{self, Record},
         supervise::{self, Outcome},
     },
-    spec::{ContainerSpec, OnDisconnect},
+    spec::OnDisconnect,
     unlisted,
 };
+use monitors::{MONITOR, Monitors};
+use places::{Containers, Home, Places, name_of};
 
-/// The name of a monitor, as the kernel knows it.
-const MONITOR: &[u8] = b"conti-monitor";
 /// How often it is tried again to reach a monitor that takes no connection.
 const KNOCK: Duration = Duration::from_secs(1);
 
@@ -73,12 +77,6 @@ enum Found {
     Ended(Arc<Session>, Outcome),
 }
 
-/// The container that a session takes place in, as a session's record has it.
-struct Home {
-    container: ContainerRef,
-    labels: BTreeMap<String, String>,
-}
-
 /// What came of asking a monitor.
 enum Asked {
     Stands(Box<Standing>),
@@ -98,13 +96,15 @@ impl Engine {
                 .into_iter()
                 .map(|dir| (dir.clone(), Container::read_record(&dir)))
                 .collect();
-        // All monitors at once: some may be stopped, and each is waited for as long as all of them.
-        let dirs = directories(&self.sessions_dir)?;
-        let asked = join_all(dirs.iter().map(|dir| self.found_in(dir, &records))).await;
-        let found: Vec<Found> = asked.into_iter().flatten().collect();
+        let dirs = directories(&self.sessions_dir)?.into_iter();
+        let sessions: Vec<(PathBuf, io::Result<Record>)> =
+            dirs.map(|dir| (dir.clone(), store::read(&dir))).collect();
+        let places = self.places(&records, &sessions);
+        let found = self.find_sessions(sessions, &records, &places).await;
         let mut left = Vec::new();
         for (dir, record) in records {
-            let ran = found.iter().any(|found| found.ran_in(&dir));
+            let ran = found.iter().any(|found| found.ran_in(&dir))
+                || record.is_err() && self.runs(&places, name_of(&dir));
             let Some(container) = self.container_from(&dir, record, ran, &mut left) else {
                 continue;
             };
@@ -112,9 +112,9 @@ impl Engine {
                 warn!(dir = %dir.display(), %error, "a container cannot be taken over");
             }
         }
+        self.represent(&found, &places, &left);
         let (main, others): (Vec<Found>, Vec<Found>) =
             found.into_iter().partition(|f| f.session().record.main);
-        self.represent(&main, &left);
         let homeless = main.iter().chain(&others).any(Found::is_homeless);
         let mut keep = Vec::new();
         for session in main.into_iter().chain(others) {
@@ -122,6 +122,11 @@ impl Engine {
         }
         for container in self.registry.containers() {
             self.settle(&container).await;
+            self.find_cgroup(&container, &places);
+            if let Some(cgroup) = container.now().cgroup.clone() {
+                // An older agent has not noted it.
+                cgroup.note_container(&container.id);
+            }
             keep.extend(container.cgroup_name());
         }
         self.find_pid_namespaces();
@@ -133,14 +138,14 @@ impl Engine {
         self.find_out_what_was_attached();
         let in_doubt =
             homeless || self.registry.containers().iter().any(|one| one.may_run_anywhere());
-        self.finish_removals(left).await;
+        self.finish_removals(left.clone()).await;
         // Slots of the agent before, and what a crash left.
         for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
             let cgroup = self.cgroups.open(&name);
-            self.background.spawn_blocking(move || match in_doubt {
-                true => await_empty(&cgroup, &name),
-                false => insist(&cgroup, &name),
-            });
+            match !in_doubt && self.may_be_killed(&cgroup, &places, &left) {
+                true => drop(self.background.spawn_blocking(move || insist(&cgroup))),
+                false => self.leave_alone(cgroup),
+            }
         }
         Ok(())
     }
@@ -198,62 +203,54 @@ impl Engine {
         Some(Arc::new(container))
     }
 
-    /// Has a container for each main process that runs: one that has no other can be deleted. But for those whose
-    /// removal has begun.
-    fn represent(&self, main: &[Found], left: &[PathBuf]) {
-        for found in main.iter().filter(|found| !matches!(found, Found::Ended(..))) {
-            let record = &found.session().record;
-            let Some(container) = &record.container else { continue };
-            let dir = self.containers_dir.join(&container.id);
-            let found = self.registry.container(&container.id);
-            if found.is_ok_and(|found| found.id == container.id) || left.contains(&dir) {
-                continue;
-            }
-            let problem = format!(
-                "session {} is its main process, and {} does not tell of it; it can only be deleted",
-                record.id,
-                dir.display()
-            );
-            warn!(problem, "a container is set aside");
-            if let Err(error) = self.registry.add_container(Arc::new(self.unknown(&dir, problem))) {
-                warn!(dir = %dir.display(), %error, "a container cannot be taken over");
-            }
-        }
+    /// Looks at the directories of all sessions.
+    async fn find_sessions(
+        &self,
+        sessions: Vec<(PathBuf, io::Result<Record>)>,
+        containers: &Containers,
+        places: &Places,
+    ) -> Vec<Found> {
+        let unknown = |record: &io::Result<Record>| {
+            record.as_ref().map_or(true, |record| record.monitor.is_none())
+        };
+        let some_unknown = sessions.iter().any(|(_, record)| unknown(record));
+        let monitors = if some_unknown { Monitors::look() } else { Monitors::default() };
+        let records = sessions.into_iter().map(|(dir, record)| {
+            let mut record = record.unwrap_or_else(|error| {
+                warn!(dir = %dir.display(), %error, "the record of a session cannot be read: it is for admins");
+                self.unknown_session(&dir, containers)
+            });
+            record.monitor = record.monitor.or_else(|| monitors.of(&dir));
+            self.found_in(dir, record, places)
+        });
+        // All monitors at once: some may be stopped, and each is waited for as long as all of them.
+        join_all(records).await.into_iter().flatten().collect()
     }
 
     /// Looks at one session's directory. `None`: it tells nothing, and is removed.
-    async fn found_in(
-        &self,
-        dir: &Path,
-        containers: &[(PathBuf, io::Result<container::Record>)],
-    ) -> Option<Found> {
-        let mut record = store::read(dir).unwrap_or_else(|error| {
-            warn!(dir = %dir.display(), %error, "the record of a session cannot be read: it is for admins");
-            self.unknown_session(dir, containers)
-        });
-        match answered(bounds::STANDING, record.monitor, ask(&record, dir)).await {
+    async fn found_in(&self, dir: PathBuf, mut record: Record, places: &Places) -> Option<Found> {
+        let home = |cgroup: &str| places.home(cgroup);
+        match answered(bounds::STANDING, record.monitor, ask(&record, &dir)).await {
             Some(Asked::Stands(standing)) => {
-                if record.unknown {
-                    let readable = containers.iter().filter_map(|(_, record)| record.as_ref().ok());
-                    let here = readable.filter(|record| record.boot_id == self.facts.boot_id);
-                    let homes = here.map(|of| (of.cgroup.clone(), Home::new(&of.id, &of.spec)));
-                    self.complete(&mut record, &standing, homes);
-                }
-                return Some(Found::Alive(self.alive(record, dir, *standing)));
+                self.complete(&mut record, &standing, home);
+                return Some(Found::Alive(self.alive(record, &dir, *standing)));
             }
             Some(Asked::Gone) => {}
             Some(Asked::Silent) | None => {
+                let process = record.monitor.and_then(|monitor| self.process_of_silent(monitor));
+                if let Some(pid) = process.filter(|_| record.unknown) {
+                    self.place(&mut record, pid, home);
+                }
                 let (state, counts) = (State::Assembling, self.counts.clone());
-                let dir = dir.to_owned();
                 let session = Session::new(record, dir, Journal::Lost, None, None, state, counts);
                 return Some(Found::Silent(Arc::new(session)));
             }
         }
-        if record.unknown && !store::tells_something(dir) {
-            store::remove(dir);
+        if record.unknown && !store::tells_something(&dir) {
+            store::remove(&dir);
             return None;
         }
-        Some(self.ended(record, dir))
+        Some(self.ended(record, &dir))
     }
 
     /// Adds what the kernel tells of a session whose record cannot be read: its monitor, and the container in whose
@@ -262,33 +259,24 @@ impl Engine {
         &self,
         record: &mut Record,
         standing: &Standing,
-        mut homes: impl Iterator<Item = (Option<String>, Home)>,
+        home: impl FnOnce(&str) -> Option<Home>,
     ) {
         let (MonitorState::Created(process) | MonitorState::Running(process)) = standing.state
         else {
             return;
         };
-        record.monitor = process::parent_named(process, MONITOR);
-        record.cgroup = self.cgroups.name_of(process.pid);
-        if record.container.is_none() && record.cgroup.is_some() {
-            let home = homes.find(|(cgroup, _)| *cgroup == record.cgroup);
-            if let Some((_, Home { container, labels })) = home {
-                (record.container, record.labels) = (Some(container), labels);
-            }
+        if record.unknown {
+            record.monitor = process::parent_named(process, MONITOR);
+            self.place(record, process.pid, home);
         }
     }
 
     /// The record of a session whose own cannot be read. If it is the main process of a container, that one's record
     /// tells so much.
-    fn unknown_session(
-        &self,
-        dir: &Path,
-        containers: &[(PathBuf, io::Result<container::Record>)],
-    ) -> Record {
+    fn unknown_session(&self, dir: &Path, containers: &Containers) -> Record {
         let unknown = Record::unknown(dir);
         let mut readable = containers.iter().filter_map(|(_, record)| record.as_ref().ok());
-        let of = readable
-            .find(|record| record.session_id == unknown.id && record.boot_id == self.facts.boot_id);
+        let of = readable.find(|record| record.session_id == unknown.id && self.is_of_boot(record));
         let Some(of) = of else { return unknown };
         let Home { container, labels } = Home::new(&of.id, &of.spec);
         Record {
@@ -373,7 +361,6 @@ impl Engine {
                         now.cgroup = cgroup.map(|name| Arc::new(self.cgroups.open(&name)));
                     }
                 }
-                self.claim_ids_of(&container);
                 match found {
                     Found::Silent(session) => self.wait_for_monitor(session, Some(container)),
                     Found::Alive(mut alive) => {
@@ -415,8 +402,16 @@ impl Engine {
             (Found::Silent(session), container) => self.wait_for_monitor(session, container),
             (Found::Alive(mut alive), container) => {
                 self.resume_policy(&session);
+                // Of one whose container is not known the ids are not given away while it runs.
+                let process = match session.state() {
+                    State::Created(process) | State::Running(process) => Some(process.pid),
+                    State::Assembling | State::Ended(..) => None,
+                };
+                let homeless = session.record.unknown && container.is_none();
+                let ids = self.ids_of(process.filter(|_| homeless));
                 let engine = self.clone();
                 tokio::spawn(async move {
+                    let _until_it_ends = ids;
                     let outcome = follow(&mut alive).await;
                     engine.exec_ended(container.as_ref(), &alive.session, outcome).await;
                 });
@@ -470,11 +465,11 @@ impl Engine {
             record.surroundings = silent.surroundings();
             let found = match asked {
                 Asked::Stands(standing) => {
-                    if record.unknown {
-                        let all = engine.registry.containers().into_iter();
-                        let homes = all.map(|of| (of.cgroup_name(), Home::new(&of.id, &of.spec)));
-                        engine.complete(&mut record, &standing, homes);
-                    }
+                    let all = engine.registry.containers();
+                    engine.complete(&mut record, &standing, |cgroup| {
+                        let of = all.iter().find(|of| of.cgroup_name().as_deref() == Some(cgroup));
+                        of.map(|of| Home::new(&of.id, &of.spec))
+                    });
                     Found::Alive(engine.alive(record, &dir, *standing))
                 }
                 Asked::Gone | Asked::Silent => engine.ended(record, &dir),
@@ -530,23 +525,6 @@ impl Engine {
             // It was no client's doing that the stream broke off.
             OnDisconnect::Kill | OnDisconnect::HangUp => session.keep_for(TIME_TO_COME_BACK, 0),
         }
-    }
-
-    /// Takes the ids that a container has of which nothing else is known, by those of its processes.
-    fn claim_ids_of(&self, container: &Container) {
-        let cgroup = {
-            let now = container.now();
-            let unknown = now.quarantined.is_some() && now.id_range.is_none();
-            now.cgroup.clone().filter(|_| unknown)
-        };
-        let Some(cgroup) = cgroup else { return };
-        let maps = cgroup.processes().into_iter().filter_map(|pid| {
-            let directory = inspect::directory(pid.as_raw_pid()).ok()?;
-            let maps = ["uid_map", "gid_map"].map(|map| inspect::id_map(&directory, map).ok());
-            Some(maps.into_iter().flatten().flatten())
-        });
-        let maps: Vec<IdMap> = maps.flatten().collect();
-        container.now().id_range = self.id_ranges.claim_of(&maps);
     }
 
     /// Looks in which pid namespaces those containers are of which that is not known, by their processes.
@@ -624,10 +602,12 @@ impl Found {
         }
     }
 
-    /// Whether it runs, or may, and nobody can tell where: its record cannot be read, and its monitor says nothing.
+    /// Whether it runs, or may, and nobody can tell where: its record cannot be read, and its monitor names no process.
     fn is_homeless(&self) -> bool {
-        let record = &self.session().record;
-        matches!(self, Found::Silent(_)) && record.container.is_none() && record.unknown
+        let session = self.session();
+        let nowhere = session.record.unknown && session.record.container.is_none();
+        let is_there = !matches!(self, Found::Ended(..));
+        nowhere && is_there && matches!(session.state(), State::Assembling)
     }
 
     /// Whether it is, or was, the main process of the container in this directory.
@@ -639,13 +619,6 @@ impl Found {
             Found::Ended(_, outcome) => !matches!(outcome.end.reason, EndReason::Lost(_)),
         };
         ran && of.is_some_and(|of| container.file_name().is_some_and(|name| name == of.id.as_str()))
-    }
-}
-
-impl Home {
-    fn new(id: &str, spec: &ContainerSpec) -> Home {
-        let container = ContainerRef { id: id.to_owned(), name: spec.name.clone() };
-        Home { container, labels: spec.labels.clone() }
     }
 }
 
@@ -724,7 +697,7 @@ async fn follow(alive: &mut Alive) -> Outcome {
 }
 
 /// Removes a cgroup whose processes take their time to die: on a busy host that may be seconds.
-fn insist(cgroup: &Cgroup, name: &str) {
+fn insist(cgroup: &Cgroup) {
     for _ in 0..50 {
         cgroup.kill();
         if cgroup.remove() {
@@ -732,18 +705,7 @@ fn insist(cgroup: &Cgroup, name: &str) {
         }
         thread::sleep(Duration::from_millis(100));
     }
-    warn!(cgroup = name, "a cgroup of an earlier agent could not be removed");
-}
-
-/// As [`insist`], for one that may be somebody's of whom nothing is known: what is in it runs on.
-fn await_empty(cgroup: &Cgroup, name: &str) {
-    for _ in 0..50 {
-        if cgroup.processes().is_empty() && cgroup.remove() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    warn!(cgroup = name, "something runs of which nothing is known: it runs on");
+    warn!(cgroup = cgroup.name, "a cgroup of an earlier agent could not be removed");
 }
 
 fn directories(dir: &Path) -> Result<Vec<PathBuf>> {

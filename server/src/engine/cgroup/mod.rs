@@ -39,6 +39,7 @@ use conti_runtime::{
 use devices::Rule;
 
 use super::{facts::CgroupVersion, process};
+pub use noted::Owner;
 
 /// The name of a forker, as the kernel knows it.
 const FORKER: &[u8] = b"conti-forker";

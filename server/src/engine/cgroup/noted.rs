@@ -15,10 +15,19 @@ use rustix::{
 use super::Cgroup;
 use crate::engine::id;
 
-/// The id of its container.
+/// The id of its container. Empty: nothing of that should run any more.
 const CONTAINER: &str = "trusted.conti.container";
 /// With the id of a mount behind it, for each that was made in the container.
 const MOUNT: &str = "trusted.conti.mount.";
+/// Whose a cgroup is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// That of a container, by its id.
+    Container(String),
+    /// Nobody's: what is left in it is to end.
+    Nobody,
+}
+
 /// The most that the kernel lists.
 const LIST_MAX: usize = 1 << 16;
 
@@ -40,11 +49,19 @@ impl Cgroup {
         self.note(CONTAINER, id);
     }
 
-    /// The id of the container whose it is. `None`: that is not noted.
-    pub fn noted_container(&self) -> Option<String> {
+    /// Notes that nothing in it should run any more.
+    pub fn note_over(&self) {
+        self.note(CONTAINER, "");
+    }
+
+    /// Whose it is. `None`: that is not noted.
+    pub fn noted_owner(&self) -> Option<Owner> {
         let mut value = Vec::with_capacity(id::LENGTH);
         getxattr(self.noted()?, CONTAINER, spare_capacity(&mut value)).ok()?;
-        String::from_utf8(value).ok().filter(|id| id::is_one(id))
+        match String::from_utf8(value).ok()? {
+            id if id.is_empty() => Some(Owner::Nobody),
+            id => id::is_one(&id).then_some(Owner::Container(id)),
+        }
     }
 
     /// Notes a mount that is made in its container.
