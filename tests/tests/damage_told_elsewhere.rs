@@ -7,10 +7,10 @@ use std::{
     process::Command,
 };
 
-use conti_proto::v1::{self, StartContainerRequest};
+use conti_proto::v1::{self, ContainerState, StartContainerRequest, StopContainerRequest};
 use conti_tests::{
     Agent,
-    api::{self, Api, shell, sleeper},
+    api::{self, Api, shell, sleeper, state},
     damage::{
         DAMAGES, Stopped, delete_stopped, denied, enter, files, of, start, stop, the_process,
     },
@@ -219,6 +219,14 @@ fn what_runs_goes_on_with_its_files_and_its_ids_whatever_is_lost_until_it_is_del
         }
         agent.restart();
         agent.api(async |mut api| {
+            // A container that nothing is known of but that it runs is not stopped: that is said.
+            let found = api.get(&container.id).await.expect("it is shown");
+            if state(&found) == ContainerState::Quarantined {
+                let request =
+                    StopContainerRequest { container: container.id.clone(), ..Default::default() };
+                api.containers.stop_container(request).await.expect_err("it runs on");
+                assert!(processes.iter().all(Pinned::alive), "{what}: it runs on");
+            }
             api.delete(&container.id).await.expect("rm -f always works");
         });
         processes.iter().for_each(Pinned::wait_gone);

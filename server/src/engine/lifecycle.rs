@@ -351,14 +351,18 @@ impl Engine {
     ) -> Result<ContainerInfo> {
         let container = self.registry.container(id)?;
         let session = container.now().session.clone();
-        let Some(session) = session else { return Ok(container.info()) };
-        match container.state() {
-            state @ ContainerState::Quarantined => {
-                return Err(container.silent_monitor().unwrap_or_else(|| {
-                    container.wrong_state(state, "stop", "created or running")
-                }));
+        let state = container.state();
+        if state == ContainerState::Quarantined {
+            // It is not stopped because nobody tells of its main process.
+            container.check_idle("stop", "created or running")?;
+            if session.as_ref().is_some_and(|session| !session.ended()) {
+                return Err(container.wrong_state(state, "stop", "created or running"));
             }
-            ContainerState::Stopped => {}
+            return Ok(container.info());
+        }
+        let Some(session) = session else { return Ok(container.info()) };
+        match state {
+            ContainerState::Quarantined | ContainerState::Stopped => {}
             ContainerState::Created => {
                 // While its set-up goes on there is nothing that a signal could reach.
                 let _ = timeout(bounds::SET_UP, session.assembled()).await;
