@@ -238,6 +238,36 @@ fn what_runs_goes_on_with_its_files_and_its_ids_whatever_is_lost_until_it_is_del
 }
 
 #[test]
+fn a_directory_that_was_put_beside_those_of_containers_is_left_alone() {
+    let mut agent = Agent::start();
+    let container = agent.api(async |mut api| api.run(sleeper("c")).await.expect("runs"));
+    let main = the_process(container.pid);
+    agent.kill();
+    let own = [
+        format!("data/containers/{}", container.id),
+        format!("state/sessions/{}", container.session_id),
+    ];
+    let aside = own.map(|name| (agent.path(&name), agent.path(&format!("{name}.bak"))));
+    for (own, aside) in &aside {
+        fs::rename(own, aside).expect("renamed");
+    }
+    agent.restart();
+    for (_, aside) in &aside {
+        assert!(agent.log().contains(&*aside.to_string_lossy()), "it is told");
+    }
+    agent.api(async |mut api| {
+        assert_eq!(api.all_ids().await, [container.id.clone()], "the copy is none");
+        assert!(main.alive(), "it runs on");
+        api.delete(&container.id).await.expect("rm -f always works");
+    });
+    main.wait_gone();
+    for (_, aside) in aside {
+        fs::remove_dir_all(aside).expect("it is there");
+    }
+    agent.finish();
+}
+
+#[test]
 fn what_a_stopped_monitor_keeps_silent_about_runs_on_with_its_files() {
     let mut agent = Agent::start();
     let container = agent.api(async |mut api| {

@@ -33,6 +33,7 @@ use super::{
     container::{self, Container, PidNamespace},
     error::Result,
     holdings::size,
+    id,
     info::EndReason,
     monitor::Monitor,
     process,
@@ -708,13 +709,19 @@ fn insist(cgroup: &Cgroup) {
     warn!(cgroup = cgroup.name, "a cgroup of an earlier agent could not be removed");
 }
 
+/// The directories of containers or sessions. What is no id is none of them: somebody has put it there.
 fn directories(dir: &Path) -> Result<Vec<PathBuf>> {
     let list = || -> io::Result<Vec<PathBuf>> {
         let mut all = Vec::new();
         for entry in own::read_dir(dir)? {
             let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                all.push(entry.path());
+            let path = entry.path();
+            if !entry.file_type()?.is_dir() {
+                continue;
+            }
+            match id::is_one(name_of(&path)) {
+                true => all.push(path),
+                false => warn!(dir = %path.display(), "its name is no id: it is left alone"),
             }
         }
         Ok(all)
