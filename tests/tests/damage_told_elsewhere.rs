@@ -2,7 +2,8 @@
 //! nothing: what the kernel shows still, or another record, keeps strangers out, and what runs running.
 
 use std::{
-    fs,
+    fs::{self, DirBuilder},
+    os::unix::fs::DirBuilderExt as _,
     path::Path,
     process::Command,
 };
@@ -265,6 +266,47 @@ fn a_directory_that_was_put_beside_those_of_containers_is_left_alone() {
         fs::remove_dir_all(aside).expect("it is there");
     }
     agent.finish();
+}
+
+#[test]
+fn what_a_stopped_container_has_written_stays_though_nothing_tells_of_it_any_more() {
+    let mut agent = Agent::start();
+    let container = agent.api(async |mut api| {
+        let script = "echo precious > /var/tmp/own; exec sleep 100000";
+        api.run(api::container("c", shell(script))).await.expect("runs")
+    });
+    let written = format!("/proc/{}/root/var/tmp/own", container.pid);
+    wait::until_true("it has written", || fs::read(&written).is_ok_and(|all| !all.is_empty()));
+    agent.api(async |mut api| stop(&mut api, "c").await);
+    assert!(agent.terminate().success());
+    // As after a start of the host.
+    let containers = agent.path("data/containers");
+    for lost in [containers.join(&container.id).join("container.json"), agent.path("state")] {
+        gone(&lost);
+    }
+    // Of one that was being made nobody was told.
+    let unfinished = containers.join("0123456789abcdef0123456789abcdef");
+    DirBuilder::new().mode(0o1700).create(&unfinished).expect("a directory");
+    fs::create_dir(unfinished.join("layers")).expect("a directory");
+    agent.restart();
+    wait::until_true("what was unfinished is removed", || !unfinished.exists());
+    let layers = containers.join(&container.id).join("layers");
+    assert!(finds(&layers, "own"), "what it has written is there");
+    agent.api(async |mut api| {
+        let found = api.get(&container.id).await.expect("it is shown");
+        assert_eq!(state(&found), ContainerState::Quarantined);
+        api.delete(&container.id).await.expect("rm -f always works");
+    });
+    agent.finish();
+}
+
+/// Whether a file is somewhere below a directory.
+fn finds(dir: &Path, name: &str) -> bool {
+    let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.expect("an entry"));
+    entries.into_iter().any(|entry| match entry.file_type().expect("a type").is_dir() {
+        true => finds(&entry.path(), name),
+        false => entry.file_name() == name,
+    })
 }
 
 #[test]

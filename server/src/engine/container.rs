@@ -1,8 +1,12 @@
 //! A container: what it was made from, where it stands, and its record on disk.
 
 use std::{
+    fs::Permissions,
     io,
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
     time::SystemTime,
@@ -36,6 +40,10 @@ pub const RECORD: &str = "container.json";
 
 /// The same once its removal has begun: there is no container any more, only what is left of it.
 const REMOVED: &str = "removed.json";
+
+/// The bit in the mode of a container's directory that says that nobody was told of the container yet. It has no other
+/// meaning where root alone can write.
+const UNTOLD: u32 = 0o1000;
 
 /// The version of records. One that is newer is not touched.
 const VERSION: u32 = 1;
@@ -248,6 +256,25 @@ impl Container {
     /// Reads the record of a container whose removal has begun.
     pub fn read_removed(dir: &Path) -> io::Result<Record> {
         Container::read_as(dir, REMOVED)
+    }
+
+    /// Makes the directory of a container, marked until [`Container::tell`] as that of one which nobody was told of.
+    pub fn make_dir(&self) -> io::Result<()> {
+        own::make_dir(&self.dir, UNTOLD | 0o700)
+    }
+
+    /// Takes the mark away. It does not matter where there is a record.
+    pub fn tell(&self) {
+        let told = Permissions::from_mode(0o700);
+        if let Err(error) = own::set_permissions(&self.dir, told) {
+            tracing::warn!(container = self.id, %error, "its directory stays marked as unfinished");
+        }
+    }
+
+    /// Whether nobody was told of the container of a directory without a record, or nothing is left of one.
+    pub fn is_untold(dir: &Path) -> bool {
+        let is_marked = own::symlink_metadata(dir).is_ok_and(|found| found.mode() & UNTOLD != 0);
+        is_marked || own::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
     }
 
     /// Whether the removal of a container has begun.

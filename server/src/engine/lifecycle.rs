@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use conti_runtime::{own, protocol::KillCause};
+use conti_runtime::protocol::KillCause;
 use conti_shared::text;
 use futures::future::join_all;
 use tokio::time::timeout;
@@ -164,12 +164,13 @@ impl Engine {
         let _turn = container.take_turn().await?;
         self.registry.add_container(container.clone())?;
         fault::point("create.registered").await;
-        let begun = match own::make_dir(&container.dir, 0o700) {
+        let begun = match container.make_dir() {
             Ok(()) => self.begin(container, begin).await,
             Err(error) => Err(io_error("cannot make the container's directory")(error)),
         };
         match begun {
             Ok(()) => {
+                container.tell();
                 info!(container = %container.id, name = %container.spec.name, "created");
                 Ok(())
             }

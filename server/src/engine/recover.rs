@@ -165,6 +165,9 @@ impl Engine {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
                 let (cgroup, pid_namespace) = (record.cgroup.clone(), record.pid_namespace.clone());
                 let container = Container::from_record(record, &self.containers_dir);
+                if Container::is_untold(dir) {
+                    container.tell();
+                }
                 let (maker, size) = (container.spec.maker.as_deref(), size(&container.spec));
                 container.now().holding = Some(self.holdings.note(maker, size));
                 container.now().id_range = self.id_ranges.claim(&container.spec);
@@ -187,7 +190,7 @@ impl Engine {
             // The agent ended before it wrote one: nobody was told of this container. Or while it removed it.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
-                    && (!ran || Container::is_being_removed(dir)) =>
+                    && (!ran && Container::is_untold(dir) || Container::is_being_removed(dir)) =>
             {
                 left.push(dir.to_owned());
                 return None;
