@@ -17,7 +17,6 @@ use std::{
 };
 
 use conti_runtime::{
-    inspect::process as inspect,
     journal::{Reader, Totals},
     own,
     protocol::{FromMonitor, MonitorState, ProcessId, VERSION},
