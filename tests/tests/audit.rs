@@ -11,7 +11,7 @@ use conti_proto::{
 };
 use conti_tests::{
     Agent,
-    api::{self, process, session, shell, sleeper},
+    api::{self, Api, process, session, shell, sleeper},
     audit::{SMALL_DISK, behind, entries, files, fill, last, lost, read, with_policy},
     pki::Authority,
     remote::knock,
@@ -366,5 +366,37 @@ fn who_is_not_let_in_leaves_a_line_but_no_more_than_some() {
     let why = |entry: &Value| entry["denied"].as_str().expect("why").to_owned();
     assert!(why(far[0]).contains("certificate"), "{}", far[0]);
     assert!(far.len() < 64, "{} lines", far.len());
+    world.agent.finish();
+}
+
+#[test]
+fn calls_that_fail_push_nothing_out_of_the_log() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        let fails = |mut api: Api| async move {
+            let spec = Some(session("nonesuch", process(["true", &"x".repeat(1000)])));
+            let request = StartSessionRequest { spec, ..Default::default() };
+            api.sessions.start_session(request).await.expect_err("there is none").code()
+        };
+        let mut codes = std::collections::BTreeMap::new();
+        for _ in 0..60 {
+            let calls: Vec<_> = (0..50).map(|_| tokio::spawn(fails(api.clone()))).collect();
+            for call in calls {
+                *codes.entry(format!("{:?}", call.await.expect("no panic"))).or_insert(0) += 1;
+            }
+            if codes.contains_key("ResourceExhausted") {
+                break;
+            }
+        }
+        assert!(codes["NotFound"] >= 1000, "so many may fail: {codes:?}");
+        assert!(codes.contains_key("ResourceExhausted"), "and no more: {codes:?}");
+        // Others go on, and what ends something does.
+        let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
+        bob.run(sleeper("bobs")).await.expect("its calls have not failed");
+        world.agent.ok(["exec", "own", "--", "true"]);
+        api.delete("own").await.expect("it may still end what it has made");
+    });
     world.agent.finish();
 }

@@ -41,6 +41,8 @@ struct Shared {
     pace: Pace,
     /// The same for those who do not get as far as a call.
     doors: Pace,
+    /// The same for calls that fail.
+    failures: Pace,
 }
 
 impl Log {
@@ -58,6 +60,7 @@ impl Log {
             missing,
             pace: Pace::of_calls(),
             doors: Pace::of_connections(),
+            failures: Pace::of_failures(),
         }))))
     }
 
@@ -115,6 +118,20 @@ impl Log {
     /// Whether a caller that is not known yet may be recorded once more.
     pub fn has_room_for(&self, who: &Who) -> bool {
         self.0.as_ref().is_none_or(|shared| shared.pace.allows(&who.pace_key()))
+    }
+
+    /// Whether a caller may have a call recorded that may fail: not if too many of its have failed lately. Who owns the
+    /// host has other ways to rewrite the log.
+    pub fn has_room_for_failures(&self, who: &Who) -> bool {
+        let spent = |shared: &Arc<Shared>| shared.failures.is_spent(&who.pace_key());
+        who.owns_host || !self.0.as_ref().is_some_and(spent)
+    }
+
+    /// Notes that a call failed.
+    fn has_failed(&self, who: &Who) {
+        if let Some(shared) = &self.0 {
+            shared.failures.allows(&who.pace_key());
+        }
     }
 
     /// Records that a call was refused, and why. What is too much of one caller is only counted.
@@ -218,6 +235,7 @@ impl Open {
     /// Records that the call was refused after all, and why.
     pub fn denied(mut self, code: &str, why: &str) {
         if let Some(begun) = self.entry.take() {
+            self.log.has_failed(&begun.who);
             let mut entry = Entry { event: Event::Denied, ..begun };
             entry.time = super::entry::now();
             entry.denied = Some(short(why));
@@ -239,6 +257,9 @@ impl Open {
 
     fn write(&mut self, mut outcome: Outcome, written: Option<Written>) {
         let Some(begun) = self.entry.take() else { return };
+        if outcome.has_failed() {
+            self.log.has_failed(&begun.who);
+        }
         outcome.took(self.begun.elapsed());
         let Subject { target, container, session, .. } = begun.subject;
         // What stands in the begin is not said twice but for what one looks for.

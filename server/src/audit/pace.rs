@@ -15,6 +15,10 @@ const ALL: Allowance = Allowance { burst: 1024, each: Duration::from_millis(100)
 const OWN_DOOR: Allowance = Allowance { burst: 16, each: Duration::from_secs(60) };
 /// The same for all addresses together: the log of 700 MB would take more than a month to be pushed out.
 const ALL_DOORS: Allowance = Allowance { burst: 256, each: Duration::from_secs(1) };
+/// Calls of one caller that fail, and cost it nothing either.
+const OWN_FAILURES: Allowance = Allowance { burst: 1024, each: Duration::from_millis(100) };
+/// The same for all callers together.
+const ALL_FAILURES: Allowance = Allowance { burst: 16384, each: Duration::from_millis(10) };
 /// How many callers are told apart. Beyond that the one who has waited longest is forgotten.
 const CALLERS: usize = 1024;
 
@@ -50,6 +54,18 @@ impl Bucket {
     }
 
     fn take(&mut self, allowance: Allowance, now: Instant) -> bool {
+        self.fill(allowance, now);
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
+
+    fn is_empty(&mut self, allowance: Allowance, now: Instant) -> bool {
+        self.fill(allowance, now);
+        self.left == 0
+    }
+
+    fn fill(&mut self, allowance: Allowance, now: Instant) {
         let passed = now.saturating_duration_since(self.filled);
         let more = passed.as_nanos() / allowance.each.as_nanos();
         if more >= u128::from(allowance.burst - self.left) {
@@ -60,9 +76,6 @@ impl Bucket {
             self.left += more;
             self.filled += allowance.each * more;
         }
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        taken
     }
 }
 
@@ -77,6 +90,11 @@ impl Pace {
         Pace::new(OWN_DOOR, ALL_DOORS)
     }
 
+    /// That of calls that fail once they were recorded.
+    pub fn of_failures() -> Pace {
+        Pace::new(OWN_FAILURES, ALL_FAILURES)
+    }
+
     fn new(own: Allowance, all: Allowance) -> Pace {
         let full = Bucket::full(all, Instant::now());
         Pace { own, all, buckets: Mutex::new(Buckets { all: full, own: HashMap::new() }) }
@@ -85,6 +103,14 @@ impl Pace {
     /// Whether a caller may cause one more line.
     pub fn allows(&self, caller: &str) -> bool {
         self.allows_at(caller, Instant::now())
+    }
+
+    /// Whether a caller may cause no more lines for the moment.
+    pub fn is_spent(&self, caller: &str) -> bool {
+        let now = Instant::now();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = buckets.own.get_mut(caller).is_some_and(|own| own.is_empty(self.own, now));
+        own || buckets.all.is_empty(self.all, now)
     }
 
     fn allows_at(&self, caller: &str, now: Instant) -> bool {

@@ -243,6 +243,16 @@ pub fn too_many_guests() -> Status {
     build(Code::ResourceExhausted, message, Reason::ResourceExhausted, what, ErrorDetails::new())
 }
 
+/// The status of a caller whose calls have failed too often.
+pub fn too_many_failures(name: &str) -> Status {
+    let message = format!(
+        "too many calls of {name} have failed, and each leaves a line in the audit log; try again in some seconds, and \
+         look at why they fail"
+    );
+    let what = vec![("identity", name.to_owned()), ("what", "calls that fail".to_owned())];
+    exhausted(message, what)
+}
+
 /// The status of a call whose caller has too much under way already. `what`: of what there are `limit` at most.
 pub fn too_much(name: &str, what: &str, limit: usize) -> Status {
     let message =

@@ -191,6 +191,11 @@ impl AuditLayer {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
+        // What ends or removes something is always let in.
+        if !subject::ends(&path) && !self.log.has_room_for_failures(&who) {
+            let status = status::too_many_failures(&who.identity);
+            return Err(self.denied(who, &path, subject, status));
+        }
         // What ends or removes something is what one does when the disk is full.
         let refuses = reach != Reach::Looks
             && policy.audit.on_failure == OnAuditFailure::Refuse
