@@ -55,7 +55,7 @@ pub fn keep(dir: &Path, bytes: u64) {
             let _ = beneath::remove(&files);
             return Ok(None);
         }
-        own::make_dirs(&files, 0o700)?;
+        own::make_own_dir(&files, 0o700)?;
         let (parts, part_bytes) = divided(bytes, &rustix::fs::statvfs(dir)?);
         Ok(Some(Reserve { device, dir: files.clone(), parts, part_bytes, incomplete: true }))
     };

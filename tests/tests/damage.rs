@@ -514,6 +514,61 @@ fn a_fifo_in_the_place_of_a_lock_is_told_and_keeps_nobody_waiting() {
 }
 
 #[test]
+fn what_is_in_the_place_of_a_directory_of_the_agents_is_named_and_no_link_is_followed() {
+    let mut agent = Agent::start();
+    agent.kill();
+    let names =
+        ["state/sessions", "state/mounts", "state/host-view", "data/containers", "data/recordings"];
+    let elsewhere = agent.path("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory");
+    let replaced: [&dyn Fn(&Path); 3] =
+        [&|path| fs::write(path, "").expect("a file"), &fifo, &|path| {
+            symlink(&elsewhere, path).expect("a link")
+        }];
+    for name in names {
+        let (path, aside) = (agent.path(name), agent.path("aside"));
+        fs::rename(&path, &aside).expect("moved");
+        for replace in replaced {
+            let _ = fs::remove_file(&path);
+            replace(&path);
+            let (code, said) = ended(agent.command("contid.sock"));
+            assert_ne!(code, 0, "{name}: {said}");
+            assert!(said.contains(&*path.to_string_lossy()), "{name}: {said}");
+        }
+        fs::remove_file(&path).expect("removed");
+        fs::rename(&aside, &path).expect("moved back");
+    }
+    let written = fs::read_dir(&elsewhere).expect("there").count();
+    assert_eq!(written, 0, "nothing is written through a link");
+    agent.restart();
+    agent.finish();
+}
+
+#[test]
+fn a_damaged_host_view_is_made_anew_at_the_start_and_what_stands_on_the_old_one_goes_on() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    agent.kill();
+    let mut templates = Vec::new();
+    for dir in ["state/host-view", "data/host-view"] {
+        let found = fs::read_dir(agent.path(dir)).into_iter().flatten();
+        templates.extend(found.map(|one| one.expect("an entry").path()));
+    }
+    assert!(!templates.is_empty());
+    for template in &templates {
+        fs::remove_dir(template.join("usr")).expect("removed");
+        fs::write(template.join("proc"), "").expect_err("it is a directory");
+        fs::remove_dir(template.join("proc")).expect("removed");
+        fs::write(template.join("proc"), "").expect("a file");
+    }
+    agent.restart();
+    agent.ok(["run", "--rm", "--", "true"]);
+    agent.ok(["exec", "c", "--", "true"]);
+    assert!(agent.log().contains("the host view is not as it was made"), "it is told");
+    agent.finish();
+}
+
+#[test]
 fn a_fifo_in_the_place_of_another_file_keeps_no_agent_from_serving() {
     let mut agent = Agent::start();
     let (container, exec) = agent.api(async |mut api| {

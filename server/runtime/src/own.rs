@@ -146,13 +146,38 @@ pub fn make_dirs(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
+/// Makes a directory with a mode, which is subject to the umask, or takes the one that is there.
+///
+/// # Errors
+///
+/// [`io::ErrorKind::NotADirectory`]: something else is there, and be it a link to a directory.
+pub fn make_own_dir(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    match make_dir(&path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => no_link(path.as_ref()),
+        made => made,
+    }
+}
+
+fn no_link(dir: &Path) -> io::Result<()> {
+    match symlink_metadata(dir)?.is_dir() {
+        true => Ok(()),
+        false => Err(Errno::NOTDIR.into()),
+    }
+}
+
 /// [`fs::set_permissions`].
 pub fn set_permissions(path: impl AsRef<Path>, permissions: Permissions) -> io::Result<()> {
     fs::set_permissions(path, permissions)
 }
 
-/// [`fs::read_dir`].
+/// [`fs::read_dir`], of what is no link to a directory.
 pub fn read_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
+    no_link(path.as_ref())?;
+    fs::read_dir(path)
+}
+
+/// [`fs::read_dir`], of a directory that an administrator has named: it may be a link.
+pub fn read_named_dir(path: impl AsRef<Path>) -> io::Result<ReadDir> {
     fs::read_dir(path)
 }
 
@@ -220,6 +245,22 @@ mod tests {
         drop(reader);
         assert!(!at("missing").exists());
         assert_eq!(read_to_string(at("file")).unwrap(), "text");
+    }
+
+    #[test]
+    fn a_link_to_a_directory_is_not_taken_for_one_of_the_agents_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        make_own_dir(at("dir"), 0o700).unwrap();
+        make_own_dir(at("dir"), 0o700).unwrap();
+        symlink(at("dir"), at("link")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        for name in ["link", "file"] {
+            let refused = make_own_dir(at(name), 0o700).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::NotADirectory, "{name}");
+            assert!(read_dir(at(name)).is_err(), "{name}");
+        }
+        assert!(read_dir(at("dir")).is_ok() && read_named_dir(at("link")).is_ok());
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl LogFile {
             name.to_str()?.strip_prefix(own.to_str()?)?.strip_prefix('.')?.parse().ok()
         };
         let parent = self.path.parent().unwrap_or(Path::new("."));
-        let entries = own::read_dir(parent).into_iter().flatten().flatten();
+        let entries = own::read_named_dir(parent).into_iter().flatten().flatten();
         let mut numbers: Vec<u64> =
             entries.filter_map(|entry| number(&entry.file_name())).collect();
         numbers.sort_unstable();

@@ -192,7 +192,7 @@ fn foreign(dir: &Path, kind: Kind) -> io::Result<Option<String>> {
         let name = name.to_str().filter(|name| kind.early().contains(name));
         !name.is_some_and(is_dir)
     };
-    let mut names = own::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let mut names = own::read_named_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
     let other = names.find(other);
     Ok(other.map(|name| format!("is there already, and is not Conti's own: it has {name:?}")))
 }

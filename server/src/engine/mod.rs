@@ -206,8 +206,7 @@ impl Engine {
         };
         let id_ranges = IdRanges::new(config.userns_pool);
         let try_in = |dir: &Path| {
-            let view = HostView::make(&dir.join("host-view"))
-                .map_err(io_error("cannot make the host view"))?;
+            let view = HostView::make(&sub_dir(dir, "host-view")?)?;
             let programs = view.programs.iter().map(|name| Path::new("/").join(name));
             let layers = [containers_dir.clone(), view.template.clone()];
             let dirs: Vec<PathBuf> = programs.chain(layers).collect();
@@ -412,12 +411,20 @@ fn unlisted(dir: &Path, error: &io::Error) -> Error {
     }
 }
 
+/// Makes a directory in one of the agent's, or takes the one that is there.
 fn sub_dir(dir: &Path, name: &str) -> Result<PathBuf> {
     let path = dir.join(name);
-    match own::make_dir(&path, 0o700) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(io_error("cannot make a directory")(error))
+    match own::make_own_dir(&path, 0o700) {
+        Ok(()) => Ok(path),
+        Err(error) => {
+            let in_the_way = match error.kind() {
+                io::ErrorKind::NotADirectory => " (something else is there, or a link)",
+                _ => "",
+            };
+            Err(Error::Exhausted {
+                what: format!("cannot make the directory {}{in_the_way}", path.display()),
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            })
         }
-        _ => Ok(path),
     }
 }

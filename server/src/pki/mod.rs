@@ -167,7 +167,12 @@ impl Pki {
 
     fn sub_dir(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
-        match own::make_dirs(&path, 0o700) {
+        // The data directory itself may not be there yet.
+        let above = self.dir.parent().map_or(Ok(()), |above| own::make_dirs(above, 0o700));
+        match above
+            .and_then(|()| own::make_own_dir(&self.dir, 0o700))
+            .and_then(|()| own::make_own_dir(&path, 0o700))
+        {
             Ok(()) => Ok(path),
             Err(source) => Err(Error::File { what: "make the directory", path, source }),
         }

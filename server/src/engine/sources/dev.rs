@@ -153,7 +153,7 @@ pub fn all_of_host() -> Vec<Node> {
     let mut nodes = Vec::new();
     let mut directories = vec![String::new()];
     while let Some(directory) = directories.pop() {
-        let entries = own::read_dir(Path::new("/dev").join(&directory));
+        let entries = own::read_named_dir(Path::new("/dev").join(&directory));
         for entry in entries.into_iter().flatten().flatten() {
             let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
                 continue;

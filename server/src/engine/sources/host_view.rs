@@ -20,6 +20,11 @@ use conti_runtime::{
     own,
 };
 
+use crate::engine::{
+    error::{Error, Result},
+    id,
+};
+
 /// The directories of programs: where one of them is a link on the host (merged /usr), it
 /// is the same link in the container.
 pub const PROGRAMS: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
@@ -108,20 +113,40 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// Makes the template below `dir`, or finds it as an agent before made it: containers that go on
-    /// stand on it. A host that looks otherwise by now gets another template.
-    pub fn make(dir: &Path) -> io::Result<HostView> {
+    /// Makes the template in `dir`, or finds it as an agent before made it: containers that go on stand on it. A host
+    /// that looks otherwise by now gets another template, and so does one whose template was damaged; that one is put
+    /// aside, because containers may stand on it.
+    pub fn make(dir: &Path) -> Result<HostView> {
         let programs = PROGRAMS.into_iter().filter(|name| {
             own::symlink_metadata(Path::new("/").join(name)).is_ok_and(|meta| meta.is_dir())
         });
         let programs: Vec<&'static str> = programs.collect();
         let template = dir.join(fingerprint());
-        if !own::is_dir(&template) {
-            own::make_dirs(dir, 0o777)?;
+        let failed = |path: &Path| {
+            let what = format!("cannot make the host view {}", path.display());
+            move |error: io::Error| Error::Exhausted {
+                what,
+                errno: error.raw_os_error().unwrap_or(libc::EIO),
+            }
+        };
+        let parts = parts().map_err(failed(&template))?;
+        if let Err(damaged) = parts.iter().try_for_each(|part| part.check(&template)) {
+            if own::symlink_metadata(&template).is_ok() {
+                let aside = template.with_extension(&id::new()[..12]);
+                tracing::warn!(
+                    damaged = %damaged.display(),
+                    aside = %aside.display(),
+                    "the host view is not as it was made: it is put aside and made anew"
+                );
+                own::rename(&template, &aside).map_err(failed(&template))?;
+            }
             let unfinished = dir.join("unfinished");
-            beneath::remove(&unfinished)?;
-            fill(&unfinished)?;
-            own::rename(&unfinished, &template)?;
+            beneath::remove(&unfinished).map_err(io::Error::from).map_err(failed(&unfinished))?;
+            parts
+                .iter()
+                .try_for_each(|part| part.make(&unfinished))
+                .map_err(failed(&unfinished))?;
+            own::rename(&unfinished, &template).map_err(failed(&template))?;
         }
         Ok(HostView { template, programs })
     }
@@ -138,42 +163,118 @@ impl HostView {
     }
 }
 
-/// Fills a new template directory.
-fn fill(template: &Path) -> io::Result<()> {
-    make_dir(template, 0o755)?;
-    for (name, mode) in DIRECTORIES {
-        make_dir(&template.join(name), mode)?;
-    }
-    own::symlink("/run", template.join("var/run"))?;
-    own::symlink("/run/lock", template.join("var/lock"))?;
+/// A part of a template, by its path in there.
+struct Part {
+    path: PathBuf,
+    is: Is,
+}
+
+enum Is {
+    /// A directory with these permissions.
+    Directory(u32),
+    /// A link to there.
+    Link(PathBuf),
+    /// A file.
+    File(&'static str),
+    /// A file whose text changes on the host while the template stays.
+    Varying(Vec<u8>),
+    /// What the host has there, see [`copy`].
+    Copy(PathBuf),
+}
+
+/// The parts of a template, each after the directory that it lies in.
+fn parts() -> io::Result<Vec<Part>> {
+    let part = |path: &str, is| Part { path: path.into(), is };
+    let mut all = vec![part("", Is::Directory(0o755))];
+    all.extend(DIRECTORIES.map(|(name, mode)| part(name, Is::Directory(mode))));
     for name in PROGRAMS {
         let on_host = Path::new("/").join(name);
         let Ok(meta) = own::symlink_metadata(&on_host) else { continue };
         if meta.is_symlink() {
-            own::symlink(own::read_link(&on_host)?, template.join(name))?;
+            all.push(part(name, Is::Link(own::read_link(&on_host)?)));
         } else if meta.is_dir() {
-            make_dir(&template.join(name), 0o755)?;
+            all.push(part(name, Is::Directory(0o755)));
         }
     }
-    let etc = template.join("etc");
-    for name in COPIED {
-        // What the host has not, the container has not.
-        if let Err(error) = copy(&Path::new("/etc").join(name), &etc.join(name))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(name, %error, "not copied into the host view");
-        }
-    }
+    let etc = |name: &str| Path::new("etc").join(name);
+    all.extend(
+        COPIED.map(|name| Part { path: etc(name), is: Is::Copy(Path::new("/etc").join(name)) }),
+    );
     for (name, text) in
         [("passwd", PASSWD), ("group", GROUP), ("nsswitch.conf", NSSWITCH), ("hosts", HOSTS)]
     {
-        own::write(etc.join(name), text)?;
+        all.push(Part { path: etc(name), is: Is::File(text) });
     }
     // For tools; containers have their own. Often it is a link to where it is made at the boot.
-    own::write(etc.join("resolv.conf"), host::read("/etc/resolv.conf").unwrap_or_default())?;
-    own::symlink("../usr/lib/os-release", etc.join("os-release"))?;
-    own::symlink("/proc/self/mounts", etc.join("mtab"))?;
-    Ok(())
+    let resolv = host::read("/etc/resolv.conf").unwrap_or_default();
+    all.push(part("etc/resolv.conf", Is::Varying(resolv)));
+    let links = [
+        ("var/run", "/run"),
+        ("var/lock", "/run/lock"),
+        ("etc/os-release", "../usr/lib/os-release"),
+        ("etc/mtab", "/proc/self/mounts"),
+    ];
+    all.extend(links.map(|(name, target)| part(name, Is::Link(target.into()))));
+    Ok(all)
+}
+
+impl Part {
+    /// Where it is in a template. That of the template itself has no slash at its end, which would follow a link.
+    fn path_in(&self, template: &Path) -> PathBuf {
+        template.components().chain(self.path.components()).collect()
+    }
+
+    fn make(&self, template: &Path) -> io::Result<()> {
+        let path = self.path_in(template);
+        match &self.is {
+            Is::Directory(mode) => make_dir(&path, *mode),
+            Is::Link(target) => own::symlink(target, path),
+            Is::File(text) => own::write(path, text),
+            Is::Varying(text) => own::write(path, text),
+            Is::Copy(from) => {
+                // What the host has not, the container has not.
+                if let Err(error) = copy(from, &path)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(from = %from.display(), %error, "not copied into the host view");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether a template has it as it was made. An error is its path.
+    fn check(&self, template: &Path) -> std::result::Result<(), PathBuf> {
+        let path = self.path_in(template);
+        let found = own::symlink_metadata(&path).ok();
+        let is_link_to = |target: &Path| own::read_link(&path).is_ok_and(|found| found == target);
+        let good = match (&self.is, &found) {
+            (Is::Directory(mode), Some(found)) => {
+                found.is_dir() && found.permissions().mode() & 0o7777 == *mode
+            }
+            (Is::Link(target), _) => is_link_to(target),
+            (Is::File(text), _) => own::read(&path).is_ok_and(|found| found == text.as_bytes()),
+            (Is::Varying(_), Some(found)) => found.is_file(),
+            (Is::Copy(from), found) => match (own::symlink_metadata(from), found) {
+                (Ok(host), _) if host.is_symlink() => {
+                    own::read_link(from).is_ok_and(|target| is_link_to(&target))
+                }
+                (Ok(host), Some(found)) if host.is_dir() => found.is_dir(),
+                (Ok(host), Some(found)) if is_for_all(&host) => {
+                    found.is_file() && found.len() == host.len()
+                }
+                (Ok(host), None) => !host.is_dir() && !is_for_all(&host),
+                _ => true,
+            },
+            (_, None) => false,
+        };
+        if good { Ok(()) } else { Err(path) }
+    }
+}
+
+/// Whether a file is one that everybody may read.
+fn is_for_all(meta: &fs::Metadata) -> bool {
+    meta.is_file() && meta.permissions().mode() & 0o004 != 0
 }
 
 /// Names what a template depends on: the host's program directories and the files that are copied.
@@ -210,7 +311,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
                 let entry = entry?;
                 open.push((entry.path(), to.join(entry.file_name())));
             }
-        } else if meta.is_file() && meta.permissions().mode() & 0o004 != 0 {
+        } else if is_for_all(&meta) {
             host::copy(&from, &to)?;
         }
     }
@@ -219,19 +320,61 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
     fn the_template_has_no_shadow_file_and_the_links_of_the_host() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let view = HostView::make(&dir.path().join("view")).expect("made");
+        let view = HostView::make(dir.path()).expect("made");
         assert!(!view.template.join("etc/shadow").exists());
         assert!(view.programs.contains(&"usr"));
         for name in PROGRAMS {
             let host = fs::read_link(Path::new("/").join(name)).ok();
             assert_eq!(host, fs::read_link(view.template.join(name)).ok(), "{name}");
         }
-        let again = HostView::make(&dir.path().join("view")).expect("found again");
+        let before = fs::metadata(&view.template).expect("there").ino();
+        let again = HostView::make(dir.path()).expect("found again");
         assert_eq!(view.template, again.template);
+        assert_eq!(before, fs::metadata(&again.template).expect("there").ino(), "it is the same");
+    }
+
+    #[test]
+    fn a_damaged_template_is_put_aside_and_made_anew() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let template = HostView::make(dir.path()).expect("made").template;
+        let whole = |name: &str| {
+            let part = parts().expect("known").into_iter().find(|p| p.path == Path::new(name));
+            part.expect("a part").check(&template).is_ok()
+        };
+        let gone = |path: &Path| beneath::remove(path).expect("removed");
+        for name in
+            ["", "usr", "dev", "proc", "tmp", "etc", "etc/passwd", "etc/mtab", "etc/resolv.conf"]
+        {
+            let part = Part { path: name.into(), is: Is::Directory(0o755) };
+            let path = part.path_in(&template);
+            let replaced: [&dyn Fn(); 3] = [
+                &|| gone(&path),
+                &|| {
+                    gone(&path);
+                    fs::write(&path, "").expect("written");
+                },
+                &|| {
+                    gone(&path);
+                    std::os::unix::fs::symlink("/var", &path).expect("a link");
+                },
+            ];
+            for (number, damage) in replaced.iter().enumerate() {
+                // Any text is a resolv.conf.
+                if (name, number) == ("etc/resolv.conf", 1) {
+                    continue;
+                }
+                damage();
+                assert!(!whole(name), "{name} {number}");
+                let again = HostView::make(dir.path()).expect("made anew");
+                assert!(again.template == template && whole(name), "{name} {number}");
+            }
+        }
     }
 }

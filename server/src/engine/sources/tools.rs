@@ -39,7 +39,7 @@ pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<T
             };
             let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
             let mut names = Vec::new();
-            for found in own::read_dir(root).map_err(|error| refused(errno(error)))? {
+            for found in own::read_named_dir(root).map_err(|error| refused(errno(error)))? {
                 let name = found.map_err(|error| refused(errno(error)))?.file_name();
                 // A name that is no text is none that a program is found by.
                 names.extend(name.into_string().ok());
