@@ -8,12 +8,15 @@ use std::{
     process::Command,
 };
 
-use conti_proto::v1::{self, ContainerState, StartContainerRequest, StopContainerRequest};
+use conti_proto::v1::{
+    self, ContainerState, SessionState, StartContainerRequest, StopContainerRequest,
+};
 use conti_tests::{
     Agent,
     api::{self, Api, shell, sleeper, state},
     damage::{
-        DAMAGES, Stopped, delete_stopped, denied, enter, files, of, start, stop, the_process,
+        DAMAGES, Damage, Stopped, delete_stopped, denied, enter, files, get_session, of, signal,
+        start, stop, the_process,
     },
     host::Pinned,
     wait,
@@ -32,7 +35,7 @@ fn a_mount_whose_record_is_gone_is_an_admins_in_its_container() {
     let secret = world.agent.scratch("secret");
     fs::create_dir(&secret).expect("a directory");
     let mounts = world.agent.path("state/mounts");
-    let gone: [(&str, fn(&Path)); 5] = [
+    let lost: [Damage; 5] = [
         ("record", |record| fs::remove_file(record).expect("removed")),
         ("directory", |record| fs::remove_dir_all(record.parent().expect("one")).expect("removed")),
         ("renamed", |record| fs::rename(record, record.with_extension("bak")).expect("renamed")),
@@ -52,7 +55,7 @@ fn a_mount_whose_record_is_gone_is_an_admins_in_its_container() {
             }
         }),
     ];
-    for (what, lose) in gone {
+    for (what, lose) in lost {
         world.agent.block_on(async {
             let mut olga = world.as_role("olga", "operator").api().await.expect("it may look");
             let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
@@ -127,7 +130,7 @@ fn a_mount_that_was_taken_away_keeps_nobody_out_of_its_container() {
 }
 
 /// What is lost while the agent is away.
-type Loss = (&'static str, &'static [(&'static str, fn(&Path))]);
+type Loss = (&'static str, &'static [Damage]);
 
 fn cut(path: &Path) {
     DAMAGES[0].1(path);
@@ -257,7 +260,8 @@ fn a_directory_that_was_put_beside_those_of_containers_is_left_alone() {
         assert!(agent.log().contains(&*aside.to_string_lossy()), "it is told");
     }
     agent.api(async |mut api| {
-        assert_eq!(api.all_ids().await, [container.id.clone()], "the copy is none");
+        let all = api.all_ids().await;
+        assert_eq!(all.iter().collect::<Vec<_>>(), [&container.id], "the copy is none");
         assert!(main.alive(), "it runs on");
         api.delete(&container.id).await.expect("rm -f always works");
     });
@@ -332,5 +336,32 @@ fn what_a_stopped_monitor_keeps_silent_about_runs_on_with_its_files() {
         api.delete(&container.id).await.expect("rm -f always works");
     });
     main.wait_gone();
+    agent.finish();
+}
+
+#[test]
+fn a_session_whose_monitor_cannot_be_asked_is_shown_as_it_runs() {
+    let mut agent = Agent::start();
+    let exec = agent.api(async |mut api| {
+        api.run(sleeper("c")).await.expect("runs");
+        start(&mut api, "c", "exec sleep 100000").await.expect("starts")
+    });
+    let process = the_process(exec.pid);
+    agent.kill();
+    for lost in [EXEC_SOCKET, EXEC] {
+        gone(&agent.path(&lost.replace("EXEC", &exec.id)));
+        agent.restart();
+        agent.api(async |mut api| {
+            let found = get_session(&mut api, &exec.id).await.expect("it is shown");
+            assert_eq!((found.state(), found.pid), (SessionState::Running, exec.pid), "{lost}");
+            let refused = signal(&mut api, &exec.id, "KILL").await.expect_err("nobody carries it");
+            assert!(refused.message().contains("its monitor"), "{lost}: {refused:?}");
+        });
+        assert!(process.alive(), "{lost}: it runs on");
+        agent.kill();
+    }
+    agent.restart();
+    agent.api(async |mut api| api.delete("c").await.expect("rm -f always works"));
+    process.wait_gone();
     agent.finish();
 }

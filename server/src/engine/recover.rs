@@ -240,11 +240,12 @@ impl Engine {
             }
             Some(Asked::Gone) => {}
             Some(Asked::Silent) | None => {
-                let process = record.monitor.and_then(|monitor| self.process_of_silent(monitor));
-                if let Some(pid) = process.filter(|_| record.unknown) {
-                    self.place(&mut record, pid, home);
+                let process = record.monitor.and_then(monitors::command_of);
+                if let Some(process) = process.filter(|_| record.unknown) {
+                    self.place(&mut record, process.pid, home);
                 }
-                let (state, counts) = (State::Assembling, self.counts.clone());
+                let state = process.map_or(State::Assembling, State::Running);
+                let counts = self.counts.clone();
                 let session = Session::new(record, dir, Journal::Lost, None, None, state, counts);
                 return Some(Found::Silent(Arc::new(session)));
             }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, os::unix::fs::MetadataExt as _, path::Path};
 
 use conti_runtime::{inspect::process as inspect, own, protocol::ProcessId};
 
-use super::super::process;
+use crate::engine::{bounds, process};
 
 /// The name of a monitor, as the kernel knows it.
 pub const MONITOR: &[u8] = b"conti-monitor";
@@ -36,4 +36,16 @@ fn held_by(pid: i32) -> Option<Vec<((u64, u64), ProcessId)>> {
     let held = held.map(|dir| ((dir.dev(), dir.ino()), pinned.id())).collect();
     pinned.still_there().ok()?;
     Some(held)
+}
+
+/// The process of a monitor that says nothing, once it runs its command: until then it is the monitor's own program.
+pub fn command_of(monitor: ProcessId) -> Option<ProcessId> {
+    let program = |pid: i32| {
+        let found = own::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = program(monitor.pid)?;
+    let mut children = bounds::children(monitor).into_iter();
+    let pid = children.find(|pid| program(*pid).is_some_and(|other| other != own))?;
+    Some(inspect::Pinned::open(pid, None).ok()?.id())
 }

@@ -8,12 +8,12 @@ use std::{
     sync::Arc,
 };
 
-use conti_runtime::{inspect::process as inspect, plan::IdMap, protocol::ProcessId};
+use conti_runtime::{inspect::process as inspect, plan::IdMap};
 use tracing::warn;
 
 use super::{Found, KNOCK};
 use crate::engine::{
-    Engine, bounds,
+    Engine,
     cgroup::{Cgroup, Owner},
     container::{self, Container},
     error::{Error, Result},
@@ -118,11 +118,6 @@ impl Engine {
         {
             (record.container, record.labels) = (Some(container), labels);
         }
-    }
-
-    /// The process of a session whose monitor says nothing.
-    pub(super) fn process_of_silent(&self, monitor: ProcessId) -> Option<i32> {
-        bounds::children(monitor).into_iter().find(|pid| self.cgroups.name_of(*pid).is_some())
     }
 
     /// Has a container for all that runs: one that has no other can be deleted. But for those whose removal has begun.

@@ -550,7 +550,8 @@ impl Session {
             return Err(self.wrong_state("it has ended"));
         }
         let monitor = self.monitor.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        let monitor = monitor.ok_or_else(|| self.wrong_state("it has ended"))?;
+        let silent = "its monitor does not say where it stands";
+        let monitor = monitor.ok_or_else(|| self.wrong_state(silent))?;
         match monitor.send(message) {
             Ok(()) => Ok(()),
             // The monitor has gone a moment ago: its end is on its way.
