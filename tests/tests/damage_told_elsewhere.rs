@@ -18,10 +18,11 @@ use conti_tests::{
         DAMAGES, Damage, Stopped, delete_stopped, denied, enter, files, get_session, of, signal,
         start, stop, the_process,
     },
-    host::Pinned,
+    host::{self, Pinned},
     wait,
     world::World,
 };
+use rustix::fs::removexattr;
 
 async fn mount(api: &mut Api, source: &Path) {
     let mount = Some(api::bind(source, "/mnt"));
@@ -363,5 +364,53 @@ fn a_session_whose_monitor_cannot_be_asked_is_shown_as_it_runs() {
     agent.restart();
     agent.api(async |mut api| api.delete("c").await.expect("rm -f always works"));
     process.wait_gone();
+    agent.finish();
+}
+
+/// As where an older agent has started it, or the kernel keeps no notes.
+#[test]
+fn nothing_is_removed_while_something_runs_that_may_belong_to_it() {
+    let mut agent =
+        Agent::start_with(|_| ["--userns-pool", "1999110144:131072"].map(Into::into).to_vec());
+    let container = agent.api(async |mut api| {
+        let script = "echo x > /var/tmp/own; exec sleep 100000";
+        api.run(api::container("c", shell(script))).await.expect("runs")
+    });
+    let (main, ids) = (the_process(container.pid), uid_map(container.pid));
+    let written = format!("/proc/{}/root/var/tmp/own", container.pid);
+    wait::until_true("it has written", || fs::read(&written).is_ok());
+    agent.kill();
+    for (path, lose) in [(RECORD, gone as fn(&Path)), (MAIN, cut)] {
+        let path = path.replace("CONTAINER", &container.id);
+        lose(&agent.path(&path.replace("MAIN", &container.session_id)));
+    }
+    let mut cgroups = host::cgroups(container.pid);
+    cgroups.retain(|dir| dir.to_string_lossy().contains("/conti-"));
+    for cgroup in &cgroups {
+        // It is noted on one of them.
+        let _ = removexattr(cgroup, "trusted.conti.container");
+    }
+    for _ in 0..2 {
+        agent.restart();
+        agent.api(async |mut api| {
+            let refused = api.delete(&container.id).await.expect_err("nobody knows what ends");
+            let named = format!("process {}", container.pid);
+            assert!(refused.message().contains(&named), "{refused:?}");
+            if !ids.contains(" 0 ") {
+                let other = api.run(sleeper("other")).await.expect("there are ids for it");
+                assert_ne!(uid_map(other.pid), ids);
+                api.delete("other").await.expect("deleted");
+            }
+        });
+        assert!(main.alive() && fs::read(&written).is_ok(), "it runs on with its files");
+        agent.kill();
+    }
+    agent.restart();
+    agent.api(async |mut api| {
+        signal(&mut api, &container.session_id, "KILL").await.expect("it can be ended");
+    });
+    main.wait_gone();
+    agent.api(async |mut api| api.delete(&container.id).await.expect("nothing is in doubt"));
+    wait::until_true("nothing is left of it", || !cgroups.iter().any(|dir| dir.exists()));
     agent.finish();
 }

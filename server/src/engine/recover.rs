@@ -116,7 +116,7 @@ impl Engine {
         let (main, others): (Vec<Found>, Vec<Found>) =
             found.into_iter().partition(|f| f.session().record.main);
         let homeless = main.iter().chain(&others).any(Found::is_homeless);
-        let mut keep = Vec::new();
+        let (mut keep, mut owned) = (Vec::new(), Vec::new());
         for session in main.into_iter().chain(others) {
             self.take_over(session, &mut keep).await;
         }
@@ -127,7 +127,7 @@ impl Engine {
                 // An older agent has not noted it.
                 cgroup.note_container(&container.id);
             }
-            keep.extend(container.cgroup_name());
+            owned.extend(container.cgroup_name());
         }
         self.find_pid_namespaces();
         self.made_mounts.suspect(|| {
@@ -139,10 +139,11 @@ impl Engine {
         let in_doubt =
             homeless || self.registry.containers().iter().any(|one| one.may_run_anywhere());
         self.finish_removals(left.clone()).await;
-        // Slots of the agent before, and what a crash left.
-        for name in self.cgroups.names().into_iter().filter(|name| !keep.contains(name)) {
+        // Slots of the agent before, what a crash left, and what runs in no container that is known.
+        for name in self.cgroups.names().into_iter().filter(|name| !owned.contains(name)) {
             let cgroup = self.cgroups.open(&name);
-            match !in_doubt && self.may_be_killed(&cgroup, &places, &left) {
+            let kept = in_doubt || keep.contains(&name);
+            match !kept && self.may_be_killed(&cgroup, &places, &left) {
                 true => drop(self.background.spawn_blocking(move || insist(&cgroup))),
                 false => self.leave_alone(cgroup),
             }

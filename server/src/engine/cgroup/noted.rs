@@ -19,6 +19,9 @@ use crate::engine::id;
 const CONTAINER: &str = "trusted.conti.container";
 /// With the id of a mount behind it, for each that was made in the container.
 const MOUNT: &str = "trusted.conti.mount.";
+/// The most that the kernel lists.
+const LIST_MAX: usize = 1 << 16;
+
 /// Whose a cgroup is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -27,9 +30,6 @@ pub enum Owner {
     /// Nobody's: what is left in it is to end.
     Nobody,
 }
-
-/// The most that the kernel lists.
-const LIST_MAX: usize = 1 << 16;
 
 impl Cgroup {
     /// Where it is noted: in one hierarchy, for all.

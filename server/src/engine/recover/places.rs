@@ -202,7 +202,10 @@ impl Engine {
     pub(super) fn leave_alone(&self, cgroup: Cgroup) {
         let ids = self.ids_in(&cgroup);
         if !cgroup.processes().is_empty() {
-            warn!(cgroup = cgroup.name, "something runs of which nothing is known: it runs on");
+            warn!(
+                cgroup = cgroup.name,
+                "something runs in a cgroup of no container that is known: it runs on"
+            );
         }
         let cgroup = Arc::new(cgroup);
         tokio::spawn(async move {
