@@ -578,6 +578,23 @@ fn an_admin_that_enters_a_container_lends_it_nothing_of_the_host() {
         let refused = enter(name, flags, &["true"]).exits(125).errors();
         assert!(refused.contains(missing) && refused.contains(&pid(name)), "{refused}");
     }
+    // What is in a pid namespace below theirs is in their sight as well.
+    let below = ["sh", "-c", "exec unshare -p -f sleep 1000"];
+    world.agent.ok([&["exec", "-d", "--privileged", "hosts", "--"][..], &below].concat());
+    let child = wait::until("it is there", || {
+        let all = world.agent.ok(["-o", "json", "procs", "hosts"]);
+        let all: serde_json::Value = serde_json::from_str(&all).expect("JSON");
+        let sleeps = |one: &&serde_json::Value| one["argv"].to_string().contains("sleep\",\"1000");
+        let own = pid("hosts");
+        let mut pids = all.as_array()?.iter().filter(sleeps).map(|one| one["pid"].to_string());
+        pids.find(|pid| {
+            let ns = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+            ns(pid).is_some() && ns(pid) != ns(&own)
+        })
+    });
+    let call = ["enter", "-t", &child, "-p", "--", "true"];
+    let refused = world.agent.ctl(call).run().exits(125).errors();
+    assert!(refused.contains("(-m -n -i)"), "{refused}");
     // It is in their sight no longer, or has what they have.
     for (name, flags) in [
         ("hosts", "-m"),

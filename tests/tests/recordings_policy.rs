@@ -237,7 +237,7 @@ fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_
         let open = record(&mut admin, "e").await;
         // What is mounted later is seen by what runs already.
         admin.run(sleeper("f")).await.expect("an admin may");
-        hidden.insert(record(&mut admin, "f").await);
+        hidden.insert(start(&mut admin, "f", &["sleep", "100000"]).await);
         let target = v1::target::Target::Container("f".into());
         let mount = v1::CreateMountRequest {
             target: Some(v1::Target { target: Some(target) }),
@@ -256,7 +256,7 @@ fn a_recording_of_what_an_operator_could_not_have_started_stays_unread_when_its_
         let pid = v1::Namespaces { pid: Some(joined), ..Default::default() };
         let spec = ContainerSpec { namespaces: Some(pid), ..sleeper("h") };
         admin.run(spec).await.expect("an admin may");
-        hidden.insert(record(&mut admin, "h").await);
+        hidden.insert(start(&mut admin, "h", &["sleep", "100000"]).await);
         let target = v1::target::Target::Container("g".into());
         let mount = v1::CreateMountRequest {
             target: Some(v1::Target { target: Some(target) }),

@@ -122,15 +122,15 @@ impl Log {
 
     /// Whether a caller may have a call recorded that may fail: not if too many of its have failed lately. Who owns the
     /// host has other ways to rewrite the log.
-    pub fn has_room_for_failures(&self, who: &Who) -> bool {
-        let spent = |shared: &Arc<Shared>| shared.failures.is_spent(&who.pace_key());
+    pub fn has_room_for_failures(&self, who: &Who, method: &str) -> bool {
+        let spent = |shared: &Arc<Shared>| shared.failures.is_spent(&failures_of(who, method));
         who.owns_host || !self.0.as_ref().is_some_and(spent)
     }
 
     /// Notes that a call failed.
-    fn has_failed(&self, who: &Who) {
+    fn has_failed(&self, who: &Who, method: &str) {
         if let Some(shared) = &self.0 {
-            shared.failures.allows(&who.pace_key());
+            shared.failures.allows(&failures_of(who, method));
         }
     }
 
@@ -203,6 +203,12 @@ pub struct Open {
     begun: Instant,
 }
 
+/// As whose its failing calls count: those that end something apart, so that nothing else keeps it from that.
+fn failures_of(who: &Who, method: &str) -> String {
+    let kind = if super::ends(method) { "ends" } else { "calls" };
+    format!("{kind} of {}", who.pace_key())
+}
+
 impl Open {
     fn new(log: &Log, begin: Entry) -> Open {
         Open { log: log.clone(), entry: Some(begin), begun: Instant::now() }
@@ -235,7 +241,7 @@ impl Open {
     /// Records that the call was refused after all, and why.
     pub fn denied(mut self, code: &str, why: &str) {
         if let Some(begun) = self.entry.take() {
-            self.log.has_failed(&begun.who);
+            self.log.has_failed(&begun.who, &begun.method);
             let mut entry = Entry { event: Event::Denied, ..begun };
             entry.time = super::entry::now();
             entry.denied = Some(short(why));
@@ -258,7 +264,7 @@ impl Open {
     fn write(&mut self, mut outcome: Outcome, written: Option<Written>) {
         let Some(begun) = self.entry.take() else { return };
         if outcome.has_failed() {
-            self.log.has_failed(&begun.who);
+            self.log.has_failed(&begun.who, &begun.method);
         }
         outcome.took(self.begun.elapsed());
         let Subject { target, container, session, .. } = begun.subject;

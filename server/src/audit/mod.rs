@@ -27,3 +27,9 @@ pub use entry::{Entry, Event, Outcome, Subject, Who};
 pub use file::Limits;
 pub use log::{Log, Open};
 pub use writer::Failed;
+
+/// Whether a method only ends or removes something.
+pub fn ends(path: &str) -> bool {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    ["Stop", "Kill", "Signal", "Delete", "Revoke"].iter().any(|verb| method.starts_with(verb))
+}

@@ -80,12 +80,13 @@ impl Joining {
         self.maps.as_ref().map(|(users, groups)| (users.as_slice(), groups.as_slice()))
     }
 
-    /// Whether the command is beside the processes of a container: in their pid namespace and in their user namespace, so
-    /// that they may trace it. `is_containers`: whether a container is in the pid namespace of this number.
-    pub fn is_beside(&self, is_containers: impl FnOnce(u64) -> bool) -> bool {
+    /// Whether the command is in the sight of the processes of a container, in their pid namespace or in one below it, and
+    /// in their user namespace or in one below it, so that they may trace it. `is_containers`: whether a container is in
+    /// the pid namespace of this number.
+    pub fn is_beside(&self, is_containers: impl Fn(u64) -> bool) -> bool {
         let shares_user = self.takes(NsType::User) || self.held.is_own(NsType::User);
         let shares = self.takes(NsType::Pid) && shares_user;
-        shares && self.held.inode(NsType::Pid).is_some_and(is_containers)
+        shares && self.held.sees_pid_namespace(is_containers)
     }
 
     /// Refuses to have a command beside the processes of a container with something of the host's that they do not

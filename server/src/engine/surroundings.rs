@@ -168,9 +168,11 @@ impl Engine {
         }
     }
 
-    /// Notes something with the sessions of a container, and with their recordings.
+    /// Notes something with the sessions that run in a container, and with their recordings.
     fn note_in(&self, container: &str, change: impl Fn(&mut Surroundings)) {
-        for session in self.registry.sessions_and_opening(container) {
+        let all = self.registry.sessions_and_opening(container);
+        // One that has ended has read nothing of it.
+        for session in all.into_iter().filter(|session| !session.ended()) {
             let mut reached = session.reached();
             change(&mut reached);
             if let Err(error) = self.write_surroundings(&session, &reached) {

@@ -91,6 +91,23 @@ impl HeldNamespaces {
         self.get(kind).map(|held| held.inode)
     }
 
+    /// Whether this is so of the pid namespace, or of one above it: what is there sees all that is in this one.
+    pub fn sees_pid_namespace(&self, is_one: impl Fn(u64) -> bool) -> bool {
+        let Some(held) = self.get(NsType::Pid) else { return false };
+        if is_one(held.inode) {
+            return true;
+        }
+        let mut above = ns::parent(&held.fd);
+        // The agent's own has none above it that the agent may see.
+        while let Ok(at) = above {
+            if inode(&at).is_ok_and(&is_one) {
+                return true;
+            }
+            above = ns::parent(&at);
+        }
+        false
+    }
+
     /// One of them.
     pub fn fd(&self, kind: NsType) -> Option<BorrowedFd<'_>> {
         self.get(kind).map(|held| held.fd.as_fd())

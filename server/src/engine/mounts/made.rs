@@ -31,6 +31,7 @@ use conti_runtime::{
         held_namespaces::{HeldNamespaces, OwnNamespaces},
         process,
         question::MountId,
+        status::Status,
     },
     kernel_fs::Tree,
     own,
@@ -528,15 +529,29 @@ pub fn seen(made: &Made) -> Seen {
     let (tree, id) = (Tree::of(&text), made.mount_id.id);
     match tree.has(id) {
         true => Seen::There(tree.is_kernels(id)),
+        false if may_hide(witness) => Seen::There(None),
         false => Seen::Absent,
     }
 }
 
 /// The ids of the mounts in this mount namespace, which a process is in; 0: in whichever it is. `None`: it has gone,
-/// from there or altogether, or cannot be looked at.
+/// from there or altogether, or cannot be looked at, or it may hide some.
 pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
-    let text = mountinfo_of(process, namespace)?;
+    let text = mountinfo_of(process, namespace).filter(|_| !may_hide(process))?;
     Some(Tree::of(&text).ids().collect())
+}
+
+/// Whether there may be more mounts than are seen: who may mount may put another one on the root of the namespace, and
+/// what lies below that is not listed any more, but within reach.
+fn may_hide(process: ProcessId) -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let status = process::directory(process.pid).ok().and_then(|at| Status::read(at).ok());
+    let field = status.as_ref().and_then(|status| status.field("CapBnd:"));
+    let bits = field.and_then(|digits| str::from_utf8(digits).ok());
+    let bits = bits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    // Of the host's own, root may do as it likes.
+    let is_hosts = process.pid == std::process::id() as i32;
+    !is_hosts && bits.is_none_or(|bits| bits & SYS_ADMIN != 0)
 }
 
 /// All of them, whatever root the process has: it may have taken another, from which it does not see what was mounted

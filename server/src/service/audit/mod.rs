@@ -48,7 +48,7 @@ use crate::{
         policy::CurrentPolicy,
         records::{AuditedArguments, AuditedCalls, OnAuditFailure, check_reason},
     },
-    audit::{Log, Subject, Who},
+    audit::{self, Log, Subject, Who},
     engine::carry,
     listen::PeerInfo,
     metrics::AuditFailures,
@@ -191,15 +191,14 @@ impl AuditLayer {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
-        // What ends or removes something is always let in.
-        if !subject::ends(&path) && !self.log.has_room_for_failures(&who) {
+        if !self.log.has_room_for_failures(&who, &path) {
             let status = status::too_many_failures(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
         // What ends or removes something is what one does when the disk is full.
         let refuses = reach != Reach::Looks
             && policy.audit.on_failure == OnAuditFailure::Refuse
-            && !subject::ends(&path);
+            && !audit::ends(&path);
         let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
             Ok(open) => open,
             Err(failed) => {

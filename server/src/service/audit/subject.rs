@@ -56,12 +56,6 @@ pub fn known(path: &str, least: Option<Role>) -> Known {
     }
 }
 
-/// Whether a method only ends or removes something.
-pub fn ends(path: &str) -> bool {
-    let method = path.rsplit('/').next().unwrap_or_default();
-    ["Stop", "Kill", "Signal", "Delete", "Revoke"].iter().any(|verb| method.starts_with(verb))
-}
-
 /// What a request is about, with the arguments of commands shown so, and how far it reaches.
 pub fn of(path: &str, message: &[u8], known: Known, shown: Arguments<'_>) -> (Subject, Reach) {
     let mut subject = Subject::default();
@@ -291,7 +285,7 @@ mod tests {
     #[test]
     fn what_only_ends_or_removes_is_known_by_its_name() {
         let ending: Vec<&str> =
-            METHODS.iter().map(|(path, _)| *path).filter(|path| ends(path)).collect();
+            METHODS.iter().map(|(path, _)| *path).filter(|path| crate::audit::ends(path)).collect();
         let wanted = [
             "/conti.v1.ContainerService/StopContainer",
             "/conti.v1.ContainerService/KillContainer",
