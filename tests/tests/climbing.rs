@@ -612,3 +612,71 @@ fn an_admin_that_enters_a_container_lends_it_nothing_of_the_host() {
     }
     world.agent.finish();
 }
+
+#[test]
+fn nobody_closes_a_container_to_its_maker_by_many_neighbours_or_mounts() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
+        let own = api.run(sleeper("own")).await.expect("it may");
+        let tmpfs = |target: String| {
+            let source = Some(v1::mount::Source::Tmpfs(v1::TmpfsMount::default()));
+            v1::Mount { target, source, read_only: false }
+        };
+        let mut refused = None;
+        for n in 0..70 {
+            let mounts = vec![tmpfs(format!("/m{n}"))];
+            match bob.run(ContainerSpec { mounts, ..beside("bobs", "own") }).await {
+                Ok(_) => bob.delete("bobs").await.expect("its own"),
+                Err(status) => {
+                    refused = Some(status);
+                    break;
+                }
+            }
+        }
+        let refused = refused.expect("there is room for some");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        let mounted = async |n: usize| {
+            let request = v1::CreateMountRequest {
+                target: of("own"),
+                mount: Some(tmpfs(format!("/mnt/{n}"))),
+                create_point: true,
+                ..Default::default()
+            };
+            bob.clone().mounts.create_mount(request).await
+        };
+        for n in 0..256 {
+            mounted(n).await.expect("there is room");
+        }
+        let refused = mounted(256).await.expect_err("that is all");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert_eq!(may_run(&mut api, "own").await, Ok(()));
+        Wire::open(&mut api, wire::view(&own.session_id)).await.map(drop).expect("its own");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn a_container_of_which_nothing_runs_closes_no_other_one() {
+    let mut world = World::start("");
+    let ended = world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let ended = api.run(sleeper("ended")).await.expect("it may");
+        world.agent.ok(["stop", "-t", "0", "ended"]);
+        api.run(sleeper("own")).await.expect("it may");
+        ended
+    });
+    world.agent.kill();
+    fs::write(world.agent.path(&format!("data/containers/{}/container.json", ended.id)), "{")
+        .expect("damaged");
+    fs::remove_dir_all(world.agent.path(&format!("state/sessions/{}", ended.session_id)))
+        .expect("as after a reboot");
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        assert_eq!(may_run(&mut api, "own").await, Ok(()));
+        assert_eq!(may_run(&mut api, &ended.id).await, Err(Code::PermissionDenied));
+    });
+    world.agent.finish();
+}

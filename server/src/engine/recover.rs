@@ -550,8 +550,23 @@ impl Engine {
             PidNamespace::Of(container) => Some(container),
             PidNamespace::None | PidNamespace::Unknown => None,
         };
+        // A session of which it is not known where it belongs may be that of any.
+        let in_doubt = self.registry.sessions(None).iter().any(|session| {
+            let record = &session.record;
+            record.unknown && record.container.is_none() && !session.ended()
+        });
+        let runs = |one: &Container| {
+            let now = one.now();
+            let session = now.session.as_ref().is_some_and(|session| !session.ended());
+            session || now.cgroup.as_ref().is_some_and(|cgroup| !cgroup.processes().is_empty())
+        };
         for one in all.iter().filter(|one| one.now().pid_namespace == PidNamespace::Unknown) {
-            let Some(found) = of(one) else { continue };
+            let Some(found) = of(one) else {
+                if !in_doubt && !runs(one) {
+                    one.now().pid_namespace = PidNamespace::None;
+                }
+                continue;
+            };
             let mut same = all.iter().filter(|other| of(other) == Some(found));
             let found = same.find_map(|other| known(other)).unwrap_or_else(|| one.id.clone());
             one.now().pid_namespace = PidNamespace::Of(found);

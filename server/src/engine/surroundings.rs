@@ -13,6 +13,7 @@ use tracing::warn;
 use super::{
     Engine,
     container::{Container, PidNamespace},
+    error::{Error, Result},
     holdings::size,
     mounts::made::Shown,
     opened::Opened,
@@ -147,13 +148,37 @@ impl Engine {
 
     /// Notes that a container begins to run in the pid namespace of others: what runs there may read what it has, and
     /// show it to those who read its output.
-    pub(super) fn note_neighbour(&self, container: &Container) {
+    ///
+    /// # Errors
+    ///
+    /// There is no room for it with one of the sessions that run there, which nobody but admins could read then.
+    pub(super) fn note_neighbour(&self, container: &Container) -> Result<()> {
         let beside = self.in_pid_namespace_of(container);
         if beside.is_empty() {
-            return;
+            return Ok(());
         }
         let reached = self.surroundings(container);
+        let is_too_much = |session: &Arc<Session>| {
+            let mut now = session.surroundings();
+            let known = now.is_some() && reached.is_some() && !session.ended();
+            add(&mut now, &reached);
+            known && now.is_none()
+        };
+        for other in &beside {
+            let sessions = self.registry.sessions_and_opening(&other.id);
+            if let Some(session) = sessions.iter().find(|session| is_too_much(session)) {
+                return Err(Error::Exhausted {
+                    what: format!(
+                        "{JOINED_MAX} different containers have been in the pid namespace of container {} since its \
+                         session {} began; start it again, or join another one",
+                        other.spec.name, session.id
+                    ),
+                    errno: libc::EAGAIN,
+                });
+            }
+        }
         beside.iter().for_each(|other| self.note_in(&other.id, |of| add(of, &reached)));
+        Ok(())
     }
 
     /// Notes that something is mounted into a container that lives: what runs there, or in a container that reaches

@@ -36,6 +36,8 @@ use crate::engine::{
     surroundings::Surroundings,
 };
 
+/// How many mounts are made in a living container, as many as it may be made with.
+const MOUNTS_MAX: usize = 256;
 /// How long is waited until it is tried again to find out whether something is mounted.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -205,6 +207,7 @@ impl Engine {
         if made.facts.as_ref().is_some_and(|facts| facts.granted.is_some()) {
             self.check_room_for(&made)?;
         }
+        self.check_count(&made)?;
         // Before it is there: what it shows must not have been read without that being known. A session that is
         // being opened now either is told of it, or finds it among those that were made.
         let under_way = self.made_mounts.begin_settling(&made);
@@ -213,6 +216,20 @@ impl Engine {
         self.note(&made, true);
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock, under_way).await
+    }
+
+    /// Checks how many mounts were made in a container.
+    fn check_count(&self, made: &Made) -> Result<()> {
+        let Some(container) = &made.container_id else { return Ok(()) };
+        match self.made_mounts.of(container).len() < MOUNTS_MAX {
+            true => Ok(()),
+            false => Err(Error::Exhausted {
+                what: format!(
+                    "{MOUNTS_MAX} mounts were made in container {container} since it was started, which is all; unmount some"
+                ),
+                errno: libc::EAGAIN,
+            }),
+        }
     }
 
     /// Checks whether there is room for one more mount in a container: it counts to what is held of its maker, and of
