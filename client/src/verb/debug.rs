@@ -21,8 +21,9 @@ use crate::{
 ///
 /// The command is in the target's namespaces and sees its files at /target. /usr, /bin, /sbin, /lib* and /etc
 /// are those of the tools, and no variable or file of the target tells them what to load or to read. They are not
-/// in the target's mounts; its root can look into them by /proc as long as the command runs. Paths, that of --workdir too, are those of the tools: /data of the target is
-/// /target/data.
+/// in the target's mounts; as long as the command runs, the target's root reaches by /proc what it may read and
+/// write of them, and a command with no more capabilities than it has. Paths, that of --workdir too, are those of
+/// the tools: /data of the target is /target/data.
 #[derive(Debug, Args)]
 pub struct Debug {
     /// Whose the tools are: host, or dir:PATH for a root directory of the agent's host

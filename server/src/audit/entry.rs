@@ -291,9 +291,9 @@ impl Outcome {
         Outcome { code: Some(code.to_owned()), error, ..Outcome::default() }
     }
 
-    /// Whether it was refused for what was asked for, and has cost its caller nothing.
+    /// Whether it was refused for what was asked for, or given up, and has cost its caller nothing.
     pub(super) fn has_failed(&self) -> bool {
-        let others = ["OK", "CANCELLED", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL", "UNKNOWN"];
+        let others = ["OK", "UNAVAILABLE", "INTERNAL", "UNKNOWN"];
         self.code.as_ref().is_some_and(|code| !others.contains(&code.as_str()))
     }
 

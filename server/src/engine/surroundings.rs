@@ -158,11 +158,16 @@ impl Engine {
             return Ok(());
         }
         let reached = self.surroundings(container);
-        let is_too_much = |session: &Arc<Session>| {
-            let mut now = session.surroundings();
-            let known = now.is_some() && reached.is_some() && !session.ended();
+        let bytes = size(&reached);
+        let mut more: HashMap<Option<String>, usize> = HashMap::new();
+        let mut is_too_much = |session: &Arc<Session>| {
+            let (before, mut now) = (session.surroundings(), session.surroundings());
             add(&mut now, &reached);
-            known && now.is_none()
+            if session.ended() || before == now {
+                return false;
+            }
+            *more.entry(session.record.maker.clone()).or_default() += bytes;
+            reached.is_some() && now.is_none()
         };
         for other in &beside {
             let sessions = self.registry.sessions_and_opening(&other.id);
@@ -177,6 +182,8 @@ impl Engine {
                 });
             }
         }
+        // What it is made of is kept with each of them.
+        more.iter().try_for_each(|(of, bytes)| self.holdings.check(of.as_deref(), *bytes))?;
         beside.iter().for_each(|other| self.note_in(&other.id, |of| add(of, &reached)));
         Ok(())
     }

@@ -407,7 +407,8 @@ fn place(mount: &Path, root: &Path, own: &Path, name: &str) -> Option<PathBuf> {
         base.pop();
     }
     let dir = base.join(name);
-    match own::make_dir(&dir, 0o777) {
+    // Nobody else is to have it open: the agent locks it.
+    match own::make_dir(&dir, 0o700) {
         Ok(()) => Some(dir),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(dir),
         Err(_) => None,
