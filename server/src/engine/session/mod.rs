@@ -465,7 +465,8 @@ impl Session {
                 self.wake_monitor();
             }
             if rest.is_empty() {
-                return self.with_input(Reader::input_head);
+                // All of it was taken, also where the input is closed by now.
+                return Ok(self.input_taken());
             }
             if !owned {
                 // It may wait for long, and must not keep the whole buffer that it came in.
