@@ -245,3 +245,22 @@ fn the_terminal_of_a_command_with_more_rights_is_none_of_its_containers() {
     }
     agent.finish();
 }
+
+#[test]
+fn terminals_are_the_containers_own_after_a_restart_of_the_agent() {
+    let mut agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "plain", "--", "sleep", "100000"]);
+    agent.ok(["create", "--name", "created", "--", "sleep", "100000"]);
+    agent.terminate();
+    agent.restart();
+    agent.ok(["start", "created"]);
+    for name in ["plain", "created"] {
+        let call =
+            ["exec", "-it", name, "--", "sh", "-c", "tty && test -O $(tty) && echo i''ts own"];
+        let mut terminal = Terminal::spawn(agent.ctl(call), 80, 24);
+        terminal.expect("/dev/pts/");
+        terminal.expect("its own");
+        assert_eq!(terminal.wait(), 0, "{name}");
+    }
+    agent.finish();
+}

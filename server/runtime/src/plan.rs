@@ -120,6 +120,9 @@ pub struct ContainerPlan {
     pub sysctls: Vec<(String, String)>,
     /// Whether a reaper stays as PID 1 in front of the command.
     pub init: bool,
+    /// The root of the container's devpts instance, which the monitor keeps: later agents make the terminals of
+    /// other sessions in it. `None`: nothing is kept.
+    pub devpts: Option<Fd>,
 }
 
 /// What becomes the root of a container.

@@ -112,8 +112,8 @@ pub enum FromMonitor {
         errno: i32,
     },
     /// Where the session stands: the first packet of a connection by the listening socket.
-    /// Fds: the journal, the agent's eventfd, the monitor's eventfd, and the devpts root
-    /// where the plan had one.
+    /// Fds: the journal, the agent's eventfd, the monitor's eventfd, and the root of
+    /// the container's devpts where the plan had one.
     State {
         /// The protocol's version.
         version: u32,

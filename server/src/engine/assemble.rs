@@ -199,6 +199,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         net_defaults: if is_new_net { net_defaults::of(spec, mapped) } else { Vec::new() },
         sysctls: spec.sysctls.clone().into_iter().collect(),
         init: spec.init,
+        devpts: Some(terminal),
     };
     let plan = plan(
         request.session_id,

@@ -142,6 +142,7 @@ pub(crate) fn sample_plan() -> crate::plan::Plan {
             net_defaults: Vec::new(),
             sysctls: Vec::new(),
             init: false,
+            devpts: None,
         })),
         process: Process {
             argv: vec!["true".to_owned()],

@@ -31,7 +31,7 @@ pub struct Links {
 pub struct Agent {
     control: Option<OwnedFd>,
     pub links: Links,
-    /// The devpts root of a session with a terminal, kept for the agents to come.
+    /// The devpts root of the container that began with this session, kept for the agents to come.
     pub devpts: Option<OwnedFd>,
 }
 

@@ -122,7 +122,7 @@ fn carry_out(
     let count = u32::try_from(fds.plan.len()).unwrap_or(u32::MAX);
     let plan_fds = PlanFds::new(fds.plan);
     let (theirs, ours) = stdio::make(&plan.stdio, &plan_fds)?;
-    session.keep_devpts(stdio::devpts(&plan.stdio, &plan_fds)?);
+    session.keep_devpts(stdio::devpts(&plan.place, &plan_fds)?);
     let (status, process_ends) =
         init::pipes().map_err(|errno| failure(Step::Stdio, "the status pipe", &errno.into()))?;
     session.limit(&plan);

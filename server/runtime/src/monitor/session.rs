@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    /// Keeps the devpts root of the session for the agents to come.
+    /// Keeps the root of the container's devpts for the agents to come.
     pub fn keep_devpts(&mut self, devpts: Option<OwnedFd>) {
         self.agent.devpts = devpts;
     }

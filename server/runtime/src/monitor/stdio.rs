@@ -17,7 +17,7 @@ use super::failure;
 use crate::{
     host,
     init::{ChildStdio, PlanFds},
-    plan::{SetupFailure, Stdio, Step},
+    plan::{Place, SetupFailure, Stdio, Step},
 };
 
 /// The pipes that much goes through get this size: fewer turns between writer and reader.
@@ -48,10 +48,11 @@ pub fn make(stdio: &Stdio, fds: &PlanFds) -> Result<(ChildStdio, Ends), SetupFai
     }
 }
 
-/// A copy of the devpts root that a plan names, which the monitor keeps for the agents to come.
-pub fn devpts(stdio: &Stdio, fds: &PlanFds) -> Result<Option<OwnedFd>, SetupFailure> {
-    let Stdio::Terminal { devpts, .. } = stdio else { return Ok(None) };
-    let copy = fds.get(*devpts)?.try_clone_to_owned();
+/// A copy of the root of a new container's devpts, which the monitor keeps for the agents to come.
+pub fn devpts(place: &Place, fds: &PlanFds) -> Result<Option<OwnedFd>, SetupFailure> {
+    let Place::Container(container) = place else { return Ok(None) };
+    let Some(devpts) = container.devpts else { return Ok(None) };
+    let copy = fds.get(devpts)?.try_clone_to_owned();
     copy.map(Some).map_err(|error| failure(Step::Terminal, "devpts", &error))
 }
 

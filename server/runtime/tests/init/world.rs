@@ -417,6 +417,7 @@ fn plan() -> Plan {
             net_defaults: Vec::new(),
             sysctls: Vec::new(),
             init: false,
+            devpts: None,
         })),
         process: process(),
         stdio: Stdio::Pipes { stdin: false },
