@@ -24,7 +24,8 @@ use tokio::sync::watch;
 
 use super::{
     lock::Lock,
-    made::{Facts, Made, Seen, Stage, UnderWay, mounts_of, seen},
+    look::{Seen, mounts_of, seen},
+    made::{Facts, Made, Stage, UnderWay},
 };
 use crate::engine::{
     Engine, carry,

@@ -25,22 +25,11 @@ use std::{
     time::SystemTime,
 };
 
-use conti_runtime::{
-    beneath,
-    inspect::{
-        held_namespaces::{HeldNamespaces, OwnNamespaces},
-        process,
-        question::MountId,
-        status::Status,
-    },
-    kernel_fs::Tree,
-    own,
-    plan::NsType,
-    protocol::ProcessId,
-};
+use conti_runtime::{beneath, inspect::question::MountId, own, protocol::ProcessId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::look::{self, Seen};
 use crate::engine::{
     cgroup::{Cgroup, Cgroups},
     error::{Error, Result},
@@ -148,7 +137,7 @@ impl Made {
     /// A process that is in its mount namespace still, or of which that cannot be told.
     pub fn witness(&self) -> Option<ProcessId> {
         let all = [Some(self.process), self.main];
-        all.into_iter().flatten().find(|of| lives(*of))
+        all.into_iter().flatten().find(|of| look::lives(*of))
     }
 
     /// As it is once it is in its place.
@@ -248,15 +237,6 @@ impl Drop for UnderWay {
     }
 }
 
-/// What is seen of a mount that was being attached.
-#[derive(Debug)]
-pub enum Seen {
-    /// It is in its place: with [`Facts::kernel`].
-    There(Option<bool>),
-    /// It is not.
-    Absent,
-}
-
 impl MadeMounts {
     /// Finds what an earlier agent has made in this boot.
     ///
@@ -264,7 +244,7 @@ impl MadeMounts {
     ///
     /// The directory cannot be listed: then nothing is known.
     pub fn open(dir: PathBuf, boot_id: &str, cgroups: Arc<Cgroups>) -> io::Result<MadeMounts> {
-        let (mut all, mut lost) = (Vec::new(), Vec::new());
+        let (mut all, mut unsure, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for entry in own::read_dir(&dir)? {
             let path = entry?.path();
             match path.extension().and_then(|end| end.to_str()) {
@@ -278,20 +258,22 @@ impl MadeMounts {
                     Ok(made) if made.stage == Stage::Attaching && made.witness().is_some() => {
                         all.push(Arc::new(made));
                     }
-                    Ok(mut made) if matches!(seen(&made), Seen::There(_)) => {
-                        made.stage = Stage::There;
-                        all.push(Arc::new(made));
-                    }
-                    Ok(made) => {
-                        made.forget_on_cgroup(&cgroups);
-                        drop(own::remove_file(&path));
-                    }
+                    Ok(made) => unsure.push(made),
                     Err(error) => {
                         tracing::warn!(path = %path.display(), %error, "the record of a mount cannot be read: what is mounted in its container is for admins");
                         lost.push(Lost::of(path));
                     }
                 },
                 _ => {}
+            }
+        }
+        for (made, seen) in look::seen_each(unsure) {
+            match seen {
+                Seen::There(_) => all.push(Arc::new(Made { stage: Stage::There, ..made })),
+                Seen::Absent => {
+                    made.forget_on_cgroup(&cgroups);
+                    drop(own::remove_file(dir.join(made.file_name())));
+                }
             }
         }
         all.sort_by_key(|made| made.create_time);
@@ -511,58 +493,4 @@ fn read(path: &Path) -> io::Result<Made> {
         own::rename(path, path.with_file_name(made.file_name()))?;
     }
     Ok(made)
-}
-
-/// Whether a process is there. One of which that cannot be told counts as being there.
-fn lives(process: ProcessId) -> bool {
-    let is_gone = |error: &io::Error| {
-        error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
-    };
-    process::Pinned::same(process).is_ok()
-        || process::start_time(process.pid).is_err_and(|error| !is_gone(&error))
-}
-
-/// Looks whether a mount is in its place. One of which that cannot be told counts as being there.
-pub fn seen(made: &Made) -> Seen {
-    let Some(witness) = made.witness() else { return Seen::Absent };
-    let Some(text) = mountinfo_of(witness, made.namespace) else { return Seen::There(None) };
-    let (tree, id) = (Tree::of(&text), made.mount_id.id);
-    match tree.has(id) {
-        true => Seen::There(tree.is_kernels(id)),
-        false if may_hide(witness) => Seen::There(None),
-        false => Seen::Absent,
-    }
-}
-
-/// The ids of the mounts in this mount namespace, which a process is in; 0: in whichever it is. `None`: it has gone,
-/// from there or altogether, or cannot be looked at, or it may hide some.
-pub fn mounts_of(process: ProcessId, namespace: u64) -> Option<HashSet<u64>> {
-    let text = mountinfo_of(process, namespace).filter(|_| !may_hide(process))?;
-    Some(Tree::of(&text).ids().collect())
-}
-
-/// Whether there may be more mounts than are seen: who may mount may put another one on the root of the namespace, and
-/// what lies below that is not listed any more, but within reach.
-fn may_hide(process: ProcessId) -> bool {
-    const SYS_ADMIN: u64 = 1 << 21;
-    let status = process::directory(process.pid).ok().and_then(|at| Status::read(at).ok());
-    let field = status.as_ref().and_then(|status| status.field("CapBnd:"));
-    let bits = field.and_then(|digits| str::from_utf8(digits).ok());
-    let bits = bits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    // Of the host's own, root may do as it likes.
-    let is_hosts = process.pid == std::process::id() as i32;
-    !is_hosts && bits.is_none_or(|bits| bits & SYS_ADMIN != 0)
-}
-
-/// All of them, whatever root the process has: it may have taken another, from which it does not see what was mounted
-/// for it.
-fn mountinfo_of(process: ProcessId, namespace: u64) -> Option<Vec<u8>> {
-    let pinned = process::Pinned::same(process).ok()?;
-    let held = HeldNamespaces::of(&pinned, &OwnNamespaces::look().ok()?).ok()?;
-    held.still_of(&pinned).ok()?;
-    let is_in = namespace == 0 || held.inode(NsType::Mount) == Some(namespace);
-    if !is_in {
-        return None;
-    }
-    held.all_mounts().ok()
 }

@@ -1,11 +1,12 @@
 //! The mounts that a target sees.
 //!
-//! - [`live`]: those that are made in it and taken away again; [`made`]: their records;
-//!   `prepare`: what is mounted;
+//! - [`live`]: those that are made in it and taken away again; [`made`]: their records; [`look`]: whether they are
+//!   there; `prepare`: what is mounted;
 //! - [`lock`]: one change of a mount namespace at a time.
 
 pub mod live;
 pub mod lock;
+mod look;
 pub mod made;
 mod prepare;
 
