@@ -25,7 +25,7 @@ pub struct MountVerb {
     /// Ids of the source appear as the same ids inside the target's user namespace
     #[arg(long)]
     idmapped: bool,
-    /// Make the path where it is missing
+    /// Make the last part of the path where it is missing
     #[arg(long)]
     mkdir: bool,
     /// Do all but the mount itself
