@@ -52,6 +52,18 @@ pub fn bytes(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// Bytes that may not be UTF-8, in quotes: as Rust quotes a string, and what is no text as [`bytes`] has it.
+pub fn quoted(bytes: &[u8]) -> String {
+    let mut shown = String::from('"');
+    for chunk in bytes.utf8_chunks() {
+        let quoted = format!("{:?}", chunk.valid());
+        shown.push_str(quoted.get(1..quoted.len() - 1).unwrap_or_default());
+        shown.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    shown.push('"');
+    shown
+}
+
 /// Bytes in base64 with padding (RFC 4648), as JSON has them.
 pub fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
@@ -68,6 +80,13 @@ mod tests {
     fn what_is_no_text_is_written_in_hexadecimal_digits() {
         assert_eq!(bytes(b"a\xff\xfeb\xc3\xa4"), "a\\xff\\xfeb\u{e4}");
         assert_eq!(bytes(br"a\xff\n"), r"a\\xff\\n");
+    }
+
+    #[test]
+    fn what_is_quoted_is_escaped_once() {
+        assert_eq!(quoted(b"a\xff\n\"b"), r#""a\xff\n\"b""#);
+        assert_eq!(quoted(br"a\xff"), r#""a\\xff""#);
+        assert_eq!(quoted("\u{202e}ä".as_bytes()), r#""\u{202e}ä""#);
     }
 
     #[test]

@@ -164,8 +164,8 @@ fn an_argument_that_is_no_text_is_named_and_a_name_of_such_bytes_is_told_from_it
         };
         (read(path).await, read(br"/nothing\xff".to_vec()).await)
     });
-    assert!(message.contains(r"nothing\\xff") && !message.contains('\u{fffd}'), "{message}");
-    assert_ne!(message, typed);
+    assert!(message.contains(r#""/nothing\xff""#) && !message.contains('\u{fffd}'), "{message}");
+    assert!(typed.contains(r#""/nothing\\xff""#), "{typed}");
     agent.finish();
 }
 

@@ -2,7 +2,7 @@
 //! place; `reason` is the machine-readable name that it carries.
 
 use conti_runtime::plan::{SetupFailure, Step};
-use conti_shared::reason::Reason;
+use conti_shared::{reason::Reason, text};
 
 use super::id;
 
@@ -112,12 +112,12 @@ pub enum Error {
         hint: &'static str,
     },
     /// The kernel refused what was tried on a target.
-    #[error("{tried} {argument:?}{}", reason_text(*.errno))]
+    #[error("{tried} {}{}", text::quoted(.argument), reason_text(*.errno))]
     Refused {
         /// What was tried, e.g. `cannot open`.
         tried: String,
-        /// On what.
-        argument: String,
+        /// On what: a path, which need not be UTF-8.
+        argument: Vec<u8>,
         /// The kernel's answer; 0: it was not asked.
         errno: i32,
     },

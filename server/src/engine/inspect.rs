@@ -7,7 +7,6 @@ use conti_runtime::{
     protocol::ProcessId,
     sys::socket::{self, Packet, Wait},
 };
-use conti_shared::text;
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
@@ -174,7 +173,7 @@ impl From<Failure> for Error {
         match failure {
             Failure::Gone { pid, problem } => Error::TargetGone { pid, problem },
             Failure::Refused { tried, argument, errno } => {
-                Error::Refused { tried, argument: text::bytes(&argument), errno }
+                Error::Refused { tried, argument, errno }
             }
         }
     }

@@ -173,6 +173,6 @@ impl Joining {
 
     fn refused(&self, tried: &str, errno: i32) -> Error {
         let argument = self.pinned.id().pid.to_string();
-        Error::Refused { tried: tried.to_owned(), argument, errno }
+        Error::Refused { tried: tried.to_owned(), argument: argument.into(), errno }
     }
 }

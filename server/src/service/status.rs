@@ -9,6 +9,7 @@ use conti_runtime::plan::Step;
 use conti_shared::{
     name::{CONTAINER_NAME_MAX, ID_LEN},
     reason::{DOMAIN, Reason},
+    text,
 };
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
@@ -106,6 +107,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
                 _ => Code::FailedPrecondition,
             };
             let errno = errno.to_string();
+            let argument = text::bytes(&argument);
             (code, vec![("tried", tried), ("argument", argument), ("errno", errno)])
         }
         Error::Invalid { field, problem } => {

@@ -132,7 +132,7 @@ impl Engine {
         let found = self.tree(&question, &[]).await?;
         bind::restrict(&found, options).map_err(|errno| Error::Refused {
             tried: "cannot set the attributes of a bind mount of".to_owned(),
-            argument: String::from_utf8_lossy(&path).into_owned(),
+            argument: path.clone(),
             errno: errno.raw_os_error(),
         })?;
         Ok(found)

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -125,7 +125,7 @@ fn locate(name: &str) -> Result<PathBuf> {
     };
     candidates.into_iter().find(|path| is_program(path)).ok_or_else(|| Error::Refused {
         tried: "cannot find the program".to_owned(),
-        argument: name.to_owned(),
+        argument: name.into(),
         errno: libc::ENOENT,
     })
 }
@@ -133,7 +133,7 @@ fn locate(name: &str) -> Result<PathBuf> {
 fn refused(tried: &str, path: &Path, error: &io::Error) -> Error {
     Error::Refused {
         tried: tried.to_owned(),
-        argument: path.to_string_lossy().into_owned(),
+        argument: path.as_os_str().as_bytes().to_vec(),
         errno: error.raw_os_error().unwrap_or(libc::EINVAL),
     }
 }
@@ -185,7 +185,7 @@ impl Collected {
         let needed =
             loader.libraries(path, elf).map_err(|Missing { library, by }| Error::Refused {
                 tried: format!("cannot find a library that {} needs:", by.display()),
-                argument: library,
+                argument: library.into(),
                 errno: libc::ENOENT,
             })?;
         let is_glibc = elf.needed.iter().any(|name| name.starts_with("libc.so."));

@@ -14,7 +14,7 @@ pub(in crate::engine) mod loader;
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -69,7 +69,7 @@ impl Engine {
             let collected = collect::collect(&programs)?;
             write_directory(&collected, &directory).map_err(|error| Error::Refused {
                 tried: "cannot build a root filesystem in".to_owned(),
-                argument: directory.to_string_lossy().into_owned(),
+                argument: directory.as_os_str().as_bytes().to_vec(),
                 errno: error.raw_os_error().unwrap_or(libc::EIO),
             })?;
             let files = collected.entries.values().filter(|one| matches!(one, Entry::File(..)));
@@ -104,7 +104,7 @@ impl Archive {
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         self.0.recv().await.transpose().map_err(|error| Error::Refused {
             tried: "cannot read the files of".to_owned(),
-            argument: "the archive".to_owned(),
+            argument: "the archive".into(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         })
     }
