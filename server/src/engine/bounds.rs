@@ -49,6 +49,9 @@ pub const TURN: Duration = Duration::from_secs(60);
 /// Until slots are given back and removals are done, when the agent stops.
 pub const LAST_REMOVALS: Duration = Duration::from_secs(3);
 
+/// Until the agent has the files or the memory that a removal takes, where it is out of them.
+pub const SHORTAGE: Duration = Duration::from_secs(60);
+
 /// Until what an earlier agent had begun to remove is gone, when the agent starts. Longer ones go on meanwhile.
 pub const STARTING_REMOVALS: Duration = Duration::from_secs(3);
 

@@ -1,15 +1,15 @@
 //! Containers from create to delete. Every step has its undo; what fails leaves nothing.
 
 use std::{
-    os::unix::ffi::OsStrExt as _,
+    os::unix::ffi::OsStringExt as _,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use conti_runtime::protocol::KillCause;
-use conti_shared::text;
+use conti_runtime::{beneath::Blocked, protocol::KillCause};
 use futures::future::join_all;
+use rustix::io::Errno;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -476,15 +476,14 @@ impl Engine {
     /// the way the container stays, and can only be deleted again.
     pub(super) async fn forget(&self, container: &Arc<Container>) -> Result<()> {
         container.now().deleted = true;
-        let dir = container.dir.clone();
-        if let Err(blocked) = blocking(move || Container::remove_dir(&dir)).await {
+        if let Err(blocked) = remove_dir(container).await {
             warn!(container = %container.id, error = %blocked, "cannot be removed completely");
             container.leave(&blocked);
             return Err(Error::Refused {
                 tried: "cannot remove all of the container; clear away what is in the way and \
                         delete it again:"
                     .to_owned(),
-                argument: text::bytes(blocked.path.as_os_str().as_bytes()),
+                argument: blocked.path.into_os_string().into_vec(),
                 errno: blocked.errno.raw_os_error(),
             });
         }
@@ -552,6 +551,22 @@ impl Engine {
                 now.spare = Some(monitor);
             }
         });
+    }
+}
+
+/// Removes the directory of a container. A want of files or of memory passes, and is no reason to leave a part of it.
+async fn remove_dir(container: &Container) -> std::result::Result<(), Blocked> {
+    let begun = Instant::now();
+    loop {
+        let dir = container.dir.clone();
+        match blocking(move || Container::remove_dir(&dir)).await {
+            Err(Blocked { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM, .. })
+                if begun.elapsed() < bounds::SHORTAGE =>
+            {
+                tokio::time::sleep(bounds::LOOK).await;
+            }
+            done => return done,
+        }
     }
 }
 

@@ -195,7 +195,7 @@ const MEMORY_LAYER_BYTES: u64 = 1 << 30;
 impl<'a> Layers<'a> {
     fn open(request: &'a Request<'a>) -> Result<Layers<'a>> {
         let made = Dir::open(request.dir).and_then(|dir| dir.ensure_dir("layers", 0o700));
-        let base = made.map_err(|blocked| no_layer(blocked, "check the agent's --data-dir"))?;
+        let base = made.map_err(no_layer)?;
         let magic = fstatfs(&base).map_or(0, |stat| stat.f_type as u64);
         if magic != OVERLAYFS_SUPER_MAGIC {
             return Self::new(request, base, Vec::new());
@@ -228,9 +228,8 @@ impl<'a> Layers<'a> {
     /// is a new one that takes the name of whatever had it; only where the container has a directory of that
     /// name, or no directory for /etc itself, it keeps that, and its files are its own affair.
     fn write_etc(&mut self, files: &[(&'static str, String)]) -> Result<()> {
-        let hint = "check the agent's --data-dir for room";
-        self.make_layer("root").map_err(|blocked| no_layer(blocked, hint))?;
-        let upper = self.base.dir("root/upper").map_err(|blocked| no_layer(blocked, hint))?;
+        self.make_layer("root").map_err(no_layer)?;
+        let upper = self.base.dir("root/upper").map_err(no_layer)?;
         let etc = match upper.ensure_dir("etc", 0o755) {
             Ok(etc) => etc,
             Err(Blocked { errno: Errno::NOTDIR | Errno::LOOP, .. }) => {
@@ -263,9 +262,7 @@ impl<'a> Layers<'a> {
         fds: &mut FdList,
         idmapped: &mut Vec<Fd>,
     ) -> Result<(Root, Place)> {
-        let (upper, work) = self
-            .make_layer(name)
-            .map_err(|blocked| no_layer(blocked, "check the agent's --data-dir for room"))?;
+        let (upper, work) = self.make_layer(name).map_err(no_layer)?;
         let volatile = self.request.volatile;
         let once = bind::Options { recursive: false, ..bind::Options::VIEW };
         if self.request.mapped {
@@ -310,13 +307,23 @@ impl<'a> Layers<'a> {
 const NO_ETC: &str = "/etc is not a directory in the container's layer: its hostname, hosts and resolv.conf \
                       were not written";
 
-fn no_layer(blocked: Blocked, hint: &'static str) -> Error {
+fn no_layer(blocked: Blocked) -> Error {
     let Blocked { path, errno, .. } = blocked;
-    failed("rootfs", "cannot make the private layer", path.to_string_lossy(), errno, hint)
+    let what = "cannot make the private layer";
+    failed("rootfs", what, path.to_string_lossy(), errno, not_made(errno))
 }
 
 fn not_written(blocked: Blocked) -> Error {
     let Blocked { path, errno, .. } = blocked;
-    let hint = "check the agent's --data-dir for room";
-    failed("rootfs", "cannot write", path.to_string_lossy(), errno, hint)
+    failed("rootfs", "cannot write", path.to_string_lossy(), errno, not_made(errno))
+}
+
+/// What to do where a file cannot be made.
+fn not_made(errno: Errno) -> &'static str {
+    match errno {
+        Errno::MFILE | Errno::NFILE => "give the agent more files (ulimit -n, LimitNOFILE)",
+        Errno::NOMEM => "the host has no memory for it",
+        Errno::NOSPC | Errno::DQUOT => "there is no room in the agent's --data-dir",
+        _ => "check the agent's --data-dir",
+    }
 }
