@@ -160,6 +160,10 @@ fn a_record_of_a_hundred_thousand_levels_is_a_damaged_one_to_the_next_agent() {
         agent.restart();
         let shown = agent.ok(["ps", "-a"]);
         assert!(shown.contains("quarantined"), "{shown}");
+        let refused = agent.ctl(["exec", &id, "--", "true"]).run();
+        let told =
+            refused.errors().contains("cannot be read") && refused.errors().contains("rm -f");
+        assert!(told, "it says what is wrong and what can be done: {}", refused.errors());
         agent.ok(["rm", &id]);
         agent.finish();
     }

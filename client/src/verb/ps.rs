@@ -23,7 +23,8 @@ pub struct Ps {
     /// Only their ids
     #[arg(short, long)]
     quiet: bool,
-    /// Only those with a label or in a state: label=NAME[=VALUE], state=running; several states
+    /// Only those with a label or in a state: label=NAME[=VALUE], state=STATE, one of created, running, stopped and
+    /// quarantined (something is wrong with it: `contictl inspect` says what, `contictl rm -f` removes it); several states
     /// mean any of them, several labels all of them
     #[arg(long, value_name = "KEY=VALUE", value_parser = filter)]
     filter: Vec<Filter>,

@@ -275,6 +275,7 @@ impl Engine {
                     container: key.clone(),
                     action,
                     state: "removed",
+                    because: None,
                     wanted: "running",
                 },
                 other => other,

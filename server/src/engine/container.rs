@@ -442,10 +442,13 @@ impl Container {
         action: &'static str,
         wanted: &'static str,
     ) -> Error {
+        let now = self.now();
+        let problem = now.quarantined.as_ref().or(now.left.as_ref());
         Error::WrongState {
             container: self.spec.name.clone(),
             action,
-            state: if self.now().deleted { "being removed" } else { found.as_str() },
+            state: if now.deleted { "being removed" } else { found.as_str() },
+            because: problem.filter(|_| found == ContainerState::Quarantined).cloned(),
             wanted,
         }
     }

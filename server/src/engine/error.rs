@@ -46,7 +46,7 @@ pub enum Error {
     #[error("the request id {0:?} is that of another request; choose another id for each request")]
     RequestIdTaken(String),
     /// The container is in a state that does not allow it.
-    #[error("container {container:?} is {state}; to {action} it, it must be {wanted}")]
+    #[error("container {container:?} is {state}{}; to {action} it, it must be {wanted}", in_brackets(.because.as_deref()))]
     WrongState {
         /// The container.
         container: String,
@@ -54,6 +54,8 @@ pub enum Error {
         action: &'static str,
         /// Its state.
         state: &'static str,
+        /// Why it is in that, where its state alone does not say it.
+        because: Option<String>,
         /// The states in which it can be done.
         wanted: &'static str,
     },
@@ -202,6 +204,10 @@ impl Error {
     }
 }
 
+fn in_brackets(because: Option<&str>) -> String {
+    because.map(|because| format!(" ({because})")).unwrap_or_default()
+}
+
 /// What may be wrong with the beginning of an id, as the beginning of a sentence.
 fn too_short(key: &str) -> String {
     match (1..id::PREFIX_MIN).contains(&key.len())
@@ -285,12 +291,14 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
              agent gives",
         ),
         Step::Sysctl => ("could not set the kernel parameter", "; check its name and value"),
-        Step::User => {
-            ("could not find the user", "; it must be in the container's /etc/passwd or a number")
-        }
-        Step::Group => {
-            ("could not find the group", "; it must be in the container's /etc/group or a number")
-        }
+        Step::User => (
+            "could not find the user",
+            "; it must be a number, or in the /etc/passwd of where the command runs (with `debug`, of the tools)",
+        ),
+        Step::Group => (
+            "could not find the group",
+            "; it must be a number, or in the /etc/group of where the command runs (with `debug`, of the tools)",
+        ),
         Step::Cwd => ("could not enter the working directory", ""),
         Step::Umask => ("could not set the umask", ""),
         Step::Rlimit => ("could not set the limit", "; the agent may lack the right to raise it"),

@@ -197,7 +197,7 @@ impl Engine {
             }
             Err(error) => {
                 let problem = format!(
-                    "its record in {} cannot be read: {error}; it can only be deleted",
+                    "its record in {} cannot be read: {error}; it can only be deleted, with what runs in it (`contictl rm -f`)",
                     dir.display()
                 );
                 warn!(problem, "a container is set aside");
@@ -585,7 +585,7 @@ impl Engine {
         let cgroup = container.now().cgroup.clone();
         if cgroup.as_ref().is_some_and(|cgroup| !cgroup.processes().is_empty()) {
             let problem = format!(
-                "the directory of its session {} is gone, and its processes run on; it can only be deleted",
+                "the directory of its session {} is gone, and its processes run on; it can only be deleted, with what runs in it (`contictl rm -f`)",
                 container.now().session_id
             );
             warn!(container = %container.id, problem, "a container is set aside");

@@ -56,7 +56,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             (Code::AlreadyExists, id.into_iter().chain([("name", name)]).collect())
         }
         Error::RequestIdTaken(id) => (Code::AlreadyExists, vec![("request_id", id)]),
-        Error::WrongState { container, action, state, wanted } => {
+        Error::WrongState { container, action, state, because: _, wanted } => {
             let problem = format!("it is {state}, it must be {wanted}");
             details.add_precondition_failure_violation("STATE", cut_key(&container), problem);
             let metadata = vec![
@@ -462,6 +462,7 @@ mod tests {
             container: "c".into(),
             action: "start",
             state: "running",
+            because: None,
             wanted: "created",
         };
         let status = of(error);

@@ -143,7 +143,7 @@ impl Engine {
                 continue;
             }
             let problem = format!(
-                "{what}, and {} does not tell of it; it can only be deleted",
+                "{what}, and {} does not tell of it; it can only be deleted, with what runs in it (`contictl rm -f`)",
                 dir.display()
             );
             warn!(problem, "a container is set aside");
@@ -239,7 +239,7 @@ impl Engine {
                     tried: "nothing tells whether a process is of the container that is to be removed; end it (kill \
                             -KILL, or `contictl sessions kill`) and remove the container again:"
                         .to_owned(),
-                    argument: format!("process {} in cgroup {}", pid.as_raw_pid(), cgroup.name),
+                    argument: format!("process {} in cgroup {}", pid.as_raw_pid(), cgroup.name).into(),
                     errno: libc::EBUSY,
                 });
             }
