@@ -11,7 +11,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io,
+    io::{self, Read as _},
     path::Path,
 };
 
@@ -28,6 +28,16 @@ pub fn open_with(options: &OpenOptions, path: impl AsRef<Path>) -> io::Result<Fi
 /// [`fs::read`].
 pub fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     fs::read(path)
+}
+
+/// A file of the kernel's that is a line, or a word, by one read: the kernel writes such a one as a whole. Each call
+/// reads some, and [`read`] takes four system calls for it.
+pub fn read_line(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    // Longer than any /proc/PID/stat: 52 numbers and a name.
+    let mut line = vec![0; 2048];
+    let len = File::open(path)?.read(&mut line)?;
+    line.truncate(len);
+    Ok(line)
 }
 
 /// [`fs::read_to_string`].

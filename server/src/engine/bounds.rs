@@ -147,14 +147,14 @@ pub struct State(u8);
 impl State {
     /// The state of a process, if it is still the one that is meant.
     pub fn of(process: ProcessId) -> Option<State> {
-        let stat = host::read(format!("/proc/{}/stat", process.pid)).ok()?;
+        let stat = host::read_line(format!("/proc/{}/stat", process.pid)).ok()?;
         let started = start_time_in(&stat)?;
         (started == process.start_ticks).then_some(State::parse(&stat)?)
     }
 
     /// The state of whatever process has a pid.
     fn read(pid: i32) -> Option<State> {
-        State::parse(&host::read(format!("/proc/{pid}/stat")).ok()?)
+        State::parse(&host::read_line(format!("/proc/{pid}/stat")).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<State> {

@@ -136,7 +136,7 @@ pub fn kill(process: ProcessId) {
 
 /// The parent of a process, if it has this name.
 pub fn parent_named(of: ProcessId, name: &[u8]) -> Option<ProcessId> {
-    let stat = |pid: i32| host::read(format!("/proc/{pid}/stat")).ok();
+    let stat = |pid: i32| host::read_line(format!("/proc/{pid}/stat")).ok();
     let pinned = process::Pinned::same(of).ok()?;
     let own = stat(of.pid)?;
     let (_, fields) = process::name_and_fields(&own)?;
@@ -151,7 +151,7 @@ pub fn parent_named(of: ProcessId, name: &[u8]) -> Option<ProcessId> {
 
 /// The name of a process.
 pub fn name(pid: i32) -> Option<Vec<u8>> {
-    let stat = host::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = host::read_line(format!("/proc/{pid}/stat")).ok()?;
     process::name_and_fields(&stat).map(|(name, _)| name.to_owned())
 }
 

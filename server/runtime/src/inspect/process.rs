@@ -97,7 +97,7 @@ impl Pinned {
 
 /// When a process was started, in clock ticks since the boot.
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let stat = host::read(format!("/proc/{pid}/stat"))?;
+    let stat = host::read_line(format!("/proc/{pid}/stat"))?;
     start_time_in(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

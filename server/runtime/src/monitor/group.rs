@@ -65,7 +65,7 @@ fn signal_member(pid: i32, leader: i32, signal: Signal) {
 
 /// The session of a process: field 6 of /proc/PID/stat (proc(5)).
 fn session_of(pid: i32) -> Option<i32> {
-    let stat = host::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = host::read_line(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = name_and_fields(&stat)?;
     number(fields.get(6 - 3)?)
 }

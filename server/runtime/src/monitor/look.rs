@@ -87,7 +87,7 @@ struct Stat {
 
 impl Stat {
     fn read(path: impl AsRef<std::path::Path>) -> Option<Stat> {
-        Stat::parse(&host::read(path).ok()?)
+        Stat::parse(&host::read_line(path).ok()?)
     }
 
     fn parse(stat: &[u8]) -> Option<Stat> {

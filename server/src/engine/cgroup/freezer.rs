@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conti_runtime::{host, own};
+use conti_runtime::host;
 
 use super::{Cgroup, tree, write_to};
 
@@ -17,7 +17,8 @@ const V2_FREEZE: &str = "cgroup.freeze";
 impl Cgroup {
     /// What says that processes in it are held: the file, of this cgroup or one above it. `None`: it is not frozen.
     pub fn frozen(&self) -> Option<PathBuf> {
-        self.unified.iter().chain(self.freezer()).find_map(|dir| frozen(dir))
+        let version_2 = self.unified.as_ref().and_then(|dir| frozen_v2(dir));
+        version_2.or_else(|| self.freezer().and_then(|dir| frozen_v1(dir)))
     }
 
     /// Lets everything in it go on, also in the cgroups that were made below it. What a cgroup above it holds
@@ -42,26 +43,34 @@ impl Cgroup {
     }
 }
 
-/// The file that says that processes in a cgroup are held, of either version. `None`: none does.
-pub fn frozen(dir: &Path) -> Option<PathBuf> {
+/// The file that says that processes in a version 1 cgroup are held. It speaks for the cgroups above it as well.
+/// `None`: it does not, or this is no hierarchy with a freezer.
+pub fn frozen_v1(dir: &Path) -> Option<PathBuf> {
     let state = dir.join(V1_STATE);
-    if own::exists(&state) {
-        // It speaks for the cgroups above it as well.
-        return (says(&state, "THAWED") == Some(false)).then_some(state);
-    }
-    // The root of the hierarchy has no such file, nor has what lies above where it is mounted.
-    let mut files =
-        dir.ancestors().map(|dir| dir.join(V2_FREEZE)).take_while(|file| own::exists(file));
-    files.find(|file| says(file, "1") == Some(true))
+    (says(&state, "THAWED") == Some(false)).then_some(state)
 }
 
-/// Whether a file holds a word. `None`: it cannot be read, since the cgroup is gone.
+/// The same of version 2.
+pub fn frozen_v2(dir: &Path) -> Option<PathBuf> {
+    // The root of the hierarchy has no such file, nor has what lies above where it is mounted.
+    for dir in dir.ancestors() {
+        let file = dir.join(V2_FREEZE);
+        if says(&file, "1")? {
+            return Some(file);
+        }
+    }
+    None
+}
+
+/// Whether a file holds a word. `None`: it cannot be read, since it or the cgroup is not there.
 fn says(file: &Path, word: &str) -> Option<bool> {
-    Some(host::read(file).ok()?.trim_ascii() == word.as_bytes())
+    Some(host::read_line(file).ok()?.trim_ascii() == word.as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
+    use conti_runtime::own;
+
     use super::*;
 
     /// Directories as the kernel shows them.
@@ -84,15 +93,15 @@ mod tests {
             ("other/cgroup.freeze", "0\n"),
         ]);
         let file = root.path().join("agent/cgroup.freeze");
-        assert_eq!(frozen(&root.path().join("agent/c")), Some(file));
-        assert_eq!(frozen(&root.path().join("other/c")), None);
-        assert_eq!(frozen(&root.path().join("none")), None);
+        assert_eq!(frozen_v2(&root.path().join("agent/c")), Some(file));
+        assert_eq!(frozen_v2(&root.path().join("other/c")), None);
+        assert_eq!(frozen_v2(&root.path().join("none")), None);
     }
 
     #[test]
     fn a_version_1_freezer_speaks_for_itself() {
         let root = hierarchy(&[("a/freezer.state", "FREEZING\n"), ("b/freezer.state", "THAWED\n")]);
-        assert_eq!(frozen(&root.path().join("a")), Some(root.path().join("a/freezer.state")));
-        assert_eq!(frozen(&root.path().join("b")), None);
+        assert_eq!(frozen_v1(&root.path().join("a")), Some(root.path().join("a/freezer.state")));
+        assert_eq!(frozen_v1(&root.path().join("b")), None);
     }
 }

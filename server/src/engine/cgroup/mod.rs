@@ -240,14 +240,21 @@ impl Cgroups {
     /// What says that a process of the host is frozen, and with it all that is started in its cgroups.
     pub fn frozen_process(&self, pid: i32) -> io::Result<Option<PathBuf>> {
         let text = host::read(format!("/proc/{pid}/cgroup"))?;
-        Ok(self.mounted.iter().find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
+        let frozen = |mounted: &Mounted| {
+            let dir = mounted.dir_of(&text);
+            match mounted.controller {
+                Some(_) => freezer::frozen_v1(&dir),
+                None => freezer::frozen_v2(&dir),
+            }
+        };
+        Ok(self.mounted.iter().find_map(frozen))
     }
 
     /// The same of version 1, which holds also what was killed.
     pub fn holds_killed(&self, pid: i32) -> io::Result<Option<PathBuf>> {
         let text = host::read(format!("/proc/{pid}/cgroup"))?;
         let mut version_1 = self.mounted.iter().filter(|mounted| mounted.controller.is_some());
-        Ok(version_1.find_map(|mounted| freezer::frozen(&mounted.dir_of(&text))))
+        Ok(version_1.find_map(|mounted| freezer::frozen_v1(&mounted.dir_of(&text))))
     }
 
     /// The names of all cgroups that are there, in any hierarchy.
