@@ -312,11 +312,14 @@ impl Session {
         bounds::stuck(tried.to_owned(), format!("the monitor of session {}", self.id), pid, hint)
     }
 
-    /// The process that its monitor waits for before it can tell of any.
+    /// The process that its monitor waits for before it can tell of any: a child of the monitor, or of its forker.
     fn being_set_up(&self) -> Option<i32> {
         let monitor = self.record.monitor.filter(|_| matches!(self.state(), State::Assembling))?;
-        let able = bounds::State::of(monitor).is_some_and(|state| !state.is_stopped());
-        let mut children = able.then(|| bounds::children(monitor)).into_iter().flatten();
+        let able = |parent: &ProcessId| {
+            bounds::State::of(*parent).is_some_and(|state| !state.is_stopped())
+        };
+        let parents = std::iter::once(monitor).chain(self.forker).take_while(able);
+        let mut children = parents.flat_map(bounds::children);
         children.find(|pid| self.forker.is_none_or(|forker| forker.pid != *pid))
     }
 
