@@ -312,15 +312,18 @@ impl Session {
         bounds::stuck(tried.to_owned(), format!("the monitor of session {}", self.id), pid, hint)
     }
 
-    /// The process that its monitor waits for before it can tell of any: a child of the monitor, or of its forker.
+    /// The process that its monitor waits for before it can tell of any: a child of the monitor, or its forker, which
+    /// goes to where the command is to run before it makes that, or a child of it.
     fn being_set_up(&self) -> Option<i32> {
         let monitor = self.record.monitor.filter(|_| matches!(self.state(), State::Assembling))?;
-        let able = |parent: &ProcessId| {
-            bounds::State::of(*parent).is_some_and(|state| !state.is_stopped())
+        let able = |process: &ProcessId| {
+            bounds::State::of(*process).is_some_and(|state| !state.is_stopped())
         };
-        let parents = std::iter::once(monitor).chain(self.forker).take_while(able);
-        let mut children = parents.flat_map(bounds::children);
-        children.find(|pid| self.forker.is_none_or(|forker| forker.pid != *pid))
+        let monitor = Some(monitor).filter(able)?;
+        let forker = self.forker.filter(able);
+        let mut children = [Some(monitor), forker].into_iter().flatten().flat_map(bounds::children);
+        let own = children.find(|pid| self.forker.is_none_or(|forker| forker.pid != *pid));
+        own.or(forker.map(|forker| forker.pid))
     }
 
     /// What keeps its forker from starting its process.
