@@ -306,3 +306,31 @@ fn killing_the_agent_again_and_again_in_the_middle_of_things_leaks_nothing() {
     });
     agent.finish();
 }
+
+/// As an older agent does in between, which cannot read the record.
+#[test]
+fn a_container_whose_name_was_given_to_another_meanwhile_is_called_by_its_id() {
+    let mut agent = Agent::start();
+    let first = agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]).trim().to_owned();
+    let record = agent.path("data/containers").join(&first).join("container.json");
+    agent.kill();
+    let text = fs::read_to_string(&record).expect("its record");
+    let newer = text.replacen("\"version\": 1,", "\"version\": 1000,", 1);
+    assert_ne!(newer, text, "the record says which version it is");
+    fs::write(&record, newer).expect("its record is replaced");
+    agent.restart();
+    let second = agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]).trim().to_owned();
+    agent.kill();
+    fs::write(&record, text).expect("its record is there again");
+    agent.restart();
+    for (id, name) in [(&first, "c"), (&second, second.as_str())] {
+        let shown = agent.ctl(["-o", "json", "inspect", id]).run().success().json();
+        assert_eq!(shown[0]["name"].as_str().or(shown["name"].as_str()), Some(name), "{shown}");
+        agent.ok(["exec", id, "--", "true"]);
+    }
+    assert_eq!(agent.ok(["ps", "-q"]).lines().count(), 2);
+    for id in [&first, &second] {
+        agent.ok(["rm", "-f", id]);
+    }
+    agent.finish();
+}

@@ -91,11 +91,13 @@ impl Engine {
     ///
     /// What there is cannot be listed.
     pub(super) async fn recover(self: &Arc<Self>) -> Result<()> {
-        let records: Vec<(PathBuf, io::Result<container::Record>)> =
+        let mut records: Vec<(PathBuf, io::Result<container::Record>)> =
             directories(&self.containers_dir)?
                 .into_iter()
                 .map(|dir| (dir.clone(), Container::read_record(&dir)))
                 .collect();
+        // The older one keeps a name that was given twice.
+        records.sort_by_key(|(_, record)| record.as_ref().ok().map(|record| record.create_time));
         let dirs = directories(&self.sessions_dir)?.into_iter();
         let sessions: Vec<(PathBuf, io::Result<Record>)> =
             dirs.map(|dir| (dir.clone(), store::read(&dir))).collect();
@@ -108,9 +110,7 @@ impl Engine {
             let Some(container) = self.container_from(&dir, record, ran, &mut left) else {
                 continue;
             };
-            if let Err(error) = self.registry.add_container(container) {
-                warn!(dir = %dir.display(), %error, "a container cannot be taken over");
-            }
+            self.take_in(container);
         }
         self.represent(&found, &places, &left);
         let (main, others): (Vec<Found>, Vec<Found>) =
@@ -159,7 +159,7 @@ impl Engine {
         record: io::Result<container::Record>,
         ran: bool,
         left: &mut Vec<PathBuf>,
-    ) -> Option<Arc<Container>> {
+    ) -> Option<Container> {
         let container = match record {
             Ok(record) => {
                 let (boot_id, ended) = (record.boot_id.clone(), record.end.is_some());
@@ -204,7 +204,22 @@ impl Engine {
                 self.unknown(dir, problem)
             }
         };
-        Some(Arc::new(container))
+        Some(container)
+    }
+
+    /// Adds a container to the registry. An agent that could not read its record, an older one say, may have given its
+    /// name to another: then it has its id for one.
+    fn take_in(&self, container: Container) {
+        let container = Arc::new(container);
+        let Err(error) = self.registry.add_container(container.clone()) else { return };
+        let Some(mut container) = Arc::into_inner(container) else { return };
+        let warning = format!("it is called by its id from now on: {error}");
+        warn!(container = %container.id, problem = warning, "a container has lost its name");
+        container.spec.name = container.id.clone();
+        container.now().warnings.push(warning);
+        if let Err(error) = self.registry.add_container(Arc::new(container)) {
+            warn!(%error, "a container cannot be taken over");
+        }
     }
 
     /// Looks at the directories of all sessions.
