@@ -13,7 +13,6 @@ use super::{
     Engine,
     error::Error,
     info::{ContainerState, EndReason, SessionEnd},
-    inspect,
     session::State,
 };
 
@@ -139,7 +138,7 @@ impl Engine {
             containers: containers.into(),
             sessions_running: running.count() as u64,
             spare_slots: self.slots.ready() as u64,
-            inspectors: inspect::AT_ONCE.saturating_sub(self.inspectors.available_permits()) as u64,
+            inspectors: self.inspectors.at_work() as u64,
             questions_waiting: self.counts.waiting.load(Ordering::Relaxed),
         }
     }

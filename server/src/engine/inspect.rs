@@ -10,24 +10,19 @@ use conti_runtime::{
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::{
     io::unix::AsyncFd,
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
     Engine, bounds,
     error::{Error, Result},
+    inspectors::Turn,
     io_error,
     process::Pinned,
     spec::Target,
     watched::watched,
 };
 
-/// How many inspectors run at one time; others wait. 32 questions are answered at a time, and some inspectors prepare
-/// what is mounted.
-pub const AT_ONCE: usize = 40;
-/// How long a question waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an inspector may be silent: a mount that does not answer holds it for ever.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -43,27 +38,24 @@ pub struct Inspection {
     fds: Vec<OwnedFd>,
     /// Whether the last answer has come.
     over: bool,
-    _turn: OwnedSemaphorePermit,
+    turn: Turn,
 }
 
 impl Engine {
     /// Asks a question, with fds beside it.
     pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
         let waits = self.counts.question_waits();
-        let turn = timeout(PATIENCE, self.inspectors.clone().acquire_owned()).await;
+        let cgroup = question.process().and_then(|of| self.cgroups.name_of(of.pid));
+        let turn = self.inspectors.turn(cgroup.as_deref()).await;
         drop(waits);
-        let turn = turn.map_err(|_| Error::Exhausted {
-            what: format!("{AT_ONCE} answers are being given already; read or end them"),
-            errno: libc::EBUSY,
-        })?;
-        let turn = turn.map_err(|_| Error::Stopping)?;
+        let turn = turn?;
         let packet = postcard::to_allocvec(question)
             .map_err(|error| Error::Internal(format!("cannot encode a question: {error}")))?;
         let failed = io_error("cannot make an inspector");
         let (socket, pid) = self.launcher.spawn_inspector().await?;
         let socket = watched(socket).map_err(&failed)?;
         let mut inspection =
-            Inspection { socket, pid, process: None, fds: Vec::new(), over: false, _turn: turn };
+            Inspection { socket, pid, process: None, fds: Vec::new(), over: false, turn };
         // It is known, so that it can be ended, before it has something to hang on.
         inspection.receive().await?;
         let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
@@ -163,7 +155,8 @@ impl Drop for Inspection {
     fn drop(&mut self) {
         if let Some(pidfd) = self.process.take().filter(|_| !self.over) {
             // It may be held where it does not see that nobody listens any more.
-            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            self.turn.keep_until_gone(pidfd);
         }
     }
 }

@@ -12,7 +12,7 @@
 //! - [`launcher`], [`monitor`], [`slots`]: the agent's side of the runtime's processes;
 //! - [`cgroup`]: cgroups and device policies;
 //! - [`inspect`]: questions about the host or a target, answered by inspectors: [`namespaces`],
-//!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`];
+//!   [`mounts`], [`files`], [`processes`], [`network`]; [`users`]; [`inspectors`]: how many of them there are;
 //! - [`rootfs`]: root filesystems from programs of the host;
 //! - [`recover`], [`left`]: what an agent that was started again finds;
 //! - [`scope`]: what of it one client sees; [`capability`]: their names;
@@ -45,6 +45,7 @@ pub mod id_ranges;
 pub mod info;
 pub mod inherit;
 pub mod inspect;
+mod inspectors;
 mod joining;
 mod kept;
 pub mod launcher;
@@ -96,6 +97,7 @@ pub use facts::Facts;
 use holdings::Holdings;
 use id_ranges::IdRanges;
 use info::SessionEnd;
+use inspectors::Inspectors;
 use launcher::Launcher;
 use mounts::{lock::Locks, made::MadeMounts};
 use recording::Recordings;
@@ -106,7 +108,7 @@ use scope::Scope;
 use session::Session;
 use slots::Slots;
 use sources::host_view::HostView;
-use tokio::{sync::Semaphore, time::timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 use userns::Userns;
@@ -157,7 +159,7 @@ pub struct Engine {
     /// One change of a mount namespace at a time.
     mount_locks: Locks,
     /// Who may have an inspector.
-    inspectors: Arc<Semaphore>,
+    inspectors: Inspectors,
     /// `DATA/containers`
     containers_dir: PathBuf,
     /// `STATE/sessions`
@@ -234,7 +236,7 @@ impl Engine {
             .map_err(|error| unlisted(&mounts_dir, &error))?;
         let facts = Facts::gather(&config, &cgroups, &userns, (id::new(), boot_id));
         let engine = Arc::new(Engine {
-            inspectors: Arc::new(Semaphore::new(inspect::AT_ONCE)),
+            inspectors: Inspectors::default(),
             noted: Mutex::default(),
             mount_locks: Locks::new(mounts_dir),
             made_mounts: Arc::new(made_mounts),

@@ -111,6 +111,25 @@ pub enum Question {
     Locked,
 }
 
+impl Question {
+    /// The process that it is about, or in whose namespaces it is answered.
+    pub fn process(&self) -> Option<ProcessId> {
+        match self {
+            Question::Namespaces { of } => *of,
+            Question::Processes { whose, .. } => whose.member,
+            Question::Netlink(netlink) => Some(netlink.of),
+            Question::Measure(measure) => Some(measure.of),
+            Question::Mounts { of, .. }
+            | Question::List { of, .. }
+            | Question::Read { of, .. }
+            | Question::Tree { of, .. }
+            | Question::Attach { to: of, .. }
+            | Question::Detach { from: of, .. } => Some(*of),
+            Question::Plain | Question::Locked => None,
+        }
+    }
+}
+
 /// Dumps of a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netlink {

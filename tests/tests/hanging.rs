@@ -1,0 +1,82 @@
+//! A filesystem of a container that takes what it is asked and never answers: who looks there is held in the kernel,
+//! and dies only once the server of the filesystem ends (request_wait_answer in the kernel's fs/fuse/dev.c).
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    process::Stdio,
+};
+
+use conti_tests::{Agent, wait};
+
+/// Mounts itself at /mnt, answers how it is to be spoken to, and then writes a line for each request that somebody
+/// waits for: not for FUSE_INTERRUPT, which says that one was killed.
+const SERVER: &str = r#"
+import ctypes, os, struct
+device = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % device
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"hangs", b"/mnt", b"fuse", 0, options):
+    raise OSError(ctypes.get_errno(), "mount")
+request = os.read(device, 1 << 20)
+unique = struct.unpack("Q", request[8:16])[0]
+answer = struct.pack("IIIIHHIIHHI", 7, 31, 65536, 0, 12, 10, 65536, 1, 1, 0, 0) + bytes(28)
+os.write(device, struct.pack("IiQ", 16 + len(answer), 0, unique) + answer)
+log = open("/log/asked", "a", buffering=1)
+while True:
+    request = os.read(device, 1 << 20)
+    if struct.unpack("I", request[4:8])[0] != 36:
+        print("asked", file=log)
+"#;
+
+/// How many inspectors look into one container.
+const IN_ONE_CONTAINER: usize = 16;
+
+fn metric(socket: &Path, name: &str) -> u64 {
+    let mut connection = UnixStream::connect(socket).expect("metrics are served");
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\n\r\n").expect("a request");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("an answer");
+    let line = answer.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.expect("the metric is there").parse().expect("a number")
+}
+
+#[test]
+fn inspectors_that_hang_count_for_the_container_that_holds_them() {
+    let agent = Agent::start_with(|dir| {
+        let socket = format!("unix://{}/metrics.sock", dir.display());
+        vec!["--metrics-listen".into(), socket.into()]
+    });
+    let metrics = agent.path("metrics.sock");
+    let log = agent.scratch("log");
+    fs::create_dir(&log).expect("a directory");
+    let volume = format!("{}:/log", log.display());
+    let server =
+        ["run", "-d", "--name", "hangs", "--device", "/dev/fuse", "--cap-add", "SYS_ADMIN"];
+    let server = server.into_iter().chain(["--userns", "host", "-v", &volume]);
+    agent.ok(server.chain(["--", "python3", "-c", SERVER]));
+    agent.ok(["run", "-d", "--name", "other", "--", "sleep", "100000"]);
+    let asked = || fs::read_to_string(log.join("asked")).unwrap_or_default().lines().count();
+    wait::until_true("it is mounted", || {
+        agent.ok(["exec", "hangs", "--", "cat", "/proc/mounts"]).contains("hangs /mnt fuse")
+    });
+    let look = |path: &str| {
+        let mut call = agent.ctl(["ls", "hangs", path]).into_command();
+        call.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("contictl can be started")
+    };
+    for n in 0..IN_ONE_CONTAINER {
+        let mut call = look("/mnt/file");
+        wait::until_true("its inspector has asked the filesystem", || asked() > n);
+        call.kill().expect("the client is there");
+        call.wait().expect("a child can be waited for");
+    }
+    let mut one_more = look("/");
+    wait::until_true("one more waits", || metric(&metrics, "conti_inspections_waiting") == 1);
+    assert!(agent.ok(["ls", "other", "/"]).contains("etc"), "others are looked into");
+    agent.ok(["rm", "-f", "hangs"]);
+    one_more.wait().expect("a child can be waited for");
+    wait::until_true("none is left", || metric(&metrics, "conti_inspections_waiting") == 0);
+    agent.finish();
+}
