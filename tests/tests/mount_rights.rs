@@ -269,7 +269,7 @@ fn what_an_admin_has_mounted_into_a_container_makes_it_one_that_an_operator_coul
     let id = world.agent.block_on(async {
         let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
         let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
-        let own = api.run(sleeper("own")).await.expect("it may");
+        api.run(sleeper("own")).await.expect("it may");
         // What it could have had itself changes nothing.
         mount(&mut admin, tmpfs("/mnt/t"), "").await.expect("an admin may");
         assert_eq!(run(&mut api, "true").await.expect("it may still").0, 0);
@@ -277,7 +277,12 @@ fn what_an_admin_has_mounted_into_a_container_makes_it_one_that_an_operator_coul
             mount(&mut admin, bound(&secret, "/mnt/r", true), "").await.expect("an admin may");
         denied(&mut api).await;
         unmount(&mut admin, &made.id).await.expect("an admin may");
+        // What runs there may have it still, as a working directory say.
+        denied(&mut api).await;
+        world.agent.ok(["stop", "-t", "0", "own"]);
+        world.agent.ok(["start", "own"]);
         assert_eq!(run(&mut api, "true").await.expect("it may again").0, 0);
+        let own = api.get("own").await.expect("it runs");
         // By a process of the container's it is the same place.
         let process = v1::ProcessId { pid: own.pid, start_ticks: 0 };
         let request = v1::CreateMountRequest {

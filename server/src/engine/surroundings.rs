@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use conti_runtime::{inspect::held_namespaces::HeldNamespaces, plan::NsType};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -17,6 +18,7 @@ use super::{
     holdings::size,
     mounts::made::Shown,
     opened::Opened,
+    process,
     session::{Session, store::Record},
     spec::{ContainerSpec, Namespace},
 };
@@ -104,32 +106,70 @@ impl Engine {
         self.registry.containers().into_iter().filter(is_beside).collect()
     }
 
-    /// Those of what is started in a container now.
-    pub(super) fn surroundings(&self, container: &Container) -> Surroundings {
-        let reached = |container: &Container| {
-            let opened = {
-                let now = container.now();
-                (now.quarantined.is_none() && self.mounts_are_known_in(&container.id))
-                    .then(|| now.opened.clone())?
-            };
-            let made = self.mounts_made_in(&container.id).iter().map(|made| made.shown()).collect();
-            Some(Reached { spec: container.spec.facts(), opened, made })
+    /// The container whose processes see those of a pid namespace.
+    pub(super) fn container_that_sees(&self, held: &HeldNamespaces) -> Option<String> {
+        if held.is_own(NsType::Pid) {
+            return None;
+        }
+        let mut all = self.registry.containers().into_iter();
+        let sees = |one: &Arc<Container>| {
+            let of = one.process().and_then(|main| process::pid_namespace(main.pid));
+            of.is_some_and(|of| held.sees_pid_namespace(|inode| inode == of))
         };
-        let mut all = vec![reached(container)?];
+        all.find(sees).map(|one| one.id.clone())
+    }
+
+    /// Those of what is started in a container now.
+    pub fn surroundings(&self, container: &Container) -> Surroundings {
+        let beside = self.in_pid_namespace_of(container);
+        let mut all = self.brought_by(container, &beside);
+        beside.iter().for_each(|other| add(&mut all, &self.shown_in(other)));
+        all
+    }
+
+    /// What a container brings to those in its pid namespace: what it has, and what those have that it has joined
+    /// elsewhere.
+    fn brought_by(&self, container: &Container, beside: &[Arc<Container>]) -> Surroundings {
+        let mut all = self.shown_in(container);
+        let mut seen = HashSet::from([container.id.clone()]);
         let mut joined: VecDeque<String> = container.spec.joins().cloned().collect();
         while let Some(id) = joined.pop_front() {
-            if all.len() > JOINED_MAX {
+            let other = self.registry.container(&id).ok()?;
+            if !seen.insert(other.id.clone()) {
+                continue;
+            }
+            if seen.len() > JOINED_MAX {
                 return None;
             }
-            let other = self.registry.container(&id).ok()?;
             joined.extend(other.spec.joins().cloned());
-            all.push(reached(&other)?);
-        }
-        let mut all = Some(all);
-        for other in self.in_pid_namespace_of(container) {
-            add(&mut all, &reached(&other).map(|one| vec![one]));
+            if !beside.iter().any(|one| one.id == other.id) {
+                add(&mut all, &self.shown_in(&other));
+            }
         }
         all
+    }
+
+    /// What has been shown to what runs in a container, since that began. A mount that is gone may be in use in there
+    /// still, as a working directory or in the mount namespace of a session with tools, and a container that has left
+    /// the pid namespace may have left it open files: both count until all of it has ended.
+    fn shown_in(&self, container: &Container) -> Surroundings {
+        let (opened, main) = {
+            let now = container.now();
+            (now.quarantined.is_none().then(|| now.opened.clone())?, now.session.clone())
+        };
+        if !self.mounts_are_known_in(&container.id) {
+            return None;
+        }
+        let made = self.mounts_made_in(&container.id).iter().map(|made| made.shown()).collect();
+        let now = Reached { spec: container.spec.facts(), opened, made };
+        match main.filter(|main| !main.ended()) {
+            Some(main) => {
+                let mut all = main.surroundings();
+                add(&mut all, &Some(vec![now]));
+                all
+            }
+            None => Some(vec![now]),
+        }
     }
 
     /// All that can be seen in a container: also what is behind the mounts from others, each of which is listed then.
@@ -157,7 +197,7 @@ impl Engine {
         if beside.is_empty() {
             return Ok(());
         }
-        let reached = self.surroundings(container);
+        let reached = self.brought_by(container, &beside);
         let bytes = size(&reached);
         let mut more: HashMap<Option<String>, usize> = HashMap::new();
         let mut is_too_much = |session: &Arc<Session>| {
@@ -260,16 +300,19 @@ impl Engine {
     /// Looks again at what a session can reach that is about to run: something may have been mounted since.
     pub(super) fn catch_up(&self, session: &Session) -> std::io::Result<()> {
         let Some(container) = &session.record.container else { return Ok(()) };
-        // Held meanwhile: what is mounted from now on is noted behind it.
-        let mut reached = session.reached();
         let container = self.registry.container(&container.id).ok();
         let container = container.filter(|_| !session.record.host_tools);
-        let now = container.and_then(|container| self.surroundings(&container));
-        if *reached == now {
-            return Ok(());
+        // Not while its own are held: those of others are asked for.
+        let now = || container.as_ref().and_then(|container| self.surroundings(container));
+        session.reached().get_or_insert_default();
+        // What was mounted before is found, and what is mounted from here on is noted with it.
+        let found = now();
+        let mut reached = session.reached();
+        add(&mut reached, &found);
+        match *reached == session.record.surroundings {
+            true => Ok(()),
+            false => self.write_surroundings(session, &reached),
         }
-        reached.clone_from(&now);
-        self.write_surroundings(session, &now)
     }
 }
 
@@ -291,6 +334,15 @@ impl Session {
     }
 }
 
+impl Reached {
+    /// Whether who may have this may have the other.
+    fn covers(&self, other: &Reached) -> bool {
+        let Reached { spec, opened, made } = other;
+        (spec, opened) == (&self.spec, &self.opened)
+            && made.iter().all(|one| self.made.iter().any(|own| own.is_like(one)))
+    }
+}
+
 /// Adds others to some surroundings, once each. Where there is no room for all, or not all is known, nothing is.
 fn add(surroundings: &mut Surroundings, others: &Surroundings) {
     let (Some(all), Some(others)) = (surroundings.as_mut(), others) else {
@@ -298,7 +350,7 @@ fn add(surroundings: &mut Surroundings, others: &Surroundings) {
         return;
     };
     for other in others {
-        if !all.contains(other) {
+        if !all.iter().any(|one| one.covers(other)) {
             all.push(other.clone());
         }
     }

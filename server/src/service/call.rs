@@ -183,7 +183,19 @@ impl Call {
             alone.map_err(|_| {
                 joins("shares its pid namespace with a container that is not confined".to_owned())
             })
-        })
+        })?;
+        let grants = &self.caller.grants;
+        let may_have = |all: Vec<Reached>| {
+            all.iter().all(|one| reached::reached(one, grants, engine.userns()).is_ok())
+        };
+        match engine.surroundings(container).is_some_and(may_have) {
+            true => Ok(()),
+            false => rules::beyond(
+                "mounts",
+                "that are gone, or neighbours, have shown to what runs in there what the caller may not have; that \
+                 counts until it is stopped",
+            ),
+        }
     }
 
     /// As [`Call::confined`], without those that it has joined.

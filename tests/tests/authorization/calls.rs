@@ -134,7 +134,7 @@ pub fn cases(world: &World, caller: &Caller, method: &str) -> Option<Cases> {
             };
             let mut all = containers(&own);
             for (index, container) in world.containers.iter().enumerate() {
-                let made = container.made.iter().filter(|_| !container.gone);
+                let made = container.made.iter().filter(|made| made.there && !container.gone);
                 all.extend(made.map(|made| (Thing::Mount(made.clone()), enter(index))));
             }
             all

@@ -181,9 +181,23 @@ pub async fn create(
         let made = answer.unwrap_or_else(|error| panic!("{did}: {error:?}")).into_inner();
         let made = made.container.expect("a container");
         let (id, maker) = (made.id, caller.name);
+        let shown = match kind {
+            Kind::Joins(other) => world.containers[other].shown.clone(),
+            _ => Vec::new(),
+        };
         let (mounted, gone) = (Vec::new(), false);
-        let container =
-            Container { id, name, team, kind, maker, asked, auto_remove, made: mounted, gone };
+        let container = Container {
+            id,
+            name,
+            team,
+            kind,
+            maker,
+            asked,
+            auto_remove,
+            made: mounted,
+            shown,
+            gone,
+        };
         world.containers.push(container);
         let of = world.containers.len() - 1;
         world.sessions.push(Session {
@@ -287,7 +301,7 @@ async fn mount(
     if may == Verdict::Done {
         let made = answer.unwrap_or_else(|error| panic!("{did}: {error:?}")).into_inner();
         let id = made.mount.expect("a mount").id;
-        world.mounted(index, Made { id, what });
+        world.mounted(index, Made { id, what, there: true });
     }
     did
 }
@@ -295,10 +309,11 @@ async fn mount(
 /// An admin takes away what was mounted last. What ran meanwhile may have read it.
 async fn unmount(admin: &mut Api, world: &mut World, index: usize) -> String {
     let container = &mut world.containers[index];
-    let Some(made) = container.made.pop() else {
+    let Some(made) = container.made.iter_mut().rfind(|made| made.there) else {
         return format!("nothing is mounted in {}", container.name);
     };
-    let which = Some(v1::delete_mount_request::Which::Id(made.id));
+    made.there = false;
+    let which = Some(v1::delete_mount_request::Which::Id(made.id.clone()));
     let request = v1::DeleteMountRequest { which, lazy: true, dry_run: false };
     admin.mounts.delete_mount(request).await.expect("an admin may");
     format!("root unmounts {:?} from {}", made.what, container.name)

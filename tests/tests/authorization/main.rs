@@ -75,14 +75,16 @@ async fn audit(
                         "{method} of {thing:?} as {caller}: {may:?}, not {answer:?}"
                     ));
                 }
-                if let (calls::Thing::Container(index), true) = (&thing, done)
-                    && (*method == "DeleteContainer"
-                        || *method == "StopContainer" && model.containers[*index].auto_remove)
-                {
-                    model.gone(*index);
-                    // What has joined it is not what it was.
-                    all = cases(model);
+                let (calls::Thing::Container(index), true) = (&thing, done) else { continue };
+                match *method {
+                    "StopContainer" if !model.containers[*index].auto_remove => {
+                        model.stopped(*index);
+                    }
+                    "StopContainer" | "DeleteContainer" => model.gone(*index),
+                    _ => continue,
                 }
+                // What has joined it is not what it was.
+                all = cases(model);
             }
         }
     }

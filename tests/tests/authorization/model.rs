@@ -63,6 +63,8 @@ pub enum Mounted {
 pub struct Made {
     pub id: String,
     pub what: Mounted,
+    /// Whether it was not taken away again.
+    pub there: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +78,8 @@ pub struct Container {
     pub asked: (String, ContainerSpec),
     pub auto_remove: bool,
     pub made: Vec<Made>,
+    /// What was mounted into it, or into what it has joined, since it was started: also what is gone.
+    pub shown: Vec<Mounted>,
     pub gone: bool,
 }
 
@@ -185,7 +189,8 @@ impl World {
         }
     }
 
-    /// "enter": seen, and the caller might have made it, all that it has joined, and what was mounted into each.
+    /// "enter": seen, and the caller might have made it, all that it has joined, and what was mounted into each since it
+    /// was started, also what is gone.
     pub fn enter(&self, caller: &Caller, index: usize) -> Verdict {
         match self.see(caller, index) {
             Verdict::Done if self.might_be_of(caller, index) => Verdict::Done,
@@ -197,7 +202,7 @@ impl World {
     fn might_be_of(&self, caller: &Caller, index: usize) -> bool {
         let container = &self.containers[index];
         let own = caller.may_have(container.kind)
-            && container.made.iter().all(|made| caller.may_have_mounted(made.what));
+            && container.shown.iter().all(|what| caller.may_have_mounted(*what));
         caller.is_admin()
             || own
                 && match container.kind {
@@ -287,7 +292,7 @@ impl World {
             _ => Default::default(),
         };
         kinds.push(container.kind);
-        mounted.extend(container.made.iter().map(|made| made.what));
+        mounted.extend(&container.shown);
         Some((kinds, mounted))
     }
 
@@ -311,7 +316,18 @@ impl World {
                 mounted.push(made.what);
             }
         }
+        for index in 0..self.containers.len() {
+            if !self.containers[index].gone && self.reaches(index, target) {
+                self.containers[index].shown.push(made.what);
+            }
+        }
         self.containers[target].made.push(made);
+    }
+
+    /// Notes that all that ran in a container has ended.
+    pub fn stopped(&mut self, index: usize) {
+        self.containers[index].made.clear();
+        self.containers[index].shown.clear();
     }
 
     /// Notes that a container is gone. Its sessions go with it, but for the main one of what removes itself.

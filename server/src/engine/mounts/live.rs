@@ -165,10 +165,15 @@ impl Engine {
         let mount_id = process::mount_id(&prepared.fd)
             .map_err(|errno| io_error("cannot look at a mount")(errno.into()))?;
         let (container_id, main) = self.container_with(namespace, &wanted.target)?;
+        let beside_container_id = match &container_id {
+            Some(_) => None,
+            None => self.container_that_sees(&site.held),
+        };
         let made = Made {
             id: if wanted.dry_run { String::new() } else { id::new() },
             mount: wanted.mount,
             container_id,
+            beside_container_id,
             main: main.filter(|main| *main != process),
             process,
             namespace,
@@ -334,7 +339,8 @@ impl Engine {
             };
             match engine.look_for(&made).await {
                 Seen::There(kernel) => drop(engine.note_there(Made::clone(&made), kernel)),
-                Seen::Absent => engine.note_absent(&made),
+                // It may only be hidden: what it shows counts for what runs there all the same.
+                Seen::Absent => engine.made_mounts.remove(&made.id),
             }
             lock.release();
         });
@@ -342,7 +348,7 @@ impl Engine {
 
     /// Notes what is known of a mount with all that it reaches; `there`: whether it is there, or is to be.
     fn note(&self, made: &Made, there: bool) {
-        if let Some(container) = &made.container_id {
+        if let Some(container) = made.counts_in() {
             self.note_mount(container, &made.shown(), there);
         }
     }

@@ -49,6 +49,10 @@ pub struct Made {
     pub mount: Mount,
     /// The container in whose mount namespace it was made.
     pub container_id: Option<String>,
+    /// The container whose pid namespace the process is in, or one below, where it has a mount namespace of its own:
+    /// what is mounted there is in reach of all that runs in the container (/proc/PID/root).
+    #[serde(default)]
+    pub beside_container_id: Option<String>,
     /// The process that the target stood for.
     pub process: ProcessId,
     /// The main process of the container, where the target was another process in it.
@@ -132,6 +136,11 @@ impl Made {
             of_container: self.source_container_id.is_some(),
             facts: self.facts.clone(),
         }
+    }
+
+    /// The container in which it counts.
+    pub fn counts_in(&self) -> Option<&String> {
+        self.container_id.as_ref().or(self.beside_container_id.as_ref())
     }
 
     /// A process that is in its mount namespace still, or of which that cannot be told.
@@ -293,7 +302,7 @@ impl MadeMounts {
 
     /// Has those who must know what is mounted in its container wait.
     pub fn begin_settling(self: &Arc<Self>, made: &Made) -> UnderWay {
-        let container = made.container_id.clone();
+        let container = made.counts_in().cloned();
         self.under_way().extend(container.clone());
         UnderWay { of: self.clone(), container }
     }
