@@ -334,3 +334,31 @@ fn a_container_whose_name_was_given_to_another_meanwhile_is_called_by_its_id() {
     }
     agent.finish();
 }
+
+/// With too few it would find some of what runs, and take the rest for ended.
+#[test]
+fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
+    let limit = |dir: &std::path::Path| dir.join("limit");
+    let mut agent = Agent::start_behind(|dir| {
+        fs::write(limit(dir), "1000").expect("a file");
+        let script = format!("ulimit -n $(cat {}); exec \"$@\"", limit(dir).display());
+        ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
+    });
+    let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
+    for name in &names {
+        agent.ok(["run", "-d", "--name", name, "--", "sleep", "100000"]);
+    }
+    agent.kill();
+    let few = limit(&agent.path(""));
+    // For nine: 3/4 of the files, at four for each.
+    fs::write(&few, "48").expect("a file");
+    let started = agent.command("contid.sock").output().expect("contid can be started");
+    let said = String::from_utf8_lossy(&started.stderr).into_owned();
+    assert!(!started.status.success() && said.contains("ulimit -n"), "{said}");
+    fs::write(&few, "1000").expect("a file");
+    agent.restart();
+    for name in &names {
+        agent.ok(["exec", name, "--", "true"]);
+    }
+    agent.finish();
+}

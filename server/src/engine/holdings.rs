@@ -116,8 +116,7 @@ impl Engine {
     /// Checks whether there are files for one more session of an identity. Three quarters of the agent's are for
     /// sessions, and each identity may have as many of these as it leaves to others.
     pub(super) fn check_files(&self, owner: Option<&str>) -> Result<()> {
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = usize::try_from(files / 4 * 3 / SESSION_FILES).unwrap_or(usize::MAX);
+        let (files, most) = most_sessions();
         let (all, own) = self.registry.count_sessions(owner);
         if own < most.saturating_sub(all) {
             return Ok(());
@@ -133,12 +132,34 @@ impl Engine {
         })
     }
 
+    /// Checks whether there are files for the sessions that run already, when the agent starts: with too few it would
+    /// find some of them and lose others.
+    pub(super) fn check_files_for(&self, sessions: usize) -> Result<()> {
+        let (files, most) = most_sessions();
+        match sessions <= most {
+            true => Ok(()),
+            false => Err(Error::Exhausted {
+                what: format!(
+                    "{sessions} sessions run, and the agent has files for {most} (of {files} that it may open); give it \
+                     more, as an earlier agent had (ulimit -n, LimitNOFILE): they go on meanwhile"
+                ),
+                errno: libc::EMFILE,
+            }),
+        }
+    }
+
     /// Counts a command that is to be started, until this is dropped: its environment goes on to its monitor then.
     pub fn hold_command(&self, spec: &SessionSpec) -> Result<Holding> {
         let process = &spec.process;
         self.holdings
             .take(spec.maker.as_deref(), size(&(&process.argv, &process.env, &process.identity)))
     }
+}
+
+/// How many files the agent may open, and for how many sessions those are enough.
+fn most_sessions() -> (u64, usize) {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    (files, usize::try_from(files / 4 * 3 / SESSION_FILES).unwrap_or(usize::MAX))
 }
 
 /// What something takes in memory, about: its text as JSON, and for each string the room that it takes beside its

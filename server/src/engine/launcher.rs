@@ -170,12 +170,13 @@ impl Launcher {
         let failed = io_error("cannot fork a monitor or an inspector");
         let mut running = self.running.lock().await;
         for last in [false, true] {
+            // A pair for each: what the one before has forked after all finds its own closed. It is made before the
+            // launcher is taken out, so that that stays where there are no files for one.
+            let (ours, theirs) = socket::pair().map_err(&failed)?;
             let current = match running.take() {
                 Some(current) => current,
                 None => self.start().await.map_err(io_error("cannot start the launcher"))?,
             };
-            // A pair for each: what the one before has forked after all finds its own closed.
-            let (ours, theirs) = socket::pair().map_err(&failed)?;
             let mut fds = vec![theirs.as_fd()];
             fds.extend(more.iter().map(|fd| fd.as_fd()));
             match ask(&current, wanted, &fds).await {
@@ -220,12 +221,24 @@ impl Launcher {
         let started = tokio::task::spawn_blocking(move || launcher::start(image.as_fd(), &tag));
         let started = timeout(bounds::FORK, started).await.map_err(|_| io::ErrorKind::TimedOut)?;
         let process = started.map_err(io::Error::other)??;
-        // Before it is asked for anything, so that all that it forks has it.
-        let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
-        prlimit(pid, Resource::Nofile, self.open_files)?;
-        info!(pid = process.pid(), "launcher started");
-        let exit = watched(process.pidfd.try_clone()?)?;
-        Ok(Running { socket: watched(process.socket()?.try_clone()?)?, exit, process })
+        let prepare = || {
+            // Before it is asked for anything, so that all that it forks has it.
+            let pid = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+            prlimit(pid, Resource::Nofile, self.open_files)?;
+            let exit = watched(process.pidfd.try_clone()?)?;
+            io::Result::Ok((watched(process.socket()?.try_clone()?)?, exit))
+        };
+        match prepare() {
+            Ok((socket, exit)) => {
+                info!(pid = process.pid(), "launcher started");
+                Ok(Running { socket, exit, process })
+            }
+            Err(error) => {
+                kill(&process);
+                let _ = process.wait();
+                Err(error)
+            }
+        }
     }
 
     /// Lets the launcher go. Monitors and what they run stay.

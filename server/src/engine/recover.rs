@@ -101,6 +101,8 @@ impl Engine {
         let dirs = directories(&self.sessions_dir)?.into_iter();
         let sessions: Vec<(PathBuf, io::Result<Record>)> =
             dirs.map(|dir| (dir.clone(), store::read(&dir))).collect();
+        let monitors = sessions.iter().filter_map(|(_, record)| record.as_ref().ok()?.monitor);
+        self.check_files_for(monitors.filter(|monitor| lives(*monitor)).count())?;
         let places = self.places(&records, &sessions);
         let found = self.find_sessions(sessions, &records, &places).await;
         let mut left = Vec::new();
@@ -392,9 +394,9 @@ impl Engine {
                         }
                         let engine = self.clone();
                         tokio::spawn(async move {
-                            let outcome = follow(&mut alive).await;
+                            let outcome = alive.follow().await;
                             let failed = outcome.failure.is_some();
-                            engine.main_ended(&container, &alive.session, outcome).await;
+                            engine.main_ended(&container, &session, outcome).await;
                             if failed {
                                 engine.give_up(&container).await;
                             }
@@ -420,7 +422,7 @@ impl Engine {
                 }
             }
             (Found::Silent(session), container) => self.wait_for_monitor(session, container),
-            (Found::Alive(mut alive), container) => {
+            (Found::Alive(alive), container) => {
                 self.resume_policy(&session);
                 // Of one whose container is not known the ids are not given away while it runs.
                 let process = match session.state() {
@@ -432,8 +434,8 @@ impl Engine {
                 let engine = self.clone();
                 tokio::spawn(async move {
                     let _until_it_ends = ids;
-                    let outcome = follow(&mut alive).await;
-                    engine.exec_ended(container.as_ref(), &alive.session, outcome).await;
+                    let outcome = alive.follow().await;
+                    engine.exec_ended(container.as_ref(), &session, outcome).await;
                 });
             }
             // Neither it nor its container came to be: nobody was told of it, and it has nothing to tell.
@@ -661,13 +663,8 @@ impl Found {
 async fn ask(record: &Record, dir: &Path) -> Asked {
     let socket = match socket::connect_path(&dir.join(store::SOCKET)) {
         Ok(socket) => socket,
-        // Nobody listens: the monitor has gone, with or without an end. Or its socket has.
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
-            ) && !record.monitor.is_some_and(lives) =>
-        {
+        // The monitor has gone, with or without an end. Or its socket has.
+        Err(error) if nobody_listens(&error) && !record.monitor.is_some_and(lives) => {
             return Asked::Gone;
         }
         Err(error) => {
@@ -679,14 +676,19 @@ async fn ask(record: &Record, dir: &Path) -> Asked {
         Ok(Some(standing)) => Asked::Stands(Box::new(standing)),
         // It went in the middle: asked again, nobody listens.
         Ok(None) => match socket::connect_path(&dir.join(store::SOCKET)) {
-            Ok(_) => Asked::Silent,
-            Err(_) => Asked::Gone,
+            Err(error) if nobody_listens(&error) => Asked::Gone,
+            Ok(_) | Err(_) => Asked::Silent,
         },
         Err(error) => {
             warn!(session = record.id, %error, "its monitor does not answer as it should");
             Asked::Silent
         }
     }
+}
+
+/// Whether it is that, and not that this agent is out of files, say.
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
 }
 
 fn lives(process: ProcessId) -> bool {
@@ -715,20 +717,14 @@ async fn standing(record: &Record, socket: OwnedFd) -> io::Result<Option<Standin
     Ok(Some(Standing { state, monitor, journal, to_agent, to_monitor, devpts }))
 }
 
-async fn follow(alive: &mut Alive) -> Outcome {
-    if let Some(outcome) = alive.outcome.take() {
-        return outcome;
-    }
-    let to_agent = match alive.to_agent.try_clone() {
-        Ok(fd) => fd,
-        Err(error) => {
-            let reason = EndReason::Lost(format!("its streams cannot be followed: {error}"));
-            let mut end = supervise::lost("", Totals::default());
-            end.reason = reason;
-            return Outcome { end, failure: None };
+impl Alive {
+    /// Follows it to its end.
+    async fn follow(self) -> Outcome {
+        match self.outcome {
+            Some(outcome) => outcome,
+            None => supervise::follow(&self.session, &self.monitor, self.to_agent).await,
         }
-    };
-    supervise::follow(&alive.session, &alive.monitor, to_agent).await
+    }
 }
 
 /// Removes a cgroup whose processes take their time to die: on a busy host that may be seconds.
