@@ -6,25 +6,27 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
 use conti_tests::{Agent, wait};
 
-/// Mounts itself at /mnt, answers how it is to be spoken to, and then writes a line for each request that somebody
+/// Mounts itself at /mnt, in the mount namespace of a process if one is given, answers how it is to be spoken to, and then writes a line for each request that somebody
 /// waits for: not for FUSE_INTERRUPT, which says that one was killed.
 const SERVER: &str = r#"
-import ctypes, os, struct
+import ctypes, os, struct, sys
+log = open((sys.argv[2:] or ["/log/asked"])[0], "a", buffering=1)
 device = os.open("/dev/fuse", os.O_RDWR)
 options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % device
 libc = ctypes.CDLL(None, use_errno=True)
+if sys.argv[1:] and libc.setns(os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY), 0x20000):
+    raise OSError(ctypes.get_errno(), "setns")
 if libc.mount(b"hangs", b"/mnt", b"fuse", 0, options):
     raise OSError(ctypes.get_errno(), "mount")
 request = os.read(device, 1 << 20)
 unique = struct.unpack("Q", request[8:16])[0]
 answer = struct.pack("IIIIHHIIHHI", 7, 31, 65536, 0, 12, 10, 65536, 1, 1, 0, 0) + bytes(28)
 os.write(device, struct.pack("IiQ", 16 + len(answer), 0, unique) + answer)
-log = open("/log/asked", "a", buffering=1)
 while True:
     request = os.read(device, 1 << 20)
     if struct.unpack("I", request[4:8])[0] != 36:
@@ -78,5 +80,34 @@ fn inspectors_that_hang_count_for_the_container_that_holds_them() {
     agent.ok(["rm", "-f", "hangs"]);
     one_more.wait().expect("a child can be waited for");
     wait::until_true("none is left", || metric(&metrics, "conti_inspections_waiting") == 0);
+    agent.finish();
+}
+
+/// The server is none of the container's: no end of that ends it.
+#[test]
+fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
+    let agent = Agent::start();
+    let waits = "until test -e /tmp/go; do sleep 0.05; done; exec cat /mnt/file";
+    let run = ["run", "-d", "--name", "c", "--userns", "host", "--", "sh", "-c", waits];
+    agent.ok(run);
+    let main = agent.api(async |mut api| api.get("c").await.expect("it runs").pid).to_string();
+    let log = agent.scratch("asked");
+    let log = log.to_str().expect("text");
+    let server = Command::new("python3").args(["-c", SERVER, &main, log]).spawn();
+    let mut server = server.expect("python3 can be started");
+    wait::until_true("it is mounted", || {
+        agent.ok(["exec", "c", "--", "cat", "/proc/mounts"]).contains("hangs /mnt fuse")
+    });
+    agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
+    let asked = || fs::read_to_string(log).is_ok_and(|text| text.contains("asked"));
+    wait::until_true("the command has asked the filesystem", asked);
+    let refused = agent.ctl(["rm", "-f", "c"]).run();
+    let (shown, said) = (agent.ok(["ps", "-aq"]), refused.errors());
+    server.kill().expect("the server is there");
+    server.wait().expect("a child can be waited for");
+    assert!(refused.code == 125 && said.contains(&main), "it names the process: {said}");
+    assert_eq!(shown.lines().count(), 1, "and the container is there");
+    agent.ok(["rm", "-f", "c"]);
+    assert_eq!(agent.ok(["ps", "-aq"]), "");
     agent.finish();
 }

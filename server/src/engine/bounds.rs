@@ -153,7 +153,7 @@ impl State {
     }
 
     /// The state of whatever process has a pid.
-    fn read(pid: i32) -> Option<State> {
+    pub fn read(pid: i32) -> Option<State> {
         State::parse(&host::read_line(format!("/proc/{pid}/stat")).ok()?)
     }
 
@@ -170,6 +170,11 @@ impl State {
     /// Whether it has ended.
     pub fn is_over(self) -> bool {
         matches!(self.0, b'Z' | b'X')
+    }
+
+    /// Whether it waits in the kernel, and for no signal.
+    pub fn is_held(self) -> bool {
+        self.0 == b'D'
     }
 
     /// For people, with the kernel's letter.

@@ -384,6 +384,20 @@ impl Container {
         }
     }
 
+    /// One of its processes that lives, though all were killed: the kernel holds it. Not its main process while that
+    /// only waits for others of its pid namespace, as long as a monitor that is stopped does not reap them.
+    pub fn undying(&self) -> Option<i32> {
+        let main = self.process().map(|main| main.pid);
+        let cgroup = self.now().cgroup.clone()?;
+        let pids = cgroup.processes().into_iter().map(|pid| pid.as_raw_pid());
+        let mut all = pids.filter_map(|pid| Some((pid, bounds::State::read(pid)?)));
+        all.find(|(pid, state)| match main == Some(*pid) {
+            true => state.is_held(),
+            false => !state.is_over(),
+        })
+        .map(|(pid, _)| pid)
+    }
+
     /// Whether something of it may run in cgroups that are not known.
     pub fn may_run_anywhere(&self) -> bool {
         let now = self.now();

@@ -393,8 +393,21 @@ impl Engine {
         if let Some(process) = container.process() {
             process::kill(process);
         }
-        let cgroup = container.now().cgroup.clone();
-        if let Some(cgroup) = cgroup {
+        // What has joined its pid namespace ends with that, and does not while it is frozen.
+        let own = PidNamespace::Of(container.id.clone());
+        let (pid_namespace, cgroup) = {
+            let now = container.now();
+            (now.pid_namespace.clone(), now.cgroup.clone())
+        };
+        let beside = match pid_namespace == own {
+            true => self.in_pid_namespace_of(container),
+            false => Vec::new(),
+        };
+        let beside = beside.iter().filter_map(|other| {
+            let now = other.now();
+            now.cgroup.clone().filter(|_| now.pid_namespace == own)
+        });
+        for cgroup in cgroup.into_iter().chain(beside.collect::<Vec<_>>()) {
             let name = cgroup.name.clone();
             let killed =
                 bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || cgroup.kill());
@@ -406,17 +419,26 @@ impl Engine {
 
     /// Kills everything in a container and waits for the end of its main session. A monitor that does not tell
     /// the end is killed too: the container is removed, and nobody will ask it any more.
+    ///
+    /// # Errors
+    ///
+    /// A process does not die: the kernel holds it. It has its files and its ids still.
     async fn kill_for_good(&self, container: &Container, session: &Session) -> Result<()> {
         self.kill_all(container, session).await;
         let Err(error) = session.wait_killed(&container.killed()).await else { return Ok(()) };
+        check_undying(container).await?;
         warn!(container = %container.id, %error, "its monitor is killed");
         session.kill_monitor();
         session.wait_killed(&container.killed()).await.map(drop)
     }
 
     /// Kills what runs in a container whose main session is not known any more: nobody tells of its end.
-    async fn kill_unattended(&self, container: &Container) {
-        let Some(cgroup) = container.now().cgroup.take() else { return };
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::kill_for_good`].
+    async fn kill_unattended(&self, container: &Container) -> Result<()> {
+        let Some(cgroup) = container.now().cgroup.clone() else { return Ok(()) };
         let killed = cgroup.clone();
         let gone = bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || {
             for _ in 0..50 {
@@ -430,7 +452,10 @@ impl Engine {
         if let Err(error) = gone.await {
             warn!(container = %container.id, %error, "its processes may live on");
         }
+        check_undying(container).await?;
+        container.now().cgroup = None;
         self.release(cgroup, true).await;
+        Ok(())
     }
 
     /// Sends a signal to the main process.
@@ -462,7 +487,7 @@ impl Engine {
                 Some(session) => engine.kill_for_good(&container, &session).await?,
                 None => {
                     engine.check_nothing_of(&container)?;
-                    engine.kill_unattended(&container).await;
+                    engine.kill_unattended(&container).await?;
                 }
             }
             engine.forget(&container).await?;
@@ -552,6 +577,21 @@ impl Engine {
             }
         });
     }
+}
+
+/// Refuses to take a container for gone of which a process does not die.
+async fn check_undying(container: &Container) -> Result<()> {
+    let mut found = container.undying();
+    for _ in 0..10 {
+        // On its way out a process is in the kernel for moments, too.
+        if found.is_some() {
+            tokio::time::sleep(bounds::LOOK / 5).await;
+            found = container.undying();
+        }
+    }
+    let Some(pid) = found else { return Ok(()) };
+    let hint = "the kernel holds it; remove the container again once it is gone";
+    Err(bounds::stuck(container.killed(), "a process of it".into(), pid, hint))
 }
 
 /// Removes the directory of a container. A want of files or of memory passes, and is no reason to leave a part of it.
