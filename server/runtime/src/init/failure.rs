@@ -41,13 +41,15 @@ impl Fail {
 
     /// As the monitor reports it.
     pub(super) fn describe(self, plan: &Plan) -> SetupFailure {
-        SetupFailure {
-            step: self.step,
-            argument: plan.argument(self.step, self.index),
-            errno: self.errno,
-        }
+        let mut argument = plan.argument(self.step, self.index);
+        argument.truncate(argument.floor_char_boundary(ARGUMENT_MAX));
+        SetupFailure { step: self.step, argument, errno: self.errno }
     }
 }
+
+/// How much is told of what a step was tried on, in bytes: as long as a path may be (PATH_MAX). More of the command's
+/// words, say, would not fit into a message to the agent.
+const ARGUMENT_MAX: usize = 4096;
 
 /// Says which step a system call belongs to.
 pub(super) trait At<T> {
@@ -252,6 +254,14 @@ mod tests {
         }
         assert_eq!(step_from_number(0), None);
         assert_eq!(step_from_number(Step::Exec as u32 + 1), None);
+    }
+
+    #[test]
+    fn a_long_argument_is_cut() {
+        let mut plan = super::super::sample_plan();
+        plan.process.argv[0] = "ä".repeat(100_000);
+        let described = Fail::new(Step::Exec, 0, Errno::NAMETOOLONG).describe(&plan);
+        assert_eq!(described.argument, "ä".repeat(ARGUMENT_MAX / 2));
     }
 
     #[test]
