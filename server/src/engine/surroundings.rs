@@ -9,6 +9,7 @@ use std::{
 
 use conti_runtime::{inspect::held_namespaces::HeldNamespaces, plan::NsType};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::warn;
 
 use super::{
@@ -254,6 +255,7 @@ impl Engine {
     }
 
     fn write_surroundings(&self, session: &Session, now: &Surroundings) -> std::io::Result<()> {
+        session.surroundings_changes.send_replace(());
         session.write_record(now)?;
         match session.recorded() {
             Some(_) => self.recordings().set_surroundings(&session.id, now.clone()),
@@ -320,6 +322,11 @@ impl Session {
     /// What it can reach.
     pub fn surroundings(&self) -> Surroundings {
         self.reached().clone()
+    }
+
+    /// Tells whenever what it can reach has changed, before anything in there can show that.
+    pub fn surroundings_changes(&self) -> watch::Receiver<()> {
+        self.surroundings_changes.subscribe()
     }
 
     /// Writes its record with what has changed since it was opened.

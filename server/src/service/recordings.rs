@@ -6,7 +6,7 @@ use conti_proto::v1::{self, ReadRecordingResponse, RecordingFormat};
 use futures::{Stream, stream};
 use tonic::Status;
 
-use super::{call::Call, convert::info, status};
+use super::{call::Call, convert::info, status, stream::Permit};
 use crate::engine::{
     Engine,
     error::Error,
@@ -61,26 +61,33 @@ pub async fn find(engine: &Arc<Engine>, session: &str) -> Result<Found, Status> 
     found.map_err(|_| status::of(Error::NoSuchRecording(session.to_owned())))
 }
 
-/// The bytes of a recording, as far as it goes now.
+/// The bytes of a recording, as far as it goes now. `permit`: of its session, which may write on meanwhile.
 pub fn read(
     engine: &Arc<Engine>,
     found: Found,
+    permit: Option<Permit>,
 ) -> Result<impl Stream<Item = Result<ReadRecordingResponse, Status>> + Send + use<>, Status> {
     let gone = |_| status::of(Error::NoSuchRecording(found.about.session.clone()));
     let file = engine.recordings().open(&found).map_err(gone)?;
-    let state = Some((file, Some(message(found))));
+    let state = Some((file, Some(message(found)), permit));
     Ok(stream::unfold(state, |state| async move {
-        let (file, recording) = state?;
+        let (file, recording, mut permit) = state?;
         let read = tokio::task::spawn_blocking(move || {
             let mut data = Vec::new();
             let read = (&file).take(PIECE as u64).read_to_end(&mut data);
             read.map(|_| (file, data))
         });
-        match read.await {
+        let read = read.await;
+        if let Some(permit) = &mut permit
+            && let Err(status) = permit.check().await
+        {
+            return Some((Err(status), None));
+        }
+        match read {
             Ok(Ok((_, data))) if data.is_empty() && recording.is_none() => None,
             Ok(Ok((file, data))) => {
                 let message = ReadRecordingResponse { recording, data: data.into() };
-                Some((Ok(message), Some((file, None))))
+                Some((Ok(message), Some((file, None, permit))))
             }
             Ok(Err(error)) => {
                 let what = "cannot read a recording".to_owned();

@@ -108,8 +108,9 @@ impl SessionService for Sessions {
         let session = self.see(&call, &session_id)?;
         call.check_reader(&self.engine, &session).await?;
         valid(|v| stream::reached(v, Field::root("offset"), offset, &session))?;
-        let responses =
-            stream::read(session.view(offset, call.backlog.answers), follow, self.stopping.clone());
+        let permit = stream::Permit::new(&self.engine, &call, &session);
+        let viewer = session.view(offset, call.backlog.answers);
+        let responses = stream::read(viewer, follow, permit, self.stopping.clone());
         Ok(Response::new(Box::pin(responses)))
     }
 
@@ -256,6 +257,9 @@ impl SessionService for Sessions {
             call.may_read(&self.engine, &found.about).then_some(found).ok_or_else(gone)
         };
         let found = call.settled(&self.engine, &container, check).await?;
-        Ok(Response::new(Box::pin(recordings::read(&self.engine, found)?)))
+        // Of one that has gone nothing is written any more.
+        let session = self.engine.session(&id).ok();
+        let permit = session.map(|session| stream::Permit::new(&self.engine, &call, &session));
+        Ok(Response::new(Box::pin(recordings::read(&self.engine, found, permit)?)))
     }
 }

@@ -61,6 +61,8 @@ pub struct Session {
     pub dir: PathBuf,
     /// What it can reach: those of its record, and what was mounted since.
     reached: Mutex<Surroundings>,
+    /// Changes whenever that has.
+    pub(super) surroundings_changes: watch::Sender<()>,
     /// Shared with the monitor until the end; a copy of what is left from then on.
     journal: RwLock<Journal>,
     /// What it makes the agent hold.
@@ -190,6 +192,7 @@ impl Session {
             recorder: record::Inbox::new(recorded),
             id: record.id.clone(),
             reached: Mutex::new(record.surroundings.clone()),
+            surroundings_changes: watch::Sender::new(()),
             record,
             dir,
             journal: RwLock::new(journal),

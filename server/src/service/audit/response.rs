@@ -33,7 +33,9 @@ impl End {
     fn write(&mut self, status: &Status) {
         let Some(ticket) = self.ticket.take() else { return };
         let (code, message) = (code_name(status.code()), status.message());
-        if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
+        // One that was let in and is cut later was carried out, and what it has started has an end.
+        let refused = matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated);
+        if refused && self.went == 0 {
             return ticket.denied(code, message);
         }
         let mut outcome = Outcome::of(code, message);

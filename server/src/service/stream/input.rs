@@ -12,6 +12,7 @@ use super::{
     MESSAGE_BYTES_MAX, TOO_MUCH,
     link::{Finish, Link},
     output::resolved,
+    permit::Permit,
 };
 use crate::{
     engine::{
@@ -48,6 +49,7 @@ pub struct Inbound {
     engine: Arc<Engine>,
     session: Arc<Session>,
     link: Arc<Link>,
+    permit: Permit,
     role: Role,
     lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// What it writes with; `None`: its client only looks.
@@ -82,8 +84,7 @@ enum Item {
 impl Inbound {
     /// The input half of a stream of a call. Without a hold of the session its client only looks.
     pub fn new(
-        session: Arc<Session>,
-        link: Arc<Link>,
+        (session, link, permit): (Arc<Session>, Arc<Link>, Permit),
         hold: Option<Hold>,
         (engine, call): (&Arc<Engine>, &Call),
     ) -> Inbound {
@@ -92,6 +93,7 @@ impl Inbound {
             engine: engine.clone(),
             session,
             link,
+            permit,
             role: if hold.is_some() { Role::Drives } else { Role::Looks },
             lost: hold.as_ref().map(|hold| hold.lost().boxed()),
             hold,
@@ -115,6 +117,11 @@ impl Inbound {
                     self.lost = None;
                     self.role = Role::Lost;
                     self.stop_writing();
+                }
+                () = self.permit.is_due(), if self.role == Role::Drives => {
+                    if let Err(status) = self.permit.check().await {
+                        return self.link.finish(Finish::Refuse(status));
+                    }
                 }
                 result = written(&mut self.writing) => {
                     self.writing = None;
@@ -173,7 +180,10 @@ impl Inbound {
             _ => {}
         }
         match self.role {
-            Role::Drives => self.drive(message).await,
+            Role::Drives => {
+                self.permit.check().await?;
+                self.drive(message).await
+            }
             Role::Looks => Err(status::sequence("is not taken from a client that only looks")),
             Role::Lost => Ok(()),
         }

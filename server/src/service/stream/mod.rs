@@ -14,12 +14,14 @@
 //!
 //! - [`open`]: from the first message to a stream;
 //! - [`flow`]: how much output may be under way;
+//! - [`permit`]: whether it may go on, once its session reaches more;
 //! - [`mod@read`]: the journal as a stream of its own.
 
 mod flow;
 mod input;
 mod link;
 mod output;
+mod permit;
 mod read;
 
 use std::{sync::Arc, time::Duration};
@@ -47,6 +49,7 @@ use output::{Outbound, Reader};
 pub use input::hold_input;
 #[cfg(test)]
 pub use output::output as output_message;
+pub use permit::Permit;
 pub use read::read;
 
 /// The most bytes that one message carries, either way.

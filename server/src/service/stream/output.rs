@@ -15,6 +15,7 @@ use super::{
     flow::Flow,
     input::Inbound,
     link::{Finish, Link},
+    permit::Permit,
 };
 use crate::{
     engine::session::{Driver, Event, Hold, Session, Viewer},
@@ -77,6 +78,7 @@ pub struct Outbound {
     pending: Option<Event>,
     opened: Option<StreamOpened>,
     link: Arc<Link>,
+    permit: Permit,
     stopping: Stopping,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     inbound: JoinHandle<()>,
@@ -94,14 +96,19 @@ impl Outbound {
     ) -> impl Stream<Item = Result<StreamResponse, Status>> + Send + use<> {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
-        let inbound =
-            Inbound::new(session, link.clone(), reader.hold(), (service.engine, &service.call));
+        let permit = Permit::new(service.engine, &service.call, &session);
+        let inbound = Inbound::new(
+            (session, link.clone(), permit.clone()),
+            reader.hold(),
+            (service.engine, &service.call),
+        );
         let outbound = Outbound {
             lost: reader.hold().map(|hold| hold.lost().boxed()),
             flow: Flow::new(begin, window),
             pending: None,
             opened: Some(opened),
             link,
+            permit,
             stopped: Box::pin(service.stopping.wait()),
             stopping: service.stopping.clone(),
             inbound: tokio::spawn(inbound.follow(requests)),
@@ -155,6 +162,16 @@ impl Outbound {
             if self.pending.is_none() {
                 self.pending = reader.try_next(room);
             }
+            match self.stopping.or(self.permit.check()).await {
+                Ok(Ok(())) => {}
+                // Its client is gone for the session.
+                Ok(Err(status)) => {
+                    self.inbound.abort();
+                    drop(self.reader.take());
+                    return Some(Err(status));
+                }
+                Err(_stopping) => continue,
+            }
             if let Some(message) = self.send() {
                 return Some(Ok(StreamResponse { message: Some(message) }));
             }
@@ -164,6 +181,7 @@ impl Outbound {
                 () = self.link.wake.notified() => {}
                 () = &mut self.stopped => {}
                 () = resolved(&mut self.lost) => {}
+                () = self.permit.is_due() => {}
                 event = reader.next(room), if self.pending.is_none() => match event {
                     Some(event) => self.pending = Some(event),
                     None => drop(self.reader.take()),
