@@ -76,7 +76,11 @@ fn heavy_what_one_identity_makes_the_agent_hold_is_bounded() {
         while n < 100 && mount(&mut olga, n).await.is_ok() {
             n += 1;
         }
-        refused(mount(&mut olga, n).await, "a mount");
+        // What it would be kept with may be another's: whose it is, is not told.
+        let full = mount(&mut olga, n).await.expect_err("a mount");
+        assert_eq!(reason(&full), "RESOURCE_EXHAUSTED", "{full:?}");
+        let said = full.message();
+        assert!(said.contains("remove") && !said.contains("olga"), "{full:?}");
         refused(exec(&mut olga, &"x".repeat(100_000)).await, "a session");
         // Others have their own.
         carl.create(with_arguments("other", 960_000)).await.expect("it may");

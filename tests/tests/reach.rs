@@ -413,6 +413,11 @@ fn nobody_closes_a_container_to_its_maker_by_many_neighbours_or_mounts() {
         }
         let refused = refused.expect("there is room for some");
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        // Whose session that is, who asks need not see.
+        assert!(refused.message().contains("container bobs"), "{refused:?}");
+        let others = [own.name.as_str(), &own.id, &own.session_id, "olga"];
+        let text = format!("{:?}", api::metadata(&refused)) + refused.message();
+        assert!(!others.iter().any(|other| text.contains(other)), "{refused:?}");
         let mounted = async |n: usize| {
             let request = v1::CreateMountRequest {
                 target: of("own"),

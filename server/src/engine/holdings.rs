@@ -42,7 +42,21 @@ impl Holdings {
     /// Counts something new of an identity, if there is room for it.
     pub fn take(self: &Arc<Self>, owner: Option<&str>, bytes: usize) -> Result<Holding> {
         let mut all = self.lock();
-        check(&all, owner.unwrap_or_default(), bytes)?;
+        let owner_name = owner.unwrap_or_default();
+        let held = held(&all, owner_name);
+        if !has_room(held, bytes) {
+            return Err(Error::Exhausted {
+                what: format!(
+                    "what containers and sessions of {owner_name} are made of (arguments, environment, labels, mounts) \
+                     takes {} KiB of the agent's memory, and this would take {} KiB more, of {} KiB for one identity; \
+                     remove containers, end sessions, or give them less",
+                    held >> 10,
+                    bytes.div_ceil(1 << 10),
+                    EACH >> 10
+                ),
+                errno: libc::EAGAIN,
+            });
+        }
         Ok(self.add(&mut all, owner, bytes))
     }
 
@@ -51,9 +65,22 @@ impl Holdings {
         self.add(&mut self.lock(), owner, bytes)
     }
 
-    /// Whether there is room for more of an identity.
+    /// Whether there is room for what is kept with what an identity has. Others may ask for that, who need not know
+    /// whose it is.
     pub fn check(&self, owner: Option<&str>, more: usize) -> Result<()> {
-        check(&self.lock(), owner.unwrap_or_default(), more)
+        if has_room(held(&self.lock(), owner.unwrap_or_default()), more) {
+            return Ok(());
+        }
+        Err(Error::Exhausted {
+            what: format!(
+                "what this is made of is kept with each container and session that could read it, and there is no room for \
+                 {} KiB more with those of one identity, which may take {} KiB of the agent's memory; if they are \
+                 yours, remove containers or end sessions",
+                more.div_ceil(1 << 10),
+                EACH >> 10
+            ),
+            errno: libc::EAGAIN,
+        })
     }
 
     fn add(
@@ -68,22 +95,12 @@ impl Holdings {
     }
 }
 
-fn check(all: &HashMap<String, usize>, owner: &str, more: usize) -> Result<()> {
-    let held = all.get(owner).copied().unwrap_or(0);
-    if held.saturating_add(more) <= EACH {
-        return Ok(());
-    }
-    Err(Error::Exhausted {
-        what: format!(
-            "what containers and sessions of {owner} are made of (arguments, environment, labels, mounts) takes {} KiB \
-             of the agent's memory, and this would take {} KiB more, of {} KiB for one identity; remove containers, \
-             end sessions, or give them less",
-            held >> 10,
-            more.div_ceil(1 << 10),
-            EACH >> 10
-        ),
-        errno: libc::EAGAIN,
-    })
+fn held(all: &HashMap<String, usize>, owner: &str) -> usize {
+    all.get(owner).copied().unwrap_or(0)
+}
+
+fn has_room(held: usize, more: usize) -> bool {
+    held.saturating_add(more) <= EACH
 }
 
 impl Holding {
@@ -204,6 +221,8 @@ mod tests {
         second.set(EACH);
         let third = holdings.note(Some("a"), EACH);
         drop((first, second));
+        let refused = holdings.check(Some("alice"), EACH + 1).expect_err("too much").to_string();
+        assert!(!refused.contains("alice"), "another may ask: {refused}");
         assert!(holdings.check(Some("a"), 1).is_err());
         drop(third);
         assert!(holdings.check(Some("a"), EACH).is_ok());

@@ -212,12 +212,13 @@ impl Engine {
         };
         for other in &beside {
             let sessions = self.registry.sessions_and_opening(&other.id);
-            if let Some(session) = sessions.iter().find(|session| is_too_much(session)) {
+            if sessions.iter().any(&mut is_too_much) {
+                // Whose session that is, the caller need not see.
                 return Err(Error::Exhausted {
                     what: format!(
-                        "{JOINED_MAX} different containers have been in the pid namespace of container {} since its \
-                         session {} began; start it again, or join another one",
-                        other.spec.name, session.id
+                        "{JOINED_MAX} different containers have been in the pid namespace that container {} joins \
+                         since a session in there began; join another one, or start the containers in there again",
+                        container.spec.name
                     ),
                     errno: libc::EAGAIN,
                 });
