@@ -155,23 +155,6 @@ fn kill_sends_a_signal_by_name_or_number_and_defaults_to_sigkill() {
 }
 
 #[test]
-fn no_container_is_named_like_the_beginning_of_the_id_of_another() {
-    let agent = Agent::start();
-    let id = agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
-    for length in [4, 12, 31] {
-        let name = &id[..length];
-        let refused = agent.ctl(["run", "-d", "--name", name, "--", "true"]).run().exits(125);
-        assert!(refused.errors().contains("taken"), "{refused:?}");
-        assert_eq!(agent.ok(["exec", name, "--", "cat", "/proc/sys/kernel/hostname"]), id[..12]);
-    }
-    // So short it stands for no id.
-    agent.ok(["create", "--name", &id[..3], "--", "true"]);
-    agent.ok(["rm", "-f", "c"]);
-    agent.ok(["create", "--name", &id[..12], "--", "true"]);
-    agent.finish();
-}
-
-#[test]
 fn a_name_can_be_taken_once_and_is_free_again_after_delete() {
     let agent = Agent::start();
     agent.api(async |mut api| {

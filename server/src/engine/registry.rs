@@ -48,13 +48,7 @@ impl Default for Inner {
 }
 
 impl Inner {
-    /// The id that a text is, or the beginning of: of a container that is there.
-    fn meant_by(&self, text: &str) -> Option<&String> {
-        let (id, _) = self.containers.range(text.to_owned()..).next()?;
-        (text.len() >= id::PREFIX_MIN && id.starts_with(text)).then_some(id)
-    }
-
-    /// Whether a container is named like the beginning of an id.
+    /// Whether a container is named like the beginning of an id: an older agent let it.
     fn is_named(&self, id: &str) -> bool {
         (id::PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
     }
@@ -73,10 +67,6 @@ impl Registry {
         if let Some(id) = inner.names.get(name) {
             return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
         }
-        // A container is not named like the id of another, nor like its beginning, so that neither hides the other.
-        if let Some(id) = inner.meant_by(name) {
-            return Err(Error::NameTaken { name: name.clone(), id: Some(id.clone()) });
-        }
         inner.names.insert(name.clone(), container.id.clone());
         inner.containers.insert(container.id.clone(), container);
         Ok(())
@@ -93,8 +83,7 @@ impl Registry {
 
     /// Whether a name is free.
     pub fn name_is_free(&self, name: &str) -> bool {
-        let inner = self.lock();
-        !inner.names.contains_key(name) && inner.meant_by(name).is_none()
+        !self.lock().names.contains_key(name)
     }
 
     /// An id for a container, whose beginning is the name of no other one.
