@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Pa
 use conti_proto::{
     METHODS,
     v1::{
-        CreateContainerRequest, DeleteContainerRequest, GetCallerRequest, ListProcessesRequest,
-        Role, StartSessionRequest,
+        CreateContainerRequest, DeleteContainerRequest, GetCallerRequest, KillContainerRequest,
+        ListProcessesRequest, Role, StartSessionRequest,
     },
 };
 use conti_tests::{
@@ -398,5 +398,44 @@ fn calls_that_fail_push_nothing_out_of_the_log() {
         world.agent.ok(["exec", "own", "--", "true"]);
         api.delete("own").await.expect("it may still end what it has made");
     });
+    world.agent.finish();
+}
+
+#[test]
+fn however_many_calls_have_failed_that_end_something_the_next_is_let_in() {
+    const CALLS: usize = 3000;
+    let world = World::start("");
+    let kill = |container: &str| KillContainerRequest {
+        container: container.into(),
+        signal: "KILL".into(),
+    };
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        let fails = |mut api: Api| async move {
+            api.containers.kill_container(kill("nonesuch")).await.expect_err("there is none").code()
+        };
+        for _ in 0..CALLS / 50 {
+            let calls: Vec<_> = (0..50).map(|_| tokio::spawn(fails(api.clone()))).collect();
+            for call in calls {
+                assert_eq!(call.await.expect("no panic"), Code::NotFound);
+            }
+        }
+        api.containers.kill_container(kill("own")).await.expect("it is its own");
+    });
+    // They push nothing out of the log all the same, and are counted; the one that did something is there.
+    let kills = |entry: &&Value| {
+        entry["method"].as_str().is_some_and(|method| method.ends_with("/KillContainer"))
+    };
+    let (kill, all) = wait::until("all is written", || {
+        let all = entries(&world.agent);
+        let own = |entry: &&Value| kills(entry) && entry["target"] == "own";
+        let kill: Vec<Value> = all.iter().filter(own).cloned().collect();
+        (kill.len() == 2 && lost(&all) > 0).then_some((kill, all))
+    });
+    assert_eq!((&kill[0]["event"], &kill[1]["event"]), (&"begin".into(), &"end".into()));
+    assert_eq!((&kill[0]["call"], &kill[1]["code"]), (&kill[1]["call"], &"OK".into()));
+    let lines = all.iter().filter(kills).count();
+    assert!(lines < CALLS, "{lines} lines of {CALLS} calls that have done nothing");
     world.agent.finish();
 }

@@ -297,6 +297,11 @@ impl Outcome {
         self.code.as_ref().is_some_and(|code| !others.contains(&code.as_str()))
     }
 
+    /// Whether its caller had gone before it was answered.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.code.as_deref() == Some("CANCELLED")
+    }
+
     /// Sets how long it took.
     pub(super) fn took(&mut self, time: Duration) {
         // Microseconds say enough.

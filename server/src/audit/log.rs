@@ -95,6 +95,16 @@ impl Log {
         Err(failed)
     }
 
+    /// Goes on with a call of a caller of whom too many have failed, which is carried out all the same: it is recorded
+    /// when it ends, and only counted if it fails too. Where its caller has gone it may have done something.
+    pub fn begin_late(&self, who: Who, method: &str, subject: Subject) -> Open {
+        let mut entry = Entry::new(Event::Begin, who, method, subject);
+        entry.call = id::new();
+        let mut open = Open::new(self, entry);
+        open.is_late = true;
+        open
+    }
+
     /// Goes on with a call that could not be recorded, and is carried out all the same: the log tells how many
     /// those were once it can be written, and their ends.
     pub fn unrecorded(&self, who: Who, method: &str, subject: Subject) -> Open {
@@ -112,7 +122,7 @@ impl Log {
         let since = humantime::parse_rfc3339(&entry.time).ok().and_then(|t| t.elapsed().ok());
         let begun = since.and_then(|since| Instant::now().checked_sub(since));
         let begun = begun.unwrap_or_else(Instant::now);
-        Ok(Open { log: self.clone(), entry: Some(entry), begun })
+        Ok(Open { log: self.clone(), entry: Some(entry), begun, is_late: false })
     }
 
     /// Whether a caller that is not known yet may be recorded once more.
@@ -121,7 +131,7 @@ impl Log {
     }
 
     /// Whether a caller may have a call recorded that may fail: not if too many of its have failed lately. Who owns the
-    /// host has other ways to rewrite the log.
+    /// host has other ways to rewrite the log. One that ends something is let in all the same ([`Log::begin_late`]).
     pub fn has_room_for_failures(&self, who: &Who, method: &str) -> bool {
         let spent = |shared: &Arc<Shared>| shared.failures.is_spent(&failures_of(who, method));
         who.owns_host || !self.0.as_ref().is_some_and(spent)
@@ -130,17 +140,14 @@ impl Log {
     /// Notes that a call failed.
     fn has_failed(&self, who: &Who, method: &str) {
         if let Some(shared) = &self.0 {
-            shared.failures.allows(&failures_of(who, method));
+            shared.failures.owes(&failures_of(who, method));
         }
     }
 
     /// Records that a call was refused, and why. What is too much of one caller is only counted.
     pub fn denied(&self, who: Who, method: &str, subject: Subject, code: &str, why: &str) {
         if !self.has_room_for(&who) {
-            if let Some(shared) = &self.0 {
-                shared.missing.lines.fetch_add(1, Ordering::Relaxed);
-            }
-            return;
+            return self.count_missing();
         }
         let mut entry = Entry::new(Event::Denied, who, method, subject);
         entry.call = id::new();
@@ -168,6 +175,12 @@ impl Log {
         if let Some(thread) = thread {
             // It told what went wrong itself.
             let _ = thread.join();
+        }
+    }
+
+    fn count_missing(&self) {
+        if let Some(shared) = &self.0 {
+            shared.missing.lines.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -201,6 +214,8 @@ pub struct Open {
     log: Log,
     entry: Option<Entry>,
     begun: Instant,
+    /// Whether its begin is not written yet.
+    is_late: bool,
 }
 
 /// As whose its failing calls count: those that end something apart, so that nothing else keeps it from that.
@@ -211,7 +226,7 @@ fn failures_of(who: &Who, method: &str) -> String {
 
 impl Open {
     fn new(log: &Log, begin: Entry) -> Open {
-        Open { log: log.clone(), entry: Some(begin), begun: Instant::now() }
+        Open { log: log.clone(), entry: Some(begin), begun: Instant::now(), is_late: false }
     }
 
     /// Adds what has become known of what the call is about.
@@ -241,6 +256,9 @@ impl Open {
     /// Records that the call was refused after all, and why.
     pub fn denied(mut self, code: &str, why: &str) {
         if let Some(begun) = self.entry.take() {
+            if self.is_late {
+                return self.log.count_missing();
+            }
             self.log.has_failed(&begun.who, &begun.method);
             let mut entry = Entry { event: Event::Denied, ..begun };
             entry.time = super::entry::now();
@@ -258,13 +276,20 @@ impl Open {
 
     /// The same call, for an end that comes later.
     pub fn again(&self) -> Open {
-        Open { log: self.log.clone(), entry: self.entry.clone(), begun: self.begun }
+        let (log, entry) = (self.log.clone(), self.entry.clone());
+        Open { log, entry, begun: self.begun, is_late: false }
     }
 
     fn write(&mut self, mut outcome: Outcome, written: Option<Written>) {
         let Some(begun) = self.entry.take() else { return };
         if outcome.has_failed() {
+            if self.is_late && !outcome.is_given_up() {
+                return self.log.count_missing();
+            }
             self.log.has_failed(&begun.who, &begun.method);
+        }
+        if self.is_late {
+            self.log.add(&begun, None);
         }
         outcome.took(self.begun.elapsed());
         let Subject { target, container, session, .. } = begun.subject;

@@ -44,36 +44,42 @@ struct Buckets {
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    left: u32,
+    /// Below zero: so much is owed.
+    left: i64,
     filled: Instant,
 }
 
 impl Bucket {
     fn full(allowance: Allowance, now: Instant) -> Bucket {
-        Bucket { left: allowance.burst, filled: now }
+        Bucket { left: allowance.burst.into(), filled: now }
     }
 
     fn take(&mut self, allowance: Allowance, now: Instant) -> bool {
         self.fill(allowance, now);
         let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
+        self.left -= i64::from(taken);
         taken
+    }
+
+    fn owe(&mut self, allowance: Allowance, now: Instant) {
+        self.fill(allowance, now);
+        self.left = (self.left - 1).max(-i64::from(allowance.burst));
     }
 
     fn is_empty(&mut self, allowance: Allowance, now: Instant) -> bool {
         self.fill(allowance, now);
-        self.left == 0
+        self.left <= 0
     }
 
     fn fill(&mut self, allowance: Allowance, now: Instant) {
         let passed = now.saturating_duration_since(self.filled);
         let more = passed.as_nanos() / allowance.each.as_nanos();
-        if more >= u128::from(allowance.burst - self.left) {
+        if more >= (i64::from(allowance.burst) - self.left).unsigned_abs().into() {
             *self = Bucket::full(allowance, now);
         } else {
-            // Less than a burst.
+            // No more than two bursts.
             let more = more as u32;
-            self.left += more;
+            self.left += i64::from(more);
             self.filled += allowance.each * more;
         }
     }
@@ -107,13 +113,41 @@ impl Pace {
 
     /// Whether a caller may cause no more lines for the moment.
     pub fn is_spent(&self, caller: &str) -> bool {
-        let now = Instant::now();
+        self.is_spent_at(caller, Instant::now())
+    }
+
+    /// Notes a line of a caller that was let in before: of several at a time each may have found room, and what was
+    /// too much is made up for.
+    pub fn owes(&self, caller: &str) {
+        self.owes_at(caller, Instant::now());
+    }
+
+    fn is_spent_at(&self, caller: &str, now: Instant) -> bool {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let own = buckets.own.get_mut(caller).is_some_and(|own| own.is_empty(self.own, now));
         own || buckets.all.is_empty(self.all, now)
     }
 
+    fn owes_at(&self, caller: &str, now: Instant) {
+        self.with(caller, now, |own, all| {
+            // None takes more than its own from the others.
+            if !own.is_empty(self.own, now) {
+                all.take(self.all, now);
+            }
+            own.owe(self.own, now);
+        });
+    }
+
     fn allows_at(&self, caller: &str, now: Instant) -> bool {
+        self.with(caller, now, |own, all| own.take(self.own, now) && all.take(self.all, now))
+    }
+
+    fn with<T>(
+        &self,
+        caller: &str,
+        now: Instant,
+        work: impl FnOnce(&mut Bucket, &mut Bucket) -> T,
+    ) -> T {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if !buckets.own.contains_key(caller) && buckets.own.len() >= CALLERS {
             let oldest = buckets.own.iter().min_by_key(|(_, bucket)| bucket.filled);
@@ -122,8 +156,8 @@ impl Pace {
             }
         }
         let fresh = || Bucket::full(self.own, now);
-        let own = buckets.own.entry(caller.to_owned()).or_insert_with(fresh).take(self.own, now);
-        own && buckets.all.take(self.all, now)
+        let Buckets { all, own } = &mut *buckets;
+        work(own.entry(caller.to_owned()).or_insert_with(fresh), all)
     }
 }
 
@@ -139,6 +173,17 @@ mod tests {
         assert_eq!(taken("mallory", now + Duration::from_secs(3)), 3);
         assert_eq!(taken("alice", now), 64);
         assert_eq!(taken("mallory", now + Duration::from_secs(3600)), 64);
+    }
+
+    #[test]
+    fn what_was_let_in_at_the_same_time_is_made_up_for() {
+        let (pace, now) = (Pace::of_failures(), Instant::now());
+        let later = |tenths: u64| now + Duration::from_millis(100 * tenths);
+        (0..1024).for_each(|_| pace.owes_at("mallory", now));
+        assert!(pace.is_spent_at("mallory", now) && !pace.is_spent_at("mallory", later(1)));
+        (0..50).for_each(|_| pace.owes_at("mallory", later(1)));
+        assert!(pace.is_spent_at("mallory", later(50)) && !pace.is_spent_at("mallory", later(51)));
+        assert!(!pace.is_spent_at("alice", later(1)));
     }
 
     #[test]

@@ -191,28 +191,44 @@ impl AuditLayer {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
         }
-        if !self.log.has_room_for_failures(&who, &path) {
-            let status = status::too_many_failures(&who.identity);
-            return Err(self.denied(who, &path, subject, status));
-        }
-        // What ends or removes something is what one does when the disk is full.
-        let refuses = reach != Reach::Looks
-            && policy.audit.on_failure == OnAuditFailure::Refuse
-            && !audit::ends(&path);
-        let open = match self.log.begin(who.clone(), &path, subject.clone()).await {
-            Ok(open) => open,
-            Err(failed) => {
-                self.failures.count();
-                if refuses {
-                    return Err(status::audit_failed(&failed));
-                }
-                self.failures.count_carried_out();
-                self.log.unrecorded(who, &path, subject)
+        // What ends or removes something is what one does when the disk is full, or when a script runs wild.
+        let ends = audit::ends(&path);
+        let open = match (self.log.has_room_for_failures(&who, &path), ends) {
+            (true, _) => {
+                let refuses = reach != Reach::Looks
+                    && policy.audit.on_failure == OnAuditFailure::Refuse
+                    && !ends;
+                self.open(who, &path, subject, refuses).await?
+            }
+            (false, true) => self.log.begin_late(who, &path, subject),
+            (false, false) => {
+                let status = status::too_many_failures(&who.identity);
+                return Err(self.denied(who, &path, subject, status));
             }
         };
         let ticket = Ticket::new(open);
         parts.extensions.insert(ticket.clone());
         Ok((Request::from_parts(parts, body), Some((ticket, came))))
+    }
+
+    /// Records that a call begins. `refuses`: whether it is refused where it cannot be recorded.
+    async fn open(
+        &self,
+        who: Who,
+        path: &str,
+        subject: Subject,
+        refuses: bool,
+    ) -> Result<audit::Open, Status> {
+        let failed = match self.log.begin(who.clone(), path, subject.clone()).await {
+            Ok(open) => return Ok(open),
+            Err(failed) => failed,
+        };
+        self.failures.count();
+        if refuses {
+            return Err(status::audit_failed(&failed));
+        }
+        self.failures.count_carried_out();
+        Ok(self.log.unrecorded(who, path, subject))
     }
 
     fn denied(&self, who: Who, path: &str, subject: Subject, status: Status) -> Status {
