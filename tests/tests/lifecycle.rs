@@ -155,6 +155,32 @@ fn kill_sends_a_signal_by_name_or_number_and_defaults_to_sigkill() {
 }
 
 #[test]
+fn a_name_that_is_the_beginning_of_the_id_of_another_hides_neither() {
+    let agent = Agent::start();
+    let id = agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+    for length in [4, 12, 31] {
+        let name = &id[..length];
+        assert_eq!(agent.ok(["exec", name, "--", "cat", "/proc/sys/kernel/hostname"]), id[..12]);
+        let other = agent.ok(["run", "-d", "--name", name, "--", "sleep", "1000"]);
+        let refused = agent.ctl(["exec", name, "--", "true"]).run().exits(125);
+        assert!(refused.errors().contains("more than one"), "{refused:?}");
+        for id in [&id, &other] {
+            let host_name = agent.ok(["exec", id, "--", "cat", "/proc/sys/kernel/hostname"]);
+            assert_eq!(host_name, id[..12]);
+        }
+        agent.ok(["rm", "-f", &other]);
+    }
+    // So short it stands for no id.
+    agent.ok(["create", "--name", &id[..3], "--", "true"]);
+    agent.ok(["rm", &id[..3]]);
+    let name = &id[..4];
+    agent.ok(["run", "-d", "--name", name, "--", "sleep", "1000"]);
+    agent.ok(["rm", "-f", "c"]);
+    agent.ok(["exec", name, "--", "true"]);
+    agent.finish();
+}
+
+#[test]
 fn a_name_can_be_taken_once_and_is_free_again_after_delete() {
     let agent = Agent::start();
     agent.api(async |mut api| {

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 pub const LENGTH: usize = 32;
 
 /// How many characters of an id stand for all of it, at least.
-pub const PREFIX_MIN: usize = conti_shared::name::ID_PREFIX_MIN;
+pub const PREFIX_MIN: usize = 4;
 
 /// Whether a text has the form of an id.
 pub fn is_one(text: &str) -> bool {

@@ -48,7 +48,7 @@ impl Default for Inner {
 }
 
 impl Inner {
-    /// Whether a container is named like the beginning of an id: an older agent let it.
+    /// Whether a container is named like the beginning of an id.
     fn is_named(&self, id: &str) -> bool {
         (id::PREFIX_MIN..=id.len()).any(|length| self.names.contains_key(&id[..length]))
     }
@@ -105,28 +105,29 @@ impl Registry {
     }
 
     /// Finds the container that a client names, by id, name, or a prefix of its id of at least four characters, as
-    /// if there were only those that a scope sees. What has the form of an id is no name, also where an older agent
-    /// let a container have it.
+    /// if there were only those that a scope sees. What is the name of one and the beginning of the id of another is
+    /// neither, so that none hides the other: to refuse such a name would tell which ids there are. What has the form
+    /// of an id is no name, also where an older agent let a container have it.
     pub fn named(&self, scope: &Scope, key: &str) -> Result<Arc<Container>> {
         let inner = self.lock();
-        let is_id = id::is_one(key);
-        let id = inner.names.get(key).filter(|_| !is_id).map_or(key, String::as_str);
         let seen = |container: &&Arc<Container>| scope.sees(&container.spec.labels);
-        if let Some(container) = inner.containers.get(id).filter(seen) {
-            return Ok(container.clone());
+        let missing = || Error::NoSuchContainer(key.to_owned());
+        if id::is_one(key) {
+            return inner.containers.get(key).filter(seen).cloned().ok_or_else(missing);
         }
-        if key.len() < id::PREFIX_MIN || is_id {
-            return Err(Error::NoSuchContainer(key.to_owned()));
-        }
-        let mut fits = inner
+        let by_name = inner.names.get(key).and_then(|id| inner.containers.get(id)).filter(seen);
+        let by_prefix = inner
             .containers
             .range(key.to_owned()..)
-            .take_while(|(id, _)| id.starts_with(key))
-            .filter(|(_, container)| seen(container));
+            .take_while(|(id, _)| key.len() >= id::PREFIX_MIN && id.starts_with(key))
+            .map(|(_, container)| container)
+            .filter(seen)
+            .filter(|container| by_name.is_none_or(|named| named.id != container.id));
+        let mut fits = by_name.into_iter().chain(by_prefix);
         match (fits.next(), fits.next()) {
-            (Some((_, container)), None) => Ok(container.clone()),
+            (Some(container), None) => Ok(container.clone()),
             (Some(_), Some(_)) => Err(Error::AmbiguousContainer(key.to_owned())),
-            (None, _) => Err(Error::NoSuchContainer(key.to_owned())),
+            (None, _) => Err(missing()),
         }
     }
 
