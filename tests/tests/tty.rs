@@ -264,3 +264,28 @@ fn terminals_are_the_containers_own_after_a_restart_of_the_agent() {
     }
     agent.finish();
 }
+
+/// Opens terminals until there are no more of them, or far more than a container should get, and gives them all back.
+const TAKE_ALL: &str = r#"
+import os, resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+taken = []
+try:
+    while len(taken) < 1200:
+        taken.append(os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY))
+    print(len(taken))
+except OSError as error:
+    print(len(taken), error.strerror)
+"#;
+
+#[test]
+fn a_container_does_not_take_all_terminals_of_the_host() {
+    let agent = Agent::start();
+    let script = ["--", "python3", "-c", TAKE_ALL];
+    for call in [&["run", "--rm", "-u", "1000"][..], &["run", "--rm", "--privileged"]] {
+        let taken = agent.ok([call, &script].concat());
+        assert_eq!(taken, "1024 No space left on device", "{call:?}");
+    }
+    agent.finish();
+}

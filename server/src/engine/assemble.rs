@@ -21,7 +21,7 @@ use super::{
     net_defaults,
     opened::Opened,
     process,
-    sources::{FdList, bind, dev, filesystem, host_view::HostView, requested, rootfs},
+    sources::{FdList, bind, dev, devpts, filesystem, host_view::HostView, requested, rootfs},
     spec::{ContainerSpec, MountSource, Namespace, SessionIo},
 };
 
@@ -142,7 +142,7 @@ pub fn assemble(request: &Request<'_>) -> Result<Assembled> {
         of_host.push(fd);
     }
     let (nodes, policy) = devices(spec, &mut opened)?;
-    let devpts = Arc::new(filesystem::devpts(owner, tty_group(&spec.namespaces.gid_maps, owner))?);
+    let devpts = Arc::new(devpts::devpts(owner, tty_group(&spec.namespaces.gid_maps, owner))?);
     standard_mounts(request, &namespaces, owner, &nodes, &devpts, &mut fds, &mut mounts)?;
     if !root.etc_written {
         let bound = bind_etc(request.dir, &etc, &mut fds, &mut mounts)?;
@@ -321,7 +321,7 @@ pub fn owner_of(namespaces: &super::spec::Namespaces) -> Option<(u32, u32)> {
 pub fn devpts(uid_maps: &[IdMap], gid_maps: &[IdMap]) -> Result<OwnedFd> {
     let root = |maps| IdMap::outside(maps, 0).unwrap_or(0);
     let owner = (root(uid_maps), root(gid_maps));
-    filesystem::devpts(owner, tty_group(gid_maps, owner))
+    devpts::devpts(owner, tty_group(gid_maps, owner))
 }
 
 /// The host's id of the group that owns terminals. `None`: it has no id in the container.

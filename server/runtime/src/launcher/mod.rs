@@ -48,11 +48,16 @@ const MAX_REQUEST: usize = 256;
 pub fn run() -> io::Result<()> {
     let socket = take_socket().map_err(said("take over the agent's socket"))?;
     let oom_score_adj = settle().map_err(said("set the launcher up"))?;
-    unshare_mounts().map_err(said("make a mount namespace"))?;
-    namespace::build()?;
+    leave_mounts()?;
     // From here on nothing is reported: a monitor that outlives the agent must not hold its stderr.
     rustix::stdio::dup2_stderr(rustix::stdio::stdin())?;
     serve(socket, oom_score_adj)
+}
+
+/// Moves this process, or this one of its threads, into a small mount namespace of its own, away from the agent's mounts.
+pub fn leave_mounts() -> io::Result<()> {
+    unshare_mounts().map_err(said("make a mount namespace"))?;
+    namespace::build()
 }
 
 /// Adds what was tried to an error.

@@ -92,7 +92,7 @@ fn enter(root: &OwnedFd) -> io::Result<()> {
 /// that no copy of the namespace pays for them.
 fn cover() -> io::Result<()> {
     // The tmpfs lies on /proc and has its own below it.
-    let mounts = host::read("proc/self/mountinfo")?;
+    let mounts = host::read("proc/thread-self/mountinfo")?;
     let points = mountinfo::Entry::all(&mounts).map(|entry| unescape(entry.point));
     for point in points.filter(|point| point != b"/" && !within(point, b"/proc")) {
         let _ = unmount(point, UnmountFlags::DETACH);

@@ -1,4 +1,4 @@
-//! New superblocks, as detached mounts.
+//! New superblocks, as detached mounts; [`devpts`](super::devpts) has a place of its own.
 
 use std::{
     fs::File,
@@ -50,7 +50,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn on(
+    pub(super) fn on(
         self,
         step: &'static str,
         what: &'static str,
@@ -100,29 +100,6 @@ pub fn tmpfs(
             &format!("size={size}"),
             "check its size and mode",
         )
-    })
-}
-
-/// Makes a devpts instance. `owner`: the host's ids of the container's root user; `tty_group`: the group that may
-/// write to its terminals, on the host. Without one nobody but their users may.
-pub fn devpts(owner: (u32, u32), tty_group: Option<u32>) -> Result<OwnedFd> {
-    let (mode, group) = tty_group.map_or(("0600", owner.1), |group| ("0620", group));
-    let options = [
-        ("ptmxmode", Some("0666".to_owned())),
-        ("mode", Some(mode.to_owned())),
-        ("gid", Some(group.to_string())),
-    ];
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let made = make("devpts", &options, attributes).and_then(|devpts| {
-        // The options are about terminals only.
-        for name in ["", "ptmx"] {
-            give(devpts.as_fd(), name, owner)
-                .map_err(|errno| Refused { errno, words: String::new() })?;
-        }
-        Ok(devpts)
-    });
-    made.map_err(|refused| {
-        refused.on("mount", "cannot make", "devpts", "the kernel needs CONFIG_UNIX98_PTYS")
     })
 }
 

@@ -2,7 +2,7 @@
 //! a container: each becomes a detached mount, and init only has to attach it.
 //!
 //! - [`bind`]: files and directories of the host;
-//! - [`filesystem`]: new superblocks: tmpfs, devpts, overlays, block devices, [`image`]s;
+//! - [`filesystem`]: new superblocks: tmpfs, overlays, block devices, [`image`]s; [`devpts`]: those for terminals;
 //! - [`requested`]: what a user asks to be mounted;
 //! - [`dev`]: the container's /dev;
 //! - [`host_view`]: the `host` root filesystem;
@@ -10,11 +10,12 @@
 //! - [`tools`]: what is put on top of a target's view for debugging;
 //! - [`rootfs`]: roots with or without a private layer.
 //!
-//! The agent stays in the host's mount namespace for this, so that it sees mounts that were made
+//! The agent stays in the host's mount namespace for this, but for the one thread of [`devpts`], so that it sees mounts that were made
 //! after it was started.
 
 pub mod bind;
 pub mod dev;
+pub mod devpts;
 pub mod filesystem;
 pub mod host_view;
 pub mod image;
