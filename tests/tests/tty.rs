@@ -289,3 +289,23 @@ fn a_container_does_not_take_all_terminals_of_the_host() {
     }
     agent.finish();
 }
+
+#[test]
+fn what_was_mounted_on_ptmx_in_a_container_is_no_terminal_of_an_exec() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "c", "--cap-add", "SYS_ADMIN", "--", "sleep", "100000"]);
+    let mount = |script: &str| {
+        agent.ok(["exec", "--cap-add", "SYS_ADMIN", "c", "--", "sh", "-c", script]);
+    };
+    for make in ["touch /tmp/f", "mkfifo /tmp/f", "ln -sf /dev/null /tmp/f"] {
+        mount(&format!("rm -f /tmp/f && {make} && mount --bind /tmp/f /dev/pts/ptmx"));
+        let mut terminal = Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", "true"]), 80, 24);
+        terminal.expect("something is mounted on it in the container");
+        assert_eq!(terminal.wait(), 125, "{make}");
+        mount("umount /dev/pts/ptmx");
+    }
+    let mut terminal = Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", "tty"]), 80, 24);
+    terminal.expect("/dev/pts/0");
+    assert_eq!(terminal.wait(), 0);
+    agent.finish();
+}

@@ -303,6 +303,10 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Umask => ("could not set the umask", ""),
         Step::Rlimit => ("could not set the limit", "; the agent may lack the right to raise it"),
         Step::OomScoreAdj => ("could not set oom_score_adj", ""),
+        Step::Terminal if *errno == libc::EXDEV => (
+            "could not make the terminal",
+            "; something is mounted on it in the container, where `umount /dev/pts/ptmx` takes it away",
+        ),
         Step::Terminal if *errno == libc::ENOSPC => (
             "could not make the terminal",
             "; all terminals of the container (1024), or of the host (kernel.pty.max), are in use",

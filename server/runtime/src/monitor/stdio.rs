@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, openat},
+    fs::{Mode, OFlags, ResolveFlags, fcntl_getfl, fcntl_setfl, openat2},
     pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
     pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt},
     termios::{InputModes, OptionalActions, Winsize, tcgetattr, tcsetattr, tcsetwinsize},
@@ -87,10 +87,12 @@ fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
 }
 
-/// A new terminal of a devpts instance that is the agent's: no path of a container is followed.
+/// A new terminal of a devpts instance that is the agent's. The container sees the same mount: what somebody in there
+/// has mounted on its entry is not opened.
 fn terminal(devpts: impl AsFd, columns: u16, rows: u16) -> io::Result<(ChildStdio, Ends)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let master = openat(devpts, "ptmx", flags, Mode::empty())?;
+    let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let master = openat2(devpts, "ptmx", flags, Mode::empty(), resolve)?;
     unlockpt(&master)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags)?;
