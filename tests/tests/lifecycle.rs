@@ -515,3 +515,26 @@ fn a_command_whose_container_ends_meanwhile_is_told_of_that() {
     });
     agent.finish();
 }
+
+#[test]
+fn a_container_that_is_stopped_has_no_pid() {
+    let agent = late("end.told");
+    agent.api(async |mut api| {
+        for round in 0..5 {
+            let name = format!("c{round}");
+            api.run(sleeper(&name)).await.expect("runs");
+            let name_too = name.clone();
+            let kill = agent.ctl(["kill", "-s", "KILL", &name_too]).spawn();
+            loop {
+                let container = api.get(&name).await.expect("there");
+                if state(&container) == ContainerState::Stopped {
+                    assert_eq!(container.pid, 0);
+                    break;
+                }
+                assert_ne!(container.pid, 0, "it runs");
+            }
+            kill.wait();
+        }
+    });
+    agent.finish();
+}

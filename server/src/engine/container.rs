@@ -159,6 +159,30 @@ pub struct Record {
     pub request_digest: Option<String>,
 }
 
+impl Now {
+    fn state(&self) -> ContainerState {
+        if self.quarantined.is_some() || self.left.is_some() {
+            return ContainerState::Quarantined;
+        }
+        // Told by `end`, and not by the session, so that a restart is seen at once.
+        match (&self.session, &self.end) {
+            (_, Some(_)) | (None, None) => ContainerState::Stopped,
+            (Some(session), None) => match session.state() {
+                State::Assembling | State::Created(_) => ContainerState::Created,
+                State::Running(_) => ContainerState::Running,
+                State::Ended(..) => ContainerState::Stopped,
+            },
+        }
+    }
+
+    fn process(&self) -> Option<ProcessId> {
+        match self.session.as_ref()?.state() {
+            State::Created(process) | State::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+}
+
 impl Container {
     /// A container that has nothing yet.
     pub fn new(
@@ -369,19 +393,7 @@ impl Container {
 
     /// Where it is in its life.
     pub fn state(&self) -> ContainerState {
-        let now = self.now();
-        if now.quarantined.is_some() || now.left.is_some() {
-            return ContainerState::Quarantined;
-        }
-        // Told by `end`, and not by the session, so that a restart is seen at once.
-        match (&now.session, &now.end) {
-            (_, Some(_)) | (None, None) => ContainerState::Stopped,
-            (Some(session), None) => match session.state() {
-                State::Assembling | State::Created(_) => ContainerState::Created,
-                State::Running(_) => ContainerState::Running,
-                State::Ended(..) => ContainerState::Stopped,
-            },
-        }
+        self.now().state()
     }
 
     /// One of its processes that lives, though all were killed: the kernel holds it. Not its main process while that
@@ -434,10 +446,7 @@ impl Container {
 
     /// Its main process, where there is one.
     pub fn process(&self) -> Option<ProcessId> {
-        match self.now().session.as_ref()?.state() {
-            State::Created(process) | State::Running(process) => Some(process),
-            _ => None,
-        }
+        self.now().process()
     }
 
     /// Its main process, which must run for `action`.
@@ -479,9 +488,10 @@ impl Container {
 
     /// What is known of it.
     pub fn info(&self) -> ContainerInfo {
-        let state = self.state();
-        let process = self.process();
         let now = self.now();
+        let state = now.state();
+        // The session of its main process is told of the end when all is cleaned up.
+        let process = now.process().filter(|_| state != ContainerState::Stopped);
         let mut warnings = now.warnings.clone();
         warnings.extend(now.quarantined.clone().into_iter().chain(now.left.clone()));
         ContainerInfo {
