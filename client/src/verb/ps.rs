@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     connect::PAGE_SIZE,
-    error::Result,
+    error::{Error, Result},
     flags::value::{Pair, label},
     output::{self, Format, text},
     verb::Context,
@@ -25,7 +25,7 @@ pub struct Ps {
     quiet: bool,
     /// Only those with a label or in a state: label=NAME[=VALUE], state=STATE, one of created, running, stopped and
     /// quarantined (something is wrong with it: `contictl inspect` says what, `contictl rm -f` removes it); several states
-    /// mean any of them, several labels all of them
+    /// mean any of them, several labels all of them; a label without a VALUE, also `label=NAME=`, may have any
     #[arg(long, value_name = "KEY=VALUE", value_parser = filter)]
     filter: Vec<Filter>,
 }
@@ -57,13 +57,14 @@ impl Ps {
     /// Lists them.
     pub async fn run(self, context: &Context) -> Result<u8> {
         let mut states: Vec<i32> = Vec::new();
-        let mut labels = BTreeMap::new();
+        let mut wanted = Vec::new();
         for filter in self.filter {
             match filter {
-                Filter::Label((name, value)) => drop(labels.insert(name, value)),
+                Filter::Label(label) => wanted.push(label),
                 Filter::State(state) => states.push(state.into()),
             }
         }
+        let labels = labels(wanted)?;
         if states.is_empty() && !self.all {
             states.push(ContainerState::Running.into());
         }
@@ -87,6 +88,23 @@ impl Ps {
         show(&containers, self.quiet, context.format)?;
         Ok(0)
     }
+}
+
+/// All labels together. An empty value stands for any.
+fn labels(wanted: Vec<Pair>) -> Result<BTreeMap<String, String>> {
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in wanted {
+        let before = labels.entry(name.clone()).or_default();
+        if before.is_empty() {
+            *before = value;
+        } else if !value.is_empty() && *before != value {
+            return Err(Error::Usage(format!(
+                "--filter label={name}={before} and label={name}={value} leave nothing: a container has one value \
+                 for a label, and several labels mean all of them"
+            )));
+        }
+    }
+    Ok(labels)
 }
 
 fn show(containers: &[Container], quiet: bool, format: Format) -> Result<()> {
@@ -121,4 +139,23 @@ fn row(container: &Container) -> [String; 7] {
         text::end(container.end.as_ref()),
         process.map(|process| text::command(&process.argv)).unwrap_or_default(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_that_is_asked_for_twice_has_both_or_is_refused() {
+        let all = |wanted: &[(&str, &str)]| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            labels(wanted.iter().map(pair).collect())
+        };
+        let one = BTreeMap::from([("a".to_owned(), "1".to_owned())]);
+        for wanted in [[("a", "1"), ("a", "")], [("a", ""), ("a", "1")], [("a", "1"), ("a", "1")]] {
+            assert_eq!(all(&wanted).unwrap(), one, "{wanted:?}");
+        }
+        let refused = all(&[("a", "1"), ("a", "2")]).unwrap_err();
+        assert!(refused.to_string().contains("label=a=1 and label=a=2"), "{refused}");
+    }
 }
