@@ -4,7 +4,7 @@ use conti_tests::{
     Agent,
     api::{session, sleeper},
     facts::{Facts, PROBE, probe_volume},
-    terminal::Terminal,
+    terminal::{Terminal, Window},
     wait,
     wire::{self, Wire},
 };
@@ -262,6 +262,92 @@ fn terminals_are_the_containers_own_after_a_restart_of_the_agent() {
         terminal.expect("its own");
         assert_eq!(terminal.wait(), 0, "{name}");
     }
+    agent.finish();
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_no_command_that_its_client_was_attached_to() {
+    let agent = Agent::start();
+    let script = "while read line; do echo \"<$line>\"; done; echo over";
+    agent.ok(["run", "-d", "-it", "--name", "tty", "--", "sh", "-c", script]);
+    agent.ok(["run", "-d", "-i", "--name", "pipe", "--", "sh", "-c", script]);
+    for round in 0..20 {
+        for name in ["tty", "pipe"] {
+            // One that is not the controlling terminal tells of its end by nothing but a read of it.
+            let mut window = Window::open(agent.ctl(["attach", name]), round % 2 == 0);
+            window.send(&format!("{round}\n"));
+            window.expect(&format!("<{round}>"));
+            assert_eq!(window.close(), 128 + Signal::HUP.as_raw(), "{name}, {round}");
+        }
+    }
+    for name in ["tty", "pipe"] {
+        let mut terminal = Terminal::spawn(agent.ctl(["attach", name]), 80, 24);
+        terminal.send("at last\n");
+        terminal.expect("<at last>");
+    }
+    agent.finish();
+}
+
+#[test]
+fn ctrl_d_of_a_terminal_that_is_not_raw_ends_the_input() {
+    let agent = with_container();
+    let mut terminal = Terminal::spawn(agent.ctl(["exec", "-i", "c", "--", "wc", "-c"]), 80, 24);
+    terminal.send("abc\n\x04");
+    terminal.expect("4");
+    assert_eq!(terminal.wait(), 0);
+    agent.finish();
+}
+
+#[test]
+fn detach_keys_while_the_agent_is_away_detach_once_it_answers() {
+    let mut agent = Agent::start();
+    let script = "echo ready; until [ -e /go ]; do sleep 0.05; done; exit 5";
+    let run = ["run", "-it", "--name", "c", "--disconnect", "keep=10s", "--", "sh", "-c", script];
+    let mut terminal = Terminal::spawn(agent.ctl(run), 80, 24);
+    terminal.expect("ready");
+    agent.kill();
+    terminal.expect("trying to resume");
+    terminal.send("\x10\x11");
+    terminal.expect("detaching once the agent answers");
+    agent.restart();
+    terminal.expect("detached;");
+    assert_eq!(terminal.wait(), 0);
+    // A policy that has begun has time to end it.
+    std::thread::sleep(std::time::Duration::from_secs(11));
+    agent.ok(["exec", "c", "--", "touch", "/go"]);
+    agent.ctl(["wait", "c"]).run().exits(5);
+    agent.finish();
+}
+
+#[test]
+fn who_could_not_detach_is_told_so() {
+    let mut agent = with_container();
+    let exec = ["exec", "-it", "c", "--", "sh", "-c", "echo ready; exec sleep 1000"];
+    let begin = |agent: &Agent| {
+        let mut terminal = Terminal::spawn(agent.ctl(exec), 80, 24);
+        terminal.expect("ready");
+        terminal
+    };
+    let keys = "\x10\x11";
+
+    let mut terminal = begin(&agent);
+    agent.signal(Signal::STOP);
+    terminal.send(keys);
+    terminal.expect("the agent does not answer");
+    terminal.send(keys);
+    terminal.expect("not detached");
+    assert_eq!(terminal.wait(), 125, "an agent that is stopped");
+    agent.signal(Signal::CONT);
+
+    let mut terminal = begin(&agent);
+    agent.kill();
+    terminal.expect("trying to resume");
+    terminal.send(keys);
+    terminal.expect("detaching once the agent answers");
+    terminal.send(keys);
+    terminal.expect("not detached");
+    assert_eq!(terminal.wait(), 125, "an agent that is away");
+    agent.restart();
     agent.finish();
 }
 

@@ -27,6 +27,10 @@ const LAST_DELAY: Duration = Duration::from_secs(2);
 /// A link that lived this long was a good one: what breaks after it is another trouble.
 const GOOD_LINK: Duration = Duration::from_secs(5);
 const SIGPIPE: i32 = 13;
+/// What happens to a session whose client goes without a word.
+const UNDETACHED: &str = "not detached: the agent could not be told that the session is to go on, and does what \
+                          --disconnect says (by default it kills, 60s after its client has gone, a command with a \
+                          terminal that was not left running before)";
 
 /// Opens a session and streams it to its end. Returns the exit code.
 pub async fn stream(destination: &Destination, open: StreamOpen, options: Options) -> Result<u8> {
@@ -115,8 +119,8 @@ async fn follow(
         }
         let reason = match left {
             Left::Ended(end) => return Ok(conclude(&pump, &end)),
-            left @ (Left::Detached | Left::Signalled(_)) => {
-                return Ok(leave(pump, Some(link), &left, &again).await);
+            left @ (Left::Detached | Left::Undetached | Left::Signalled(_)) => {
+                return Ok(leave(pump, &left, &again));
             }
             Left::Broken(reason) => reason,
         };
@@ -134,14 +138,17 @@ async fn follow(
         let retry = Retry::new(destination, &options, &reason, patience);
         patience = Some(retry.deadline);
         let reopened = retry.open(&open, pump.give_up()).await.map_err(|error| {
-            Error::Stream(format!("{error}; if the session is still there, `{again}` resumes it"))
+            let left = if pump.is_detaching() { format!("; {UNDETACHED}") } else { String::new() };
+            Error::Stream(format!(
+                "{error}{left}; if the session is still there, `{again}` resumes it"
+            ))
         })?;
         match reopened {
             Ok((next, opened)) => {
                 link = next;
                 pump.resume(&opened)?;
             }
-            Err(left) => return Ok(leave(pump, None, &left, &again).await),
+            Err(left) => return Ok(leave(pump, &left, &again)),
         }
     }
 }
@@ -169,25 +176,26 @@ fn conclude(pump: &Pump, end: &SessionEnd) -> u8 {
 }
 
 /// The session is left before its end.
-async fn leave(mut pump: Pump, link: Option<Link>, left: &Left, again: &str) -> u8 {
-    let code = code_of(left);
-    let connected = link.is_some();
-    if let (Left::Detached, Some(link)) = (left, link) {
-        pump.detach(link).await;
-    }
+fn leave(pump: Pump, left: &Left, again: &str) -> u8 {
     drop(pump);
-    match (left, connected) {
-        (Left::Detached, true) => output::note(&format!("detached; `{again}` attaches again")),
+    match left {
+        Left::Detached => output::note(&format!("detached; `{again}` attaches again")),
+        Left::Undetached => {
+            output::note(&format!(
+                "{UNDETACHED}; if it keeps the session, `{again}` attaches again"
+            ));
+        }
         _ => output::note(&format!(
             "left before it ended; if the agent keeps it, `{again}` attaches again"
         )),
     }
-    code
+    code_of(left)
 }
 
 fn code_of(left: &Left) -> u8 {
     match left {
         Left::Signalled(number) => by_signal(*number),
+        Left::Undetached => FAILED,
         _ => 0,
     }
 }

@@ -1,6 +1,6 @@
 //! From stdin to the agent: detach keys, offsets, and what may have to be sent again.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use conti_proto::v1::{Input as InputMessage, InputEof, stream_request::Message};
@@ -11,7 +11,7 @@ use crate::{
     output,
     stream::{
         detach::{Keys, Matcher},
-        stdin,
+        stdin::{self, Read},
         unacked::Unacked,
     },
 };
@@ -21,19 +21,23 @@ const KEY_DELAY: Duration = Duration::from_secs(1);
 
 /// The input of a session.
 pub struct Input {
-    chunks: Option<stdin::Chunks>,
+    reads: Option<stdin::Reads>,
     /// Only with a raw terminal: elsewhere the same bytes are just bytes.
     keys: Option<Matcher>,
     held_since: Option<Instant>,
     unacked: Unacked,
+    /// The detach keys were pressed: what is typed after them is for nobody.
+    detached: bool,
+    /// The terminal has hung up: nothing more comes, which is no end of the input.
+    hung_up: bool,
     ended: bool,
     closed: bool,
 }
 
 /// What came from stdin.
 pub enum Event {
-    /// A chunk, an error, or the end.
-    Chunk(Option<io::Result<Bytes>>),
+    /// What was read, or that nothing more comes.
+    Read(Option<Read>),
     /// No further key came.
     KeysTimedOut,
 }
@@ -45,16 +49,20 @@ pub struct Taken {
     pub messages: Vec<Message>,
     /// Whether the detach keys were pressed.
     pub detached: bool,
+    /// Whether the terminal has hung up.
+    pub hung_up: bool,
 }
 
 impl Input {
     /// No input: stdin is not passed on.
     pub fn none(offset: u64) -> Input {
         Input {
-            chunks: None,
+            reads: None,
             keys: None,
             held_since: None,
             unacked: Unacked::new(offset),
+            detached: false,
+            hung_up: false,
             ended: false,
             closed: false,
         }
@@ -63,7 +71,7 @@ impl Input {
     /// Input from stdin, from an offset on. Keys are looked for where they are given.
     pub fn from_stdin(offset: u64, keys: Option<Keys>) -> Result<Input> {
         Ok(Input {
-            chunks: Some(stdin::read()?),
+            reads: Some(stdin::read()?),
             keys: keys.map(Matcher::new),
             ..Input::none(offset)
         })
@@ -82,14 +90,14 @@ impl Input {
                 None => std::future::pending().await,
             }
         };
-        let chunk = async {
-            match &mut self.chunks {
-                Some(chunks) => chunks.recv().await,
+        let read = async {
+            match &mut self.reads {
+                Some(reads) => reads.recv().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            chunk = chunk => Event::Chunk(chunk),
+            read = read => Event::Read(read),
             () = timed_out => Event::KeysTimedOut,
         }
     }
@@ -98,21 +106,27 @@ impl Input {
     pub fn take(&mut self, event: Event) -> Taken {
         let mut taken = Taken::default();
         match event {
-            Event::Chunk(Some(Ok(data))) => match &mut self.keys {
+            Event::Read(Some(Read::Data(data))) => match &mut self.keys {
                 None => self.send(data, &mut taken),
                 Some(keys) => {
                     let (passed, detached) = keys.feed(&data);
                     self.held_since = keys.is_holding().then(Instant::now);
                     self.send(passed.into(), &mut taken);
+                    self.detached |= detached;
                     taken.detached = detached;
                 }
             },
-            Event::Chunk(end) => {
-                if let Some(Err(error)) = end {
+            // A raw terminal types its ctrl-d: it ends only by hanging up.
+            Event::Read(end) if self.keys.is_some() || matches!(end, Some(Read::HungUp)) => {
+                self.stop();
+                self.hung_up = true;
+                taken.hung_up = true;
+            }
+            Event::Read(end) => {
+                if let Some(Read::Failed(error)) = end {
                     output::note(&format!("cannot read stdin: {error}; it is taken for its end"));
                 }
-                self.release_keys(&mut taken);
-                self.chunks = None;
+                self.reads = None;
                 self.ended = true;
                 taken.messages.extend(self.eof());
             }
@@ -137,7 +151,8 @@ impl Input {
 
     /// What has to be sent once more after a break, where the agent goes on at an offset.
     pub fn resume(&mut self, offset: u64) -> Result<Vec<Message>> {
-        if self.closed || self.chunks.is_none() && !self.ended {
+        let fed = self.reads.is_some() || self.ended || self.hung_up;
+        if self.closed || !fed {
             return Ok(Vec::new());
         }
         let again = self.unacked.resend_from(offset).map_err(|e| Error::Stream(e.to_string()))?;
@@ -148,7 +163,7 @@ impl Input {
 
     /// Takes no more from stdin. The thread that reads it stays behind.
     pub fn stop(&mut self) {
-        self.chunks = None;
+        self.reads = None;
         self.held_since = None;
     }
 
@@ -165,7 +180,7 @@ impl Input {
     }
 
     fn send(&mut self, data: Bytes, taken: &mut Taken) {
-        if self.closed || data.is_empty() {
+        if self.closed || self.detached || data.is_empty() {
             return;
         }
         let offset = self.unacked.push(data.clone());
@@ -178,7 +193,7 @@ mod tests {
     use super::*;
 
     fn chunk(data: &'static [u8]) -> Event {
-        Event::Chunk(Some(Ok(Bytes::from_static(data))))
+        Event::Read(Some(Read::Data(Bytes::from_static(data))))
     }
 
     #[test]
@@ -186,7 +201,7 @@ mod tests {
         let mut input = Input::none(0);
         input.take(chunk(b"abc"));
         input.take(chunk(b"def"));
-        input.take(Event::Chunk(None));
+        input.take(Event::Read(None));
         let again = input.resume(4).unwrap();
         let [Message::Input(rest), Message::InputEof(eof)] = &again[..] else {
             panic!("{again:?}");
@@ -202,20 +217,33 @@ mod tests {
         input.take(chunk(b"abc"));
         input.acknowledge(1, true).unwrap();
         assert!(input.take(chunk(b"def")).messages.is_empty());
-        assert!(input.take(Event::Chunk(None)).messages.is_empty());
+        assert!(input.take(Event::Read(None)).messages.is_empty());
         assert!(input.resume(0).unwrap().is_empty());
     }
 
     #[test]
-    fn the_end_comes_after_all_that_was_typed() {
+    fn a_terminal_that_hung_up_ends_no_input() {
+        let (mut raw, mut cooked) = (Input::none(0), Input::none(0));
+        raw.keys = Some(Matcher::new(Keys::default()));
+        for end in [None, Some(Read::HungUp), Some(Read::Failed(std::io::ErrorKind::Other.into()))]
+        {
+            let taken = raw.take(Event::Read(end));
+            assert!(taken.hung_up && taken.messages.is_empty());
+        }
+        assert!(cooked.take(chunk(b"abc")).messages.len() == 1);
+        let taken = cooked.take(Event::Read(Some(Read::HungUp)));
+        assert!(taken.hung_up && taken.messages.is_empty());
+        assert!(cooked.take(Event::Read(None)).messages.len() == 1, "ctrl-d");
+    }
+
+    #[test]
+    fn what_is_typed_after_the_detach_keys_is_not_sent() {
         let mut input = Input::none(0);
         input.keys = Some(Matcher::new(Keys::default()));
-        assert!(input.take(chunk(b"\x10")).messages.is_empty());
-        let taken = input.take(Event::Chunk(None));
-        assert!(matches!(
-            &taken.messages[..],
-            [Message::Input(_), Message::InputEof(InputEof { offset: 1 })]
-        ));
-        assert!(!taken.detached);
+        let taken = input.take(chunk(b"a\x10\x11b"));
+        assert!(taken.detached && taken.messages.len() == 1);
+        let taken = input.take(chunk(b"c"));
+        assert!(!taken.detached && taken.messages.is_empty());
+        assert!(input.take(chunk(b"\x10\x11")).detached, "and once more");
     }
 }

@@ -8,9 +8,11 @@ use conti_proto::v1::{
 };
 use conti_shared::signal;
 use tokio::time::{sleep_until, timeout};
+use tonic::Status;
 
 use crate::{
     error::{Error, Result, is_broken},
+    output,
     stream::{
         Options,
         delivery::Delivery,
@@ -37,8 +39,10 @@ pub enum Left {
     Ended(SessionEnd),
     /// The connection broke off, and why.
     Broken(String),
-    /// The detach keys were pressed.
+    /// The detach keys were pressed, and the agent has let this client go.
     Detached,
+    /// They were pressed again while the agent could not be told.
+    Undetached,
     /// A signal ends this client.
     Signalled(i32),
 }
@@ -55,6 +59,8 @@ pub struct Pump {
     /// The session was there before this client.
     attached: bool,
     driving: bool,
+    /// The detach keys were pressed: the agent is to be told.
+    detaching: bool,
     outbox: VecDeque<Request>,
     end: Option<SessionEnd>,
     progress: bool,
@@ -90,6 +96,7 @@ impl Pump {
             terminal,
             attached,
             driving: !view_only,
+            detaching: false,
             outbox: VecDeque::new(),
             end: None,
             progress: false,
@@ -109,6 +116,11 @@ impl Pump {
     /// Whether this client drives the session, and does not only look.
     pub fn is_driving(&self) -> bool {
         self.driving
+    }
+
+    /// Whether the detach keys were pressed.
+    pub fn is_detaching(&self) -> bool {
+        self.detaching
     }
 
     /// Whether anything came since this was last asked.
@@ -135,15 +147,24 @@ impl Pump {
 
     /// What ends the wait for another link. Input is taken meanwhile, up to what can be kept.
     pub fn give_up(&mut self) -> impl Future<Output = Left> {
-        let Pump { signals, input, .. } = self;
+        let Pump { signals, input, detaching, .. } = self;
         async move {
             loop {
                 tokio::select! {
                     number = signals.end() => return Left::Signalled(number),
                     event = input.next(), if input.has_room() => {
                         // What is to be sent is kept for the next link.
-                        if input.take(event).detached {
-                            return Left::Detached;
+                        let taken = input.take(event);
+                        if taken.hung_up {
+                            return Left::Signalled(SIGHUP);
+                        }
+                        if taken.detached && std::mem::replace(detaching, true) {
+                            return Left::Undetached;
+                        }
+                        if taken.detached {
+                            output::note(
+                                "detaching once the agent answers; the same keys again leave without",
+                            );
                         }
                     }
                 }
@@ -153,6 +174,9 @@ impl Pump {
 
     /// Streams until the session ends, the link breaks, or the user leaves.
     pub async fn run(&mut self, link: &mut Link) -> Result<Left> {
+        if self.detaching {
+            return Ok(self.detach(link).await);
+        }
         let Some(requests) = link.requests.clone() else {
             return Ok(Left::Broken(why(None)));
         };
@@ -184,7 +208,10 @@ impl Pump {
                     let taken = self.input.take(event);
                     self.outbox.extend(taken.messages);
                     if taken.detached {
-                        return Ok(Left::Detached);
+                        break;
+                    }
+                    if taken.hung_up && let Some(number) = self.receive(Received::End(SIGHUP)) {
+                        return Ok(Left::Signalled(number));
                     }
                 }
                 permit = requests.reserve(), if writable && !self.outbox.is_empty() => {
@@ -212,30 +239,39 @@ impl Pump {
                 } => {}
             }
         }
+        drop(requests);
+        self.detaching = true;
+        Ok(self.detach(link).await)
     }
 
-    /// Gives up the session: all that was typed goes before.
-    pub async fn detach(&mut self, mut link: Link) {
-        let Some(requests) = link.requests.take() else { return };
-        let _ = timeout(DETACH_TIMEOUT, async {
-            self.outbox.push_back(Request::Detach(Detach {}));
-            // What comes in has to be taken, or the agent may not get to what goes out.
-            let mut responding = true;
-            for message in std::mem::take(&mut self.outbox) {
-                tokio::select! {
-                    biased;
-                    sent = requests.send(request(message)) => {
-                        if sent.is_err() {
-                            return;
-                        }
-                    }
-                    () = drain(&mut link), if responding => responding = false,
+    /// Gives up the session: all that was typed goes before. The agent closes the stream once it has let this client go.
+    async fn detach(&mut self, link: &mut Link) -> Left {
+        let Some(requests) = link.requests.take() else { return Left::Broken(why(None)) };
+        self.outbox.push_back(Request::Detach(Detach {}));
+        let outbox = std::mem::take(&mut self.outbox);
+        let sent = async move {
+            for message in outbox {
+                // The responses say why.
+                if requests.send(request(message)).await.is_err() {
+                    return;
                 }
             }
-            drop(requests);
-            drain(&mut link).await;
-        })
-        .await;
+        };
+        // What comes in has to be taken, or the agent may not get to what goes out.
+        let told = async {
+            tokio::pin!(sent);
+            tokio::select! {
+                biased;
+                () = &mut sent => drain(link).await,
+                // Where it has ended meanwhile, nothing is left to be detached from.
+                closed = drain(link) => closed.and_then(|ended| if ended { Ok(true) } else { Err(None) }),
+            }
+        };
+        match timeout(DETACH_TIMEOUT, told).await {
+            Ok(Ok(_)) => Left::Detached,
+            Ok(Err(status)) => Left::Broken(why(status.as_ref())),
+            Err(_) => Left::Broken("the agent does not answer".to_owned()),
+        }
     }
 
     fn respond(&mut self, response: Response) -> Result<()> {
@@ -324,7 +360,11 @@ impl Pump {
     }
 }
 
-/// Reads a link to its end.
-async fn drain(link: &mut Link) {
-    while let Ok(Some(_)) = link.next().await {}
+/// Reads a link until the agent closes it. Tells whether the session has ended.
+async fn drain(link: &mut Link) -> Result<bool, Option<Status>> {
+    let mut ended = false;
+    while let Some(response) = link.next().await? {
+        ended |= matches!(response, Response::End(_));
+    }
+    Ok(ended)
 }

@@ -15,11 +15,22 @@ const CHUNK: usize = 256 << 10;
 /// What an ordinary pipe holds: a read that fills it is a sign of a stream worth a wide one.
 const FULL_PIPE: usize = 64 << 10;
 
-/// What is read from stdin, chunk by chunk; its end is the end of the channel.
-pub type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+/// What is read from stdin, one after the other; its end is the end of the channel.
+pub type Reads = mpsc::Receiver<Read>;
+
+/// What came of a read.
+#[derive(Debug)]
+pub enum Read {
+    /// A chunk.
+    Data(Bytes),
+    /// It cannot be read.
+    Failed(io::Error),
+    /// It is a terminal that hung up: nobody has said that the input ends.
+    HungUp,
+}
 
 /// Begins to read. One chunk is read ahead.
-pub fn read() -> Result<Chunks> {
+pub fn read() -> Result<Reads> {
     let (sender, receiver) = mpsc::channel(1);
     thread::Builder::new()
         .name("stdin".to_owned())
@@ -28,14 +39,19 @@ pub fn read() -> Result<Chunks> {
     Ok(receiver)
 }
 
-fn read_all(chunks: &mpsc::Sender<io::Result<Bytes>>) {
+fn read_all(reads: &mpsc::Sender<Read>) {
+    let is_terminal = terminal::stdin_is_terminal();
     // A terminal gives a line at a time: a large buffer for each would be waste.
-    let size = if terminal::stdin_is_terminal() { 4 << 10 } else { CHUNK };
+    let size = if is_terminal { 4 << 10 } else { CHUNK };
     let mut widened = false;
     let mut buffer = Vec::new();
     loop {
         buffer.reserve_exact(size);
         match terminal::read_stdin(&mut buffer) {
+            Ok(0) | Err(_) if terminal::stdin_hung_up(is_terminal) => {
+                let _ = reads.blocking_send(Read::HungUp);
+                return;
+            }
             Ok(0) => return,
             Ok(n) => {
                 if n >= FULL_PIPE && !widened {
@@ -51,12 +67,12 @@ fn read_all(chunks: &mpsc::Sender<io::Result<Bytes>>) {
                 } else {
                     Bytes::from(std::mem::take(&mut buffer))
                 };
-                if chunks.blocking_send(Ok(chunk)).is_err() {
+                if reads.blocking_send(Read::Data(chunk)).is_err() {
                     return;
                 }
             }
             Err(error) => {
-                let _ = chunks.blocking_send(Err(error));
+                let _ = reads.blocking_send(Read::Failed(error));
                 return;
             }
         }

@@ -24,8 +24,8 @@ use unix as system;
 use windows as system;
 
 pub use system::{
-    Signals, is_regular_file, is_writable_now, read_stdin, size, wait_until_writable, widen_pipe,
-    write, write_at_once,
+    Signals, is_regular_file, is_writable_now, read_stdin, size, stdin_hung_up,
+    wait_until_writable, widen_pipe, write, write_at_once,
 };
 #[cfg(unix)]
 pub use unix::wait_until_readable;

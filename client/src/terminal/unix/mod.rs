@@ -109,15 +109,28 @@ fn wait_for(fd: impl AsFd, flags: PollFlags) {
     let _ = poll(&mut [PollFd::new(&fd, flags)], None);
 }
 
+/// Whether stdin is a terminal that has hung up. `was_terminal`: whether it was one before.
+pub fn stdin_hung_up(was_terminal: bool) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut stdin = [PollFd::from_borrowed_fd(stdio::stdin(), PollFlags::empty())];
+    let mut other_end_closed = || {
+        matches!(poll(&mut stdin, Some(&now)), Ok(1..))
+            && stdin[0].revents().contains(PollFlags::HUP)
+    };
+    // It is no terminal any more, by isatty(3).
+    matches!(termios::tcgetattr(stdio::stdin()), Err(Errno::IO))
+        || was_terminal && other_end_closed()
+}
+
 /// Reads from stdin behind what a buffer holds, as much as it has room for; waits until there is something.
-/// 0: the end. A terminal that hangs up reads as an error, as does a closed stdin: an end as well.
+/// 0: the end, and so is a stdin that is closed.
 pub fn read_stdin(buffer: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         match rustix::io::read(stdio::stdin(), spare_capacity(&mut *buffer)) {
             Ok(n) => return Ok(n),
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => wait_until_readable(stdio::stdin()),
-            Err(Errno::IO | Errno::BADF) => return Ok(0),
+            Err(Errno::BADF) => return Ok(0),
             Err(errno) => return Err(errno.into()),
         }
     }

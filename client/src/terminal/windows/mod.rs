@@ -103,6 +103,11 @@ pub fn wait_until_writable(_: Stdio) {}
 /// Pipes of this system have no size to be set.
 pub fn widen_pipe(_: Stdio) {}
 
+/// A console that is closed ends its processes.
+pub fn stdin_hung_up(_was_terminal: bool) -> bool {
+    false
+}
+
 /// Reads from stdin behind what a buffer holds, as much as it has room for; waits until there is something.
 /// 0: the end.
 pub fn read_stdin(buffer: &mut Vec<u8>) -> io::Result<usize> {
