@@ -2,6 +2,7 @@
 //! and dies only once the server of the filesystem ends (request_wait_answer in the kernel's fs/fuse/dev.c).
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
@@ -11,17 +12,18 @@ use std::{
 
 use conti_tests::{Agent, wait};
 
-/// Mounts itself at /mnt, in the mount namespace of a process if one is given, answers how it is to be spoken to, and then writes a line for each request that somebody
+/// Mounts itself at a path, in the mount namespace of a process if one is given, answers how it is to be spoken to, and then writes a line for each request that somebody
 /// waits for: not for FUSE_INTERRUPT, which says that one was killed.
 const SERVER: &str = r#"
 import ctypes, os, struct, sys
-log = open((sys.argv[2:] or ["/log/asked"])[0], "a", buffering=1)
+point, asked, *inside = sys.argv[1:]
+log = open(asked, "a", buffering=1)
 device = os.open("/dev/fuse", os.O_RDWR)
 options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % device
 libc = ctypes.CDLL(None, use_errno=True)
-if sys.argv[1:] and libc.setns(os.open(f"/proc/{sys.argv[1]}/ns/mnt", os.O_RDONLY), 0x20000):
+if inside and libc.setns(os.open(f"/proc/{inside[0]}/ns/mnt", os.O_RDONLY), 0x20000):
     raise OSError(ctypes.get_errno(), "setns")
-if libc.mount(b"hangs", b"/mnt", b"fuse", 0, options):
+if libc.mount(b"hangs", point.encode(), b"fuse", 0, options):
     raise OSError(ctypes.get_errno(), "mount")
 request = os.read(device, 1 << 20)
 unique = struct.unpack("Q", request[8:16])[0]
@@ -58,7 +60,7 @@ fn inspectors_that_hang_count_for_the_container_that_holds_them() {
     let server =
         ["run", "-d", "--name", "hangs", "--device", "/dev/fuse", "--cap-add", "SYS_ADMIN"];
     let server = server.into_iter().chain(["--userns", "host", "-v", &volume]);
-    agent.ok(server.chain(["--", "python3", "-c", SERVER]));
+    agent.ok(server.chain(["--", "python3", "-c", SERVER, "/mnt", "/log/asked"]));
     agent.ok(["run", "-d", "--name", "other", "--", "sleep", "100000"]);
     let asked = || fs::read_to_string(log.join("asked")).unwrap_or_default().lines().count();
     wait::until_true("it is mounted", || {
@@ -93,7 +95,7 @@ fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
     let main = agent.api(async |mut api| api.get("c").await.expect("it runs").pid).to_string();
     let log = agent.scratch("asked");
     let log = log.to_str().expect("text");
-    let server = Command::new("python3").args(["-c", SERVER, &main, log]).spawn();
+    let server = Command::new("python3").args(["-c", SERVER, "/mnt", log, &main]).spawn();
     let mut server = server.expect("python3 can be started");
     wait::until_true("it is mounted", || {
         agent.ok(["exec", "c", "--", "cat", "/proc/mounts"]).contains("hangs /mnt fuse")
@@ -109,5 +111,43 @@ fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
     assert_eq!(shown.lines().count(), 1, "and the container is there");
     agent.ok(["rm", "-f", "c"]);
     assert_eq!(agent.ok(["ps", "-aq"]), "");
+    agent.finish();
+}
+
+/// The agent is in a mount namespace of its own with the filesystem, whose server ends with it.
+fn behind_one_that_hangs(dir: &Path) -> Vec<OsString> {
+    let ends_with_the_agent = "ctypes.CDLL(None).prctl(1, 9)\n";
+    let server = SERVER.replacen("device =", &format!("{ends_with_the_agent}device ="), 1);
+    let script = "mkdir \"$1\"; python3 -c \"$0\" \"$1\" /dev/null & \
+                  until grep -q \"$1 fuse\" /proc/self/mounts; do sleep 0.05; done; shift; exec \"$@\"";
+    let mut words: Vec<OsString> =
+        ["unshare", "-m", "sh", "-c", script, &server].map(OsString::from).to_vec();
+    words.push(dir.join("hangs").into());
+    words
+}
+
+#[test]
+fn heavy_what_opens_a_source_that_hangs_is_given_up() {
+    let agent = Agent::start_behind(behind_one_that_hangs);
+    agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+    let file = agent.path("hangs/file").display().to_string();
+    let volume = format!("{file}:/mnt/file");
+    let calls = [
+        vec!["mount", "c", &volume],
+        vec!["mount", "host", &volume],
+        vec!["run", "--rm", "-v", &volume, "--", "true"],
+        vec!["rootfs", "build", "--from-host", &file, "--out", "-"],
+    ];
+    let calls = calls.map(|call| {
+        let mut command = agent.ctl(call.clone()).into_command();
+        let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        (call, running.expect("contictl can be started"))
+    });
+    for (call, running) in calls {
+        let output = running.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("the kernel has not answered"), "{call:?}: {said}");
+        assert_eq!(output.status.code(), Some(125), "{call:?}");
+    }
     agent.finish();
 }

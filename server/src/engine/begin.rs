@@ -19,7 +19,7 @@ use tracing::{Instrument as _, debug_span};
 use super::{
     Engine,
     assemble::{self, Joined},
-    bounds::{self, blocking},
+    bounds,
     container::{Container, HOST, PidNamespace},
     error::{Error, Result},
     facts,
@@ -100,7 +100,7 @@ impl Engine {
         let assembled = {
             let (engine, container, session_id) =
                 (self.clone(), container.clone(), session_id.clone());
-            blocking(bounds::SOURCES, "cannot open or mount a source", move || {
+            bounds::foreign(bounds::SOURCES, "cannot open or mount a source", move || {
                 assemble::assemble(&assemble::Request {
                     spec: &container.spec,
                     session_id: &session_id,

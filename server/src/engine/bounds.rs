@@ -6,6 +6,7 @@
 
 use std::{
     future::pending,
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -14,9 +15,13 @@ use conti_runtime::{
     inspect::process::{name_and_fields, start_time_in},
     protocol::ProcessId,
 };
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
 
 use super::{
+    carry,
     cgroup::Cgroups,
     error::{Error, Result, Stuck},
 };
@@ -34,6 +39,8 @@ pub const PREPARE: Duration = Duration::from_secs(30);
 pub const SET_UP: Duration = Duration::from_secs(90);
 /// Until what a plan needs was opened and mounted on the host. A journal that is replayed takes its time.
 pub const SOURCES: Duration = Duration::from_secs(90);
+/// Until the programs of a root filesystem were copied, of which there may be many.
+pub const COPY: Duration = Duration::from_secs(600);
 /// Until the kernel has told of one process.
 pub const PROCESS: Duration = Duration::from_secs(10);
 /// Until all monitors of an earlier agent have said where they stand. They do nothing else that takes long.
@@ -57,6 +64,59 @@ pub const STARTING_REMOVALS: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether a process that does not answer is able to.
 pub const LOOK: Duration = Duration::from_secs(1);
+
+/// How many threads the calls of one identity have that touch files and devices of others. What hangs there keeps its
+/// thread, also when its call was given up.
+pub const THREADS_EACH: usize = 32;
+/// How many there are of all, so that others are left for whatever else blocks: tokio has 512.
+const THREADS: usize = 256;
+
+/// The threads of all.
+static ALL_THREADS: LazyLock<carry::Threads> = LazyLock::new(|| Arc::new(Semaphore::new(THREADS)));
+
+/// A thread that may touch what hangs, among those of its caller and of all.
+#[derive(Debug)]
+pub struct Thread {
+    _own: Option<OwnedSemaphorePermit>,
+    _of_all: Option<OwnedSemaphorePermit>,
+}
+
+impl Thread {
+    /// Waits until one is free, until `limit`.
+    pub async fn free(limit: Duration, tried: &'static str) -> Result<Thread> {
+        let free = async {
+            // The semaphores are never closed.
+            let own = match carry::threads() {
+                Some(threads) => threads.acquire_owned().await.ok(),
+                None => None,
+            };
+            Thread { _own: own, _of_all: ALL_THREADS.clone().acquire_owned().await.ok() }
+        };
+        timeout(limit, free).await.map_err(|_| Error::Exhausted {
+            what: format!(
+                "{tried}: earlier calls wait for filesystems or devices that do not answer: {THREADS_EACH} of this \
+                 caller, or {THREADS} of all"
+            ),
+            errno: libc::ETIMEDOUT,
+        })
+    }
+}
+
+/// As [`blocking`], with files and devices of others, which may hang for ever. The thread counts for the caller as long
+/// as that takes.
+pub async fn foreign<T: Send + 'static>(
+    limit: Duration,
+    tried: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let begun = Instant::now();
+    let thread = Thread::free(limit, tried).await?;
+    let work = move || {
+        let _thread = thread;
+        work()
+    };
+    blocking(limit.saturating_sub(begun.elapsed()), tried, work).await
+}
 
 /// Waits for what a process does, until `limit`. Sooner given up where the process is seen to be stopped twice in a
 /// row: it answers when somebody lets it go on, which no time bounds.
@@ -98,13 +158,18 @@ pub async fn blocking<T: Send + 'static>(
         // A panic is a defect; it is told where it was made and goes on here.
         Ok(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Ok(Err(_)) => Err(Error::Stopping),
-        Err(_) => Err(Error::Exhausted {
-            what: format!(
-                "{tried}: the kernel has not answered for {}; a filesystem or a device may hang",
-                humantime::format_duration(Duration::from_secs(begun.elapsed().as_secs()))
-            ),
-            errno: libc::ETIMEDOUT,
-        }),
+        Err(_) => Err(silent(tried, begun.elapsed())),
+    }
+}
+
+/// The error for a kernel that does not answer.
+pub fn silent(tried: &'static str, waited: Duration) -> Error {
+    let waited = humantime::format_duration(Duration::from_secs(waited.as_secs()));
+    Error::Exhausted {
+        what: format!(
+            "{tried}: the kernel has not answered for {waited}; a filesystem or a device may hang"
+        ),
+        errno: libc::ETIMEDOUT,
     }
 }
 
@@ -234,5 +299,32 @@ mod tests {
     async fn an_answer_that_never_comes_is_given_up() {
         assert_eq!(answered(END, None, pending::<()>()).await, None);
         assert_eq!(answered(END, None, async { 7 }).await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn what_hangs_of_one_caller_leaves_threads_to_others() {
+        let (end, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(std::sync::Mutex::new(held));
+        let of = |threads: &carry::Threads, work: Box<dyn FnOnce() + Send>| {
+            let threads = threads.clone();
+            tokio::spawn(async move {
+                // As the work of a call that is carried out in a task of its own.
+                let work = async { carry::to_its_end(foreign(SOURCES, "cannot open", work)).await };
+                carry::holding(Arc::new(()), threads, work).await
+            })
+        };
+        let [one, other] = [(); 2].map(|()| carry::Threads::new(Semaphore::new(THREADS_EACH)));
+        for _ in 0..THREADS_EACH {
+            let held = held.clone();
+            drop(of(&one, Box::new(move || drop(held.lock().map(|end| end.recv())))));
+        }
+        while one.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let next = of(&one, Box::new(|| ()));
+        of(&other, Box::new(|| ())).await.unwrap().unwrap().unwrap();
+        assert!(!next.is_finished(), "it waits for a thread of its caller's");
+        drop(end);
+        next.await.unwrap().unwrap().unwrap();
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! A caller who may have so much under way at a time must not get rid of its share by hanging up: what counts as its
 //! share goes along with the work, and is given back when that ends. Nor must it get rid of its record: so does the
-//! [`Witness`], who is told what the work makes by the one who makes it.
+//! [`Witness`], who is told what the work makes by the one who makes it, and the [`Threads`] that it may have.
 
 use std::{any::Any, fmt::Debug, sync::Arc};
 
-use tokio::task::JoinHandle;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, LocalKey},
+};
 use tracing::Instrument as _;
 
 use super::{
@@ -30,14 +33,23 @@ pub trait Witness: Debug + Send + Sync {
     fn ended(&self, problem: Option<&dyn std::error::Error>);
 }
 
+/// How many threads the work of one caller may have that touch what may hang.
+pub type Threads = Arc<Semaphore>;
+
 tokio::task_local! {
     static HELD: Held;
+    static THREADS: Threads;
     static WITNESS: Arc<dyn Witness>;
 }
 
-/// Handles a call, which holds something.
-pub async fn holding<T>(held: Held, call: impl Future<Output = T>) -> T {
-    HELD.scope(held, call).await
+/// Handles a call, which holds something and may have so many threads.
+pub async fn holding<T>(held: Held, threads: Threads, call: impl Future<Output = T>) -> T {
+    HELD.scope(held, THREADS.scope(threads, call)).await
+}
+
+/// The threads of the caller. `None`: it is the agent itself.
+pub fn threads() -> Option<Threads> {
+    THREADS.try_with(Clone::clone).ok()
 }
 
 /// Handles a call before a witness.
@@ -65,10 +77,23 @@ pub fn to_its_end<T: Send + 'static>(
         drop(held);
         done
     };
-    let work = work.in_current_span();
-    match WITNESS.try_with(Clone::clone) {
-        Ok(witness) => tokio::spawn(before(witness, work)),
-        Err(_) => tokio::spawn(work),
+    // In a box: it is large, and each layer would move all of it, on the stack of whoever began it.
+    let work = Box::pin(work.in_current_span());
+    let work = within(&THREADS, work);
+    tokio::spawn(within(&WITNESS, work))
+}
+
+/// Work that has what the call has, where there is a call.
+fn within<K: Clone + 'static, T>(
+    key: &'static LocalKey<K>,
+    work: impl Future<Output = T>,
+) -> impl Future<Output = T> {
+    let of_call = key.try_with(Clone::clone);
+    async move {
+        match of_call {
+            Ok(of_call) => key.scope(of_call, work).await,
+            Err(_) => work.await,
+        }
     }
 }
 

@@ -451,7 +451,7 @@ impl Engine {
             process::overlay_env(&TOOLS_ENV.map(str::to_owned), &spec.process.env);
         let (tools, mut fds) = (tools.clone(), std::mem::take(&mut prepared.fds));
         let engine = self.clone();
-        let opened = blocking(bounds::SOURCES, "cannot open the tools", move || {
+        let opened = bounds::foreign(bounds::SOURCES, "cannot open the tools", move || {
             sources::tools::prepare(&tools, &engine.view, &mut fds).map(|tools| (tools, fds))
         });
         let (entries, mut fds) = opened.await??;

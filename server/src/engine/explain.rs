@@ -79,7 +79,7 @@ impl Engine {
         let (source, recursive) = found?;
         let image = self.launcher.image().try_clone_to_owned().ok()?;
         let of = source.clone();
-        let part = bounds::blocking(bounds::SOURCES, "cannot look at a mount", move || {
+        let part = bounds::foreign(bounds::SOURCES, "cannot look at a mount", move || {
             let namespace = UserNamespace::new(image.as_fd(), map).ok()?;
             unmappable_part(&of, recursive, namespace.fd.as_fd())
         });

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     access::{Caller, Role},
     engine::{
+        bounds,
         carry::{self, Held},
         session::Waiting,
     },
@@ -80,6 +81,7 @@ struct Inner {
 pub struct Share {
     calls: Arc<Semaphore>,
     questions: Arc<Semaphore>,
+    threads: carry::Threads,
     /// Bytes of large messages.
     pub large: Arc<Semaphore>,
     backlog: Backlog,
@@ -123,6 +125,7 @@ impl Shares {
         let share = Arc::new(Share {
             calls: Arc::new(Semaphore::new(CALLS_EACH)),
             questions: Arc::new(Semaphore::new(turns::EACH)),
+            threads: Arc::new(Semaphore::new(bounds::THREADS_EACH)),
             large: Arc::new(Semaphore::new(LARGE_EACH)),
             backlog: Backlog::default(),
         });
@@ -244,7 +247,8 @@ where
             request.extensions_mut().insert(backlog.clone());
             // With all that goes on when the caller hangs up.
             let held: Held = Arc::new((place, turn));
-            let response = carry::holding(held.clone(), inner.call(request)).await?;
+            let response =
+                carry::holding(held.clone(), share.threads.clone(), inner.call(request)).await?;
             Ok(response.map(|body| match body.is_end_stream() {
                 true => body,
                 false => Body::new(Outlet::new(body, backlog.answers, held)),

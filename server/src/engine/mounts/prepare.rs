@@ -57,9 +57,9 @@ impl Engine {
                 let owner = to.root_ids.filter(|_| container).unwrap_or((0, 0));
                 let make =
                     move || requested::make(&source, read_only, owner, nodev, within.as_deref());
-                tokio::task::spawn_blocking(make)
+                bounds::foreign(bounds::SOURCES, "cannot open or mount a source", make)
                     .await
-                    .map_err(|error| Error::Internal(format!("a mount was given up: {error}")))?
+                    .flatten()
             }
             (
                 Some(container),
@@ -169,7 +169,7 @@ async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
         MountSource::Bind { source, recursive, .. } if wanted.source_container.is_none() => {
             let (of, recursive) = (source.clone(), *recursive);
             let user = to.held.fd(NsType::User).and_then(|user| user.try_clone_to_owned().ok());
-            let part = bounds::blocking(bounds::SOURCES, "cannot look at a mount", move || {
+            let part = bounds::foreign(bounds::SOURCES, "cannot look at a mount", move || {
                 explain::unmappable_part(&of, recursive, user?.as_fd())
             });
             (source.clone(), part.await.ok().flatten())

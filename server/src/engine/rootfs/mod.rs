@@ -25,13 +25,16 @@ use rustix::{
     fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
     io::Errno,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Engine, carry,
+    Engine, bounds, carry,
     error::{Error, Result},
     id,
 };
+
+/// What is tried when programs are looked for and read.
+const LOOKING: &str = "cannot read the programs of the root filesystem";
 
 /// How much of an archive is sent in one part, in bytes.
 const PART: usize = 256 * 1024;
@@ -65,7 +68,7 @@ pub struct Archive(mpsc::Receiver<io::Result<Bytes>>);
 impl Engine {
     /// Builds a root filesystem in a directory of the host, which must be empty or not there.
     pub async fn build_rootfs(&self, programs: Vec<String>, directory: PathBuf) -> Result<Built> {
-        blocking(move || {
+        let build = bounds::foreign(bounds::COPY, "cannot build a root filesystem", move || {
             let collected = collect::collect(&programs)?;
             write_directory(&collected, &directory).map_err(|error| Error::Refused {
                 tried: "cannot build a root filesystem in".to_owned(),
@@ -79,16 +82,21 @@ impl Engine {
             });
             let (files, bytes) = (files.clone().count() as u64, bytes.sum());
             Ok(Built { programs: collected.programs, files, bytes })
-        })
-        .await
+        });
+        // A thread cannot be stopped: it goes on when the caller has gone.
+        carry::change(async { build.await.flatten() }).await
     }
 
     /// Builds a root filesystem as a tar archive. The same programs give the same archive.
     pub async fn export_rootfs(&self, programs: Vec<String>) -> Result<Archive> {
         // What cannot be found is told before anything else.
-        let collected = blocking(move || collect::collect(&programs)).await?;
+        let collect = move || collect::collect(&programs);
+        let collected = bounds::foreign(bounds::SOURCES, LOOKING, collect).await.flatten()?;
         let (sender, receiver) = mpsc::channel(4);
+        // It ends when the archive does, or when nobody takes that any more.
+        let thread = bounds::Thread::free(bounds::SOURCES, LOOKING).await?;
         tokio::task::spawn_blocking(move || {
+            let _thread = thread;
             let parts = Parts { sender: sender.clone(), part: Vec::with_capacity(PART) };
             if let Err(error) = write_archive(&collected, parts) {
                 // A client that has gone away asks for nothing more.
@@ -102,23 +110,15 @@ impl Engine {
 impl Archive {
     /// The next bytes. `None`: that was all.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        self.0.recv().await.transpose().map_err(|error| Error::Refused {
+        let next = timeout(bounds::SOURCES, self.0.recv())
+            .await
+            .map_err(|_| bounds::silent(LOOKING, bounds::SOURCES))?;
+        next.transpose().map_err(|error| Error::Refused {
             tried: "cannot read the files of".to_owned(),
             argument: "the archive".into(),
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         })
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    // A thread cannot be stopped: it goes on when the caller has gone.
-    carry::change(async {
-        let given_up = |error| Err(Error::Internal(format!("the work was given up: {error}")));
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(given_up)
-    })
-    .await
 }
 
 /// Opens a file that is to be copied, if it still is what it was collected as. Its path had no links in it then.
