@@ -12,8 +12,8 @@ use std::{
 
 use conti_tests::{Agent, wait};
 
-/// Mounts itself at a path, in the mount namespace of a process if one is given, answers how it is to be spoken to, and then writes a line for each request that somebody
-/// waits for: not for FUSE_INTERRUPT, which says that one was killed.
+/// Mounts itself at a path, in the mount namespace of a process if one is given, answers how it is to be spoken to, and
+/// then writes a line for each request that somebody waits for: not for FUSE_INTERRUPT, which says that one was killed.
 const SERVER: &str = r#"
 import ctypes, os, struct, sys
 point, asked, *inside = sys.argv[1:]
