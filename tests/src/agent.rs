@@ -187,6 +187,18 @@ impl Agent {
     pub fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the agent runs");
         kill_process(Pid::from_child(child), signal).expect("the agent can be signalled");
+        if signal == Signal::STOP {
+            // Each of its threads stops by itself.
+            let threads = format!("/proc/{}/task", child.id());
+            wait::until_true("the agent is stopped", || {
+                let all = fs::read_dir(&threads).expect("its threads").flatten();
+                let stats =
+                    all.filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+                stats
+                    .into_iter()
+                    .all(|stat| stat.rsplit_once(") ").is_some_and(|(_, at)| at.starts_with('T')))
+            });
+        }
     }
 
     /// Kills the agent as a crash would (SIGKILL).
@@ -276,7 +288,9 @@ impl Agent {
 
     /// Clears away by force what a failed test may have left.
     fn sweep(&mut self) {
-        if self.child.is_some() {
+        if let Some(child) = &self.child {
+            // A test may have stopped it: nothing would be answered.
+            let _ = kill_process(Pid::from_child(child), Signal::CONT);
             self.watch();
             let socket = self.path("contid.sock");
             let _ = self.runtime.block_on(async {

@@ -359,6 +359,8 @@ impl Session {
 
     /// The process has ended, or the stage before it. What the status pipe still holds comes first.
     fn handle_end(&mut self) {
+        // Whoever killed it has said so before, and may not be heard yet: poll(2) looks at one fd after the other.
+        self.handle_agent();
         match self.process.as_mut().and_then(Process::leave_stage) {
             Some(Ok(())) => return self.look_soon(),
             Some(Err(outcome)) => return self.conclude(outcome),
