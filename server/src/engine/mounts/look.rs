@@ -21,7 +21,7 @@ use super::made::Made;
 /// What is seen of a mount that was being attached.
 #[derive(Debug)]
 pub enum Seen {
-    /// It is in its place: with [`Facts::kernel`].
+    /// It is in its place: with [`super::made::Facts::kernel`].
     There(Option<bool>),
     /// It is not.
     Absent,
