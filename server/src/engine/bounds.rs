@@ -39,7 +39,7 @@ pub const PREPARE: Duration = Duration::from_secs(30);
 pub const SET_UP: Duration = Duration::from_secs(90);
 /// Until what a plan needs was opened and mounted on the host. A journal that is replayed takes its time.
 pub const SOURCES: Duration = Duration::from_secs(90);
-/// Until the programs of a root filesystem were copied, of which there may be many.
+/// Until the programs of a root filesystem, which may be many, are copied.
 pub const COPY: Duration = Duration::from_secs(600);
 /// Until the kernel has told of one process.
 pub const PROCESS: Duration = Duration::from_secs(10);

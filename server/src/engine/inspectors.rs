@@ -2,7 +2,7 @@
 //!
 //! One that was given up is killed, but not gone while a filesystem holds it in the kernel (a FUSE mount whose server
 //! has taken the request and never answers). That lasts for as long as the server, so such a one keeps its place
-//! among those of its container: nobody fills the host with them by looking again and again.
+//! among those of its container: repeated looks cannot fill the host with them.
 
 use std::{
     collections::HashMap,

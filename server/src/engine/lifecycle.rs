@@ -579,7 +579,7 @@ impl Engine {
     }
 }
 
-/// Refuses to take a container for gone of which a process does not die.
+/// Refuses to treat a container as gone while one of its processes lives.
 async fn check_undying(container: &Container) -> Result<()> {
     let mut found = container.undying();
     for _ in 0..10 {

@@ -567,7 +567,7 @@ impl Engine {
             PidNamespace::Of(container) => Some(container),
             PidNamespace::None | PidNamespace::Unknown => None,
         };
-        // A session of which it is not known where it belongs may be that of any.
+        // If it is not known where a session belongs, it may belong to any.
         let in_doubt = self.registry.sessions(None).iter().any(|session| {
             let record = &session.record;
             record.unknown && record.container.is_none() && !session.ended()

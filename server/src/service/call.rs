@@ -192,8 +192,8 @@ impl Call {
             true => Ok(()),
             false => rules::beyond(
                 "mounts",
-                "that are gone, or neighbours, have shown to what runs in there what the caller may not have; that \
-                 counts until it is stopped",
+                "that were taken away, or neighbours that have left, gave its processes what the caller may not have; \
+                 this counts until the container is stopped",
             ),
         }
     }

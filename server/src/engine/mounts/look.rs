@@ -27,7 +27,7 @@ pub enum Seen {
     Absent,
 }
 
-/// Whether a process is there. One of which that cannot be told counts as being there.
+/// Whether a process lives. If that cannot be determined, it counts as alive.
 pub fn lives(process: ProcessId) -> bool {
     let is_gone = |error: &io::Error| {
         error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
@@ -36,7 +36,7 @@ pub fn lives(process: ProcessId) -> bool {
         || process::start_time(process.pid).is_err_and(|error| !is_gone(&error))
 }
 
-/// Looks whether a mount is in its place. One of which that cannot be told counts as being there.
+/// Looks whether a mount is in its place. If that cannot be determined, it counts as being there.
 pub fn seen(made: &Made) -> Seen {
     see(made.witness(), made.namespace, |look| look.at(made))
 }
