@@ -103,6 +103,11 @@ impl Fields {
             "lower" => self.lowers.push(text()?.to_owned()),
             "upper" => text()?.clone_into(&mut self.upper),
             "work" => text()?.clone_into(&mut self.work),
+            _ if key.contains(':') => {
+                return Err(format!(
+                    "{key:?} is no mount: in SOURCE:TARGET both paths must be absolute"
+                ));
+            }
             _ => {
                 return Err(format!(
                     "there is no key {key:?}; the keys are type, src, dst, ro, recursive-ro, \
@@ -300,6 +305,8 @@ mod tests {
         ] {
             assert!(mount(text).is_err(), "{text:?}");
         }
+        let refused = mount("b:/mnt").expect_err("a path that is relative");
+        assert!(refused.contains("absolute"), "{refused}");
     }
 
     proptest! {
