@@ -37,11 +37,19 @@ static ORDERS: Mutex<Option<mpsc::Sender<Order>>> = Mutex::new(None);
 /// Makes a devpts instance. `owner`: the host's ids of the container's root user; `tty_group`: the group that may
 /// write to its terminals, on the host. Without one nobody but their users may.
 pub fn devpts(owner: (u32, u32), tty_group: Option<u32>) -> Result<OwnedFd> {
-    let made = orders().and_then(|orders| {
+    let order = || {
+        let orders = orders()?;
         let (made, answer) = mpsc::channel();
-        orders.send(Order { owner, tty_group, made }).map_err(io::Error::other)?;
-        answer.recv().map_err(io::Error::other)
-    });
+        let made = orders.send(Order { owner, tty_group, made }).is_ok();
+        // A thread that died takes no order with it: there is another for the next.
+        let made = made.then(|| answer.recv().ok()).flatten();
+        if made.is_none() {
+            *ORDERS.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        Ok(made)
+    };
+    let made = order().and_then(|made| made.map_or_else(order, |made| Ok(Some(made))));
+    let made = made.and_then(|made| made.ok_or_else(|| io::Error::other("its thread died")));
     let refused = |error: io::Error| Refused {
         errno: Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
         words: error.to_string(),
@@ -98,6 +106,12 @@ fn instance(owner: (u32, u32), tty_group: Option<u32>) -> std::result::Result<Ow
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_died_is_replaced() {
+        *ORDERS.lock().expect("nobody died with it") = Some(mpsc::channel().0);
+        devpts((0, 0), None).expect("made by another");
+    }
 
     #[test]
     fn they_are_not_made_in_the_mount_namespace_of_the_host() {
