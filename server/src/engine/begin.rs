@@ -236,16 +236,18 @@ impl Engine {
         if matches!(container.spec.rootfs, Rootfs::Dir { overlay: false, .. }) {
             return Vec::new();
         }
-        let name = |made: &Made| match &made.container_id {
-            Some(id) => self.registry.container(id).map_or(id.clone(), |of| of.spec.name.clone()),
-            None => format!("process {}", made.process.pid),
+        // Whoever starts it need not see what others have.
+        let place = |made: &Made| {
+            let id = made.container_id.as_ref()?;
+            let of = self.registry.container(id).ok()?;
+            let own = of.spec.maker == container.spec.maker;
+            own.then(|| format!("on {} in {}", made.mount.target, of.spec.name))
         };
         let warning = |made: Arc<Made>| {
             format!(
-                "its files of before are still mounted on {} in {}: what is written there and here may be lost; \
-                 unmount them there, and start it again",
-                made.mount.target,
-                name(&made)
+                "its files of before are still mounted {}: what is written there and here may be lost; unmount them \
+                 there, and start it again",
+                place(&made).unwrap_or_else(|| "elsewhere".to_owned()),
             )
         };
         self.made_mounts.from(&container.id).into_iter().map(warning).collect()

@@ -39,17 +39,17 @@ impl Holdings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts something new of an identity, if there is room for it.
+    /// Counts something new of an identity, if there is room for it. Another may ask for it, and is not told whose
+    /// it is: who starts a container need not be who made it.
     pub fn take(self: &Arc<Self>, owner: Option<&str>, bytes: usize) -> Result<Holding> {
         let mut all = self.lock();
-        let owner_name = owner.unwrap_or_default();
-        let held = held(&all, owner_name);
+        let held = held(&all, owner.unwrap_or_default());
         if !has_room(held, bytes) {
             return Err(Error::Exhausted {
                 what: format!(
-                    "what containers and sessions of {owner_name} are made of (arguments, environment, labels, mounts) \
-                     takes {} KiB of the agent's memory, and this would take {} KiB more, of {} KiB for one identity; \
-                     remove containers, end sessions, or give them less",
+                    "what containers and sessions of the one who made this are made of (arguments, environment, labels, \
+                     mounts) takes {} KiB of the agent's memory, and this would take {} KiB more, of {} KiB for one \
+                     identity; remove containers, end sessions, or give them less",
                     held >> 10,
                     bytes.div_ceil(1 << 10),
                     EACH >> 10
@@ -140,10 +140,9 @@ impl Engine {
         }
         Err(Error::Exhausted {
             what: format!(
-                "{all} sessions run, {own} of them of {}, and the agent has files for {most} (of {files} that it may \
-                 open), of which each identity leaves as many to others as it has; end some, or give the agent more \
-                 files (ulimit -n, LimitNOFILE)",
-                owner.unwrap_or("nobody")
+                "{all} sessions run, {own} of them in the name of the one who made this, and the agent has files for \
+                 {most} (of {files} that it may open), of which each identity leaves as many to others as it has; end \
+                 some, or give the agent more files (ulimit -n, LimitNOFILE)"
             ),
             errno: libc::EAGAIN,
         })
@@ -211,21 +210,22 @@ mod tests {
     #[test]
     fn each_identity_has_so_much_and_gets_it_back() {
         let holdings = Arc::new(Holdings::default());
-        let first = holdings.take(Some("a"), EACH).expect("there is room");
-        let refused = holdings.take(Some("a"), 1).expect_err("it has all").to_string();
-        assert!(refused.contains("of a ") && refused.contains("remove"), "{refused}");
+        let first = holdings.take(Some("alice"), EACH).expect("there is room");
+        let refused = holdings.take(Some("alice"), 1).expect_err("it has all").to_string();
+        assert!(!refused.contains("alice"), "another may ask: {refused}");
+        assert!(refused.contains("remove"), "{refused}");
         assert!(holdings.take(Some("b"), EACH).is_ok());
         first.set(EACH / 2);
-        let second = holdings.take(Some("a"), EACH / 2).expect("there is room again");
+        let second = holdings.take(Some("alice"), EACH / 2).expect("there is room again");
         // What is there grows all the same, and is found by the next agent.
         second.set(EACH);
-        let third = holdings.note(Some("a"), EACH);
+        let third = holdings.note(Some("alice"), EACH);
         drop((first, second));
         let refused = holdings.check(Some("alice"), EACH + 1).expect_err("too much").to_string();
         assert!(!refused.contains("alice"), "another may ask: {refused}");
-        assert!(holdings.check(Some("a"), 1).is_err());
+        assert!(holdings.check(Some("alice"), 1).is_err());
         drop(third);
-        assert!(holdings.check(Some("a"), EACH).is_ok());
+        assert!(holdings.check(Some("alice"), EACH).is_ok());
         assert!(holdings.lock().is_empty());
     }
 
