@@ -55,6 +55,20 @@ mod needs_user_namespaces {
         agent.finish();
     }
 
+    /// As root inside would, which may do everything in a directory of any of its ids.
+    #[test]
+    fn a_point_is_made_in_a_directory_of_another_user_of_the_container() {
+        let agent = Agent::start();
+        agent.ok(["run", "-d", "--name", "c", "--userns", "auto", "--", "sleep", "1000"]);
+        let script = "mkdir /of && chown 1000:1000 /of && chmod 700 /of";
+        agent.ok(["exec", "c", "--", "sh", "-c", script]);
+        agent.ok(["mount", "--mkdir", "c", "type=tmpfs,dst=/of/tmpfs"]);
+        agent.ok(["umount", "c", "/of/tmpfs"]);
+        let owner = agent.ok(["exec", "c", "--", "stat", "-c", "%u:%g", "/of/tmpfs"]);
+        assert_eq!(owner, "0:0");
+        agent.finish();
+    }
+
     #[test]
     fn ids_are_taken_as_long_as_anybody_has_them() {
         // Room for two.

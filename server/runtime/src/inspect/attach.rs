@@ -9,17 +9,19 @@ use rustix::{
     fs::{AtFlags, FileType, Mode, OFlags, fstat, mkdirat, openat, unlinkat},
     io::Errno,
     mount::{MoveMountFlags, move_mount},
+    thread::{CapabilitySet, capabilities, set_capabilities},
 };
 
 use super::{
     answers::Answers,
     joined::{Joined, Point},
-    process::mount_id,
+    process::{self, mount_id},
     question::{Answer, Failure},
 };
 use crate::{
     fault,
     kernel_fs::{self, Tree},
+    plan::IdMap,
     protocol::ProcessId,
     sys::cred::set_file_ids,
 };
@@ -42,6 +44,7 @@ pub(super) fn attach(
     answers: &mut Answers<'_>,
 ) -> Result<(), Failure> {
     let failed = |tried: &'static str| move |errno| Failure::refused(tried, wanted.point, errno);
+    let maps = id_maps(to.pid)?;
     let joined = Joined::enter(to, Some(namespace))?;
     let place = Point::find(&joined.root, wanted.point)?;
     // Before anything is made there.
@@ -51,7 +54,7 @@ pub(super) fn attach(
     }
     let (target, made) = match place.open() {
         Err(Errno::NOENT) if wanted.create => {
-            make(&place, wanted.dir, wanted.root_ids)
+            make(&place, wanted.dir, wanted.root_ids, &maps)
                 .map_err(|errno| refusal(wanted.point, errno))?;
             (place.open().map_err(failed("cannot open what was made at"))?, true)
         }
@@ -118,12 +121,22 @@ fn guarded(point: &[u8]) -> Failure {
 
 /// Makes the place, as the root of the target's user namespace (others may have no id there), or else as the
 /// owner of the directory that it is made in.
-fn make(place: &Point<'_>, dir: bool, root: Option<(u32, u32)>) -> Result<(), Errno> {
-    let owner = match root {
-        Some(ids) => ids,
-        None => fstat(&place.parent).map(|stat| (stat.st_uid, stat.st_gid))?,
-    };
-    set_file_ids(owner);
+fn make(
+    place: &Point<'_>,
+    dir: bool,
+    root: Option<(u32, u32)>,
+    (users, groups): &(Vec<IdMap>, Vec<IdMap>),
+) -> Result<(), Errno> {
+    let stat = fstat(&place.parent)?;
+    set_file_ids(root.unwrap_or((stat.st_uid, stat.st_gid)));
+    let known = IdMap::inside(users, stat.st_uid).is_some();
+    if known && IdMap::inside(groups, stat.st_gid).is_some() {
+        // What belongs to an id of the target, its root may change (capable_wrt_inode_uidgid() in the kernel's
+        // kernel/capability.c). Other ids for files have taken this right away (capabilities(7)).
+        let mut own = capabilities(None)?;
+        own.effective |= CapabilitySet::DAC_OVERRIDE & own.permitted;
+        set_capabilities(None, own)?;
+    }
     let made = if dir {
         mkdirat(&place.parent, place.name, Mode::from_raw_mode(0o755))
     } else {
@@ -133,6 +146,13 @@ fn make(place: &Point<'_>, dir: bool, root: Option<(u32, u32)>) -> Result<(), Er
     };
     set_file_ids((0, 0));
     made
+}
+
+/// The ids of users and of groups that the user namespace of a process has.
+fn id_maps(pid: i32) -> Result<(Vec<IdMap>, Vec<IdMap>), Failure> {
+    let directory = process::directory(pid)?;
+    let map = |name| process::id_map(&directory, name).map_err(|error| process::gone(pid, &error));
+    Ok((map("uid_map")?, map("gid_map")?))
 }
 
 fn refusal(point: &[u8], errno: Errno) -> Failure {
