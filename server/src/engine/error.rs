@@ -100,7 +100,7 @@ pub enum Error {
         sentence: String,
     },
     /// A source on the host could not be opened or mounted.
-    #[error("{what} {argument:?}: {}; {hint}", errno_text(*.errno))]
+    #[error("{what} {argument:?}: {}{}", errno_text(*.errno), source_hint(*.errno, .hint))]
     Source {
         /// The step's name, part of the API, e.g. `mount` or `rootfs`.
         step: &'static str,
@@ -229,9 +229,29 @@ fn taken_sentence(name: &str, id: Option<&str>) -> String {
     }
 }
 
-/// The kernel's words for an errno, with its number.
+/// The kernel's words for an errno, with its number, and what to do where that is the same whatever was tried.
 pub fn errno_text(errno: i32) -> String {
-    std::io::Error::from_raw_os_error(errno).to_string()
+    let words = std::io::Error::from_raw_os_error(errno);
+    match errno {
+        libc::EMFILE => format!(
+            "{words}; that is the agent's limit (ulimit -n, LimitNOFILE), or one that was asked for (rlimits)"
+        ),
+        libc::ENFILE => format!("{words}; that is the host's limit (fs.file-max)"),
+        _ => words.to_string(),
+    }
+}
+
+/// Whether an errno says that there is too little of something, and not that what was asked for is at fault.
+pub fn is_want(errno: i32) -> bool {
+    matches!(errno, libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC | libc::EDQUOT)
+}
+
+/// What to do about a source, where it is the source that is at fault.
+fn source_hint(errno: i32, hint: &str) -> String {
+    match errno {
+        libc::ENOMEM | libc::EMFILE | libc::ENFILE => String::new(),
+        _ => format!("; {hint}"),
+    }
 }
 
 /// The same behind a colon, where there is an errno.

@@ -18,7 +18,7 @@ use super::convert::{Violations, checked, violation::cut};
 use crate::{
     access::{Caller, Peer, Role},
     audit::Failed,
-    engine::error::{Error, Stuck},
+    engine::error::{Error, Stuck, is_want},
     pki, reserve,
 };
 
@@ -101,10 +101,7 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
             let code = match errno {
                 libc::ENOENT => Code::NotFound,
                 libc::EACCES | libc::EPERM => Code::PermissionDenied,
-                libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC => {
-                    Code::ResourceExhausted
-                }
-                _ => Code::FailedPrecondition,
+                _ => code_of_setup(errno),
             };
             let errno = errno.to_string();
             let argument = text::bytes(&argument);
@@ -130,9 +127,9 @@ fn describe(error: Error, details: &mut ErrorDetails) -> (Code, Vec<(&'static st
 
 /// Whether the host was out of something, or something else was in the way.
 fn code_of_setup(errno: i32) -> Code {
-    match errno {
-        libc::ENOSPC | libc::EDQUOT => Code::ResourceExhausted,
-        _ => Code::FailedPrecondition,
+    match is_want(errno) {
+        true => Code::ResourceExhausted,
+        false => Code::FailedPrecondition,
     }
 }
 
@@ -443,6 +440,29 @@ mod tests {
         assert_eq!(metadata["step"], "pivot_root");
         assert_eq!(metadata["argument"], "/x");
         assert_eq!(metadata["errno"], libc::EBUSY.to_string());
+    }
+
+    #[test]
+    fn too_little_of_something_is_no_fault_of_what_was_asked_for() {
+        let source = |errno| Error::Source {
+            step: "rootfs",
+            what: "cannot open",
+            argument: "/x".into(),
+            errno,
+            hint: "it must be a directory",
+        };
+        let refused =
+            |errno| Error::Refused { tried: "cannot open".into(), argument: b"/x".into(), errno };
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM] {
+            let status = of(source(errno));
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            assert!(!status.message().contains("directory"), "{}", status.message());
+            assert_eq!(of(refused(errno)).code(), Code::ResourceExhausted);
+        }
+        assert!(of(refused(libc::EMFILE)).message().contains("ulimit -n"));
+        let status = of(source(libc::ENOTDIR));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().ends_with("; it must be a directory"), "{}", status.message());
     }
 
     #[test]
