@@ -9,7 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use conti_runtime::{
@@ -35,6 +35,8 @@ use super::{
     store::{self, Durability},
 };
 
+/// For how long the end of a container is waited for, where a process in it has gone already.
+const A_MOMENT: Duration = Duration::from_millis(500);
 /// The file of a container's record, in its directory.
 pub const RECORD: &str = "container.json";
 
@@ -455,6 +457,29 @@ impl Container {
             (ContainerState::Running, Some(process)) => Ok(process),
             (state, _) => Err(self.wrong_state(state, action, "running")),
         }
+    }
+
+    /// Waits for its end, where a process in it has gone already: whether it came.
+    pub async fn ends_soon(&self) -> bool {
+        let end = async {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Registered before it is looked at: what comes later is told.
+            ended.as_mut().enable();
+            if self.now().end.is_none() {
+                ended.await;
+            }
+        };
+        tokio::time::timeout(A_MOMENT, end).await.is_ok()
+    }
+
+    /// Why `action` failed: that it has ended, where a process that is gone was in the way.
+    pub async fn explain_gone(&self, action: &'static str, error: Error) -> Error {
+        if !matches!(error, Error::TargetGone { .. }) {
+            return error;
+        }
+        self.ends_soon().await;
+        self.running_process(action).err().unwrap_or(error)
     }
 
     /// An error that says that it must be in another state than the one in which it was found. It may have come to

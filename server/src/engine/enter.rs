@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use conti_runtime::{
@@ -43,9 +43,6 @@ use super::{
 
 /// The environment of tools, beside PATH and TERM.
 const TOOLS_ENV: [&str; 2] = ["HOME=/root", "LANG=C.UTF-8"];
-
-/// For how long the end of a container is waited for, where a process in it has gone already.
-const A_MOMENT: Duration = Duration::from_millis(500);
 
 /// A session that is ready to be handed to its monitor.
 struct Prepared {
@@ -246,8 +243,7 @@ impl Engine {
         if matches!(&error, Error::TargetGone { .. })
             || matches!(&error, Error::Setup(failure) if not_begun(failure))
         {
-            // Its end arrives a moment later.
-            let _ = tokio::time::timeout(A_MOMENT, container_ended(&container)).await;
+            container.ends_soon().await;
         }
         let runs = container.running_process("run a command in");
         runs.err().unwrap_or(error)
@@ -266,8 +262,7 @@ impl Engine {
         if let (Some(container), true) = (container, killed) {
             // The kernel kills what is in a pid namespace just before its init is reaped: that end
             // arrives a moment later.
-            let gone = tokio::time::timeout(A_MOMENT, container_ended(container)).await;
-            if gone.is_ok() {
+            if container.ends_soon().await {
                 outcome.end.reason = EndReason::ContainerGone;
             } else if container.now().cgroup.as_ref().is_some_and(|cgroup| cgroup.take_oom_kill()) {
                 outcome.end.reason = EndReason::OutOfMemory;
@@ -503,17 +498,6 @@ impl Engine {
         let monitor = self.slots.monitor_with(Vec::new()).await?;
         let (place, process) = (Place::Host(plan), spec.process.clone().alone());
         Ok(Prepared { place, process, fds, monitor, cgroup: None, devpts, container: None })
-    }
-}
-
-/// Waits until a container's main process has ended.
-async fn container_ended(container: &Container) {
-    let ended = container.ended.notified();
-    tokio::pin!(ended);
-    // Registered before it is looked at: what comes later is told.
-    ended.as_mut().enable();
-    if container.now().end.is_none() {
-        ended.await;
     }
 }
 

@@ -33,7 +33,7 @@ impl Engine {
     /// Lists a directory of a target.
     pub async fn list_directory(&self, target: &Target, path: Vec<u8>) -> Result<Files<Entry>> {
         let of = self.process_of(target, "look into")?;
-        self.files(&Question::List { of, path }, |answer| match answer {
+        self.files(target, &Question::List { of, path }, |answer| match answer {
             Answer::Entry(entry) => Some(entry),
             _ => None,
         })
@@ -49,7 +49,7 @@ impl Engine {
         limit: u64,
     ) -> Result<Files<Content>> {
         let of = self.process_of(target, "look into")?;
-        self.files(&Question::Read { of, path, offset, limit }, |answer| match answer {
+        self.files(target, &Question::Read { of, path, offset, limit }, |answer| match answer {
             Answer::File { size } => Some(Content::Size(size)),
             Answer::Data(data) => Some(Content::Data(data)),
             _ => None,
@@ -68,7 +68,7 @@ impl Engine {
     ) -> Result<Files<Measured>> {
         let of = self.process_of(target, "look into")?;
         let measure = Measure { of, paths, one_file_system, max_depth, top };
-        self.files(&Question::Measure(measure), |answer| match answer {
+        self.files(target, &Question::Measure(measure), |answer| match answer {
             Answer::Progress { seen, allocated } => Some(Measured::Progress(seen, allocated)),
             Answer::Held(held) => Some(Measured::Held(held)),
             _ => None,
@@ -78,10 +78,11 @@ impl Engine {
 
     async fn files<T>(
         &self,
+        target: &Target,
         question: &Question,
         pick: fn(Answer) -> Option<T>,
     ) -> Result<Files<T>> {
-        Ok(Files { inspection: self.inspect(question, &[]).await?, pick })
+        Ok(Files { inspection: self.look_into(target, question).await?, pick })
     }
 }
 

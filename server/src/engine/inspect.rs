@@ -1,6 +1,6 @@
 //! Questions about the host or a target, each answered by an inspector of its own.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc, time::Duration};
 
 use conti_runtime::{
     inspect::question::{Answer, Failure, MAX_PACKET, Question},
@@ -15,7 +15,9 @@ use tokio::{
 
 use super::{
     Engine, bounds,
+    container::Container,
     error::{Error, Result},
+    fault,
     inspectors::Turn,
     io_error,
     process::Pinned,
@@ -39,9 +41,30 @@ pub struct Inspection {
     /// Whether the last answer has come.
     over: bool,
     turn: Turn,
+    /// What is looked into, where that is a container.
+    container: Option<Arc<Container>>,
 }
 
 impl Engine {
+    /// Asks a question about a target. Where that is a container which ends meanwhile, the answer is that it does.
+    pub(super) async fn look_into(
+        &self,
+        target: &Target,
+        question: &Question,
+    ) -> Result<Inspection> {
+        let container = self.container_in(target);
+        fault::point("look_into.asked").await;
+        let mut inspection = self.inspect(question, &[]).await?;
+        inspection.container = container;
+        Ok(inspection)
+    }
+
+    /// The container that a target is.
+    pub(super) fn container_in(&self, target: &Target) -> Option<Arc<Container>> {
+        let Target::Container(id) = target else { return None };
+        self.registry.container(id).ok()
+    }
+
     /// Asks a question, with fds beside it.
     pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
         let waits = self.counts.question_waits();
@@ -54,8 +77,15 @@ impl Engine {
         let failed = io_error("cannot make an inspector");
         let (socket, pid) = self.launcher.spawn_inspector().await?;
         let socket = watched(socket).map_err(&failed)?;
-        let mut inspection =
-            Inspection { socket, pid, process: None, fds: Vec::new(), over: false, turn };
+        let mut inspection = Inspection {
+            socket,
+            pid,
+            process: None,
+            fds: Vec::new(),
+            over: false,
+            turn,
+            container: None,
+        };
         // It is known, so that it can be ended, before it has something to hang on.
         inspection.receive().await?;
         let fds: Vec<_> = fds.iter().map(std::os::fd::AsFd::as_fd).collect();
@@ -86,7 +116,12 @@ impl Inspection {
                     Answer::Done => self.over = true,
                     Answer::Failed(failure) => {
                         self.over = true;
-                        return Err(failure.into());
+                        return Err(match &self.container {
+                            Some(container) => {
+                                container.explain_gone("look into", failure.into()).await
+                            }
+                            None => failure.into(),
+                        });
                     }
                     other => content.push(other),
                 }

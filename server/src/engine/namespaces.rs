@@ -46,7 +46,8 @@ impl Engine {
         types: Vec<NsType>,
     ) -> Result<Namespaces> {
         let of = target.map(|target| self.process_of(target, "look into")).transpose()?;
-        let inspection = self.inspect(&Question::Namespaces { of }, &[]).await?;
+        let question = Question::Namespaces { of };
+        let inspection = self.look_into(target.unwrap_or(&Target::Host), &question).await?;
         let host: Vec<u64> = inodes(std::process::id() as i32).collect();
         let mut containers: HashMap<u64, Vec<ContainerRef>> = HashMap::new();
         let all = self.registry.containers_by_age();

@@ -124,7 +124,7 @@ impl Engine {
         let requests = route_requests().map(|request| (NETLINK_ROUTE, request)).into();
         let of = self.process_of(target, "look into")?;
         let netlink = Netlink { of, requests, owners: false };
-        Ok(Network(self.inspect(&Question::Netlink(netlink), &[]).await?))
+        Ok(Network(self.look_into(target, &Question::Netlink(netlink)).await?))
     }
 
     /// Asks for sockets.
@@ -138,7 +138,7 @@ impl Engine {
             }
         }
         let netlink = Netlink { of, requests, owners: filter.owners };
-        let inspection = self.inspect(&Question::Netlink(netlink), &[]).await?;
+        let inspection = self.look_into(target, &Question::Netlink(netlink)).await?;
         Ok(Sockets { inspection, owners: HashMap::new(), owned: 0, asked })
     }
 }

@@ -103,7 +103,7 @@ impl Engine {
     ) -> Result<Processes> {
         let whose = self.whose(target)?;
         let agent = self.cgroups.agent_dir().to_owned();
-        let inspection = self.inspect(&Question::Processes { whose, agent }, &[]).await?;
+        let inspection = self.look_into(target, &Question::Processes { whose, agent }).await?;
         let all = self.registry.containers_by_age();
         let containers = all
             .iter()

@@ -132,6 +132,45 @@ fn calls_to_one_container_leave_it_whole_or_gone() {
     agent.finish();
 }
 
+/// Whoever names a container hears of that, and not of a process that was in it.
+#[test]
+fn who_looks_into_a_container_that_ends_or_changes_it_is_told_that_it_does() {
+    let delays = "look_into=200,create_mount=200,delete_mount=200";
+    let agent = Agent::start_behind(|_| {
+        ["env".into(), format!("CONTI_TEST_DELAYS={delays}").into()].to_vec()
+    });
+    let calls: [&[&str]; 12] = [
+        &["ls", "c", "/"],
+        &["cat", "c", "/etc/passwd"],
+        &["du", "c", "/"],
+        &["mounts", "c"],
+        &["ns", "show", "c"],
+        &["net", "c"],
+        &["sockets", "c"],
+        &["procs", "c"],
+        &["mount", "--mkdir", "c", "type=tmpfs,dst=/mnt/a"],
+        &["mount", "--mkdir", "c", "type=tmpfs,dst=/mnt/b"],
+        &["umount", "c", "/mnt/there"],
+        &["exec", "c", "--", "true"],
+    ];
+    for _ in 0..4 {
+        agent.ok(["run", "-d", "--name", "c", "--", "sleep", "100000"]);
+        agent.ok(["mount", "--mkdir", "c", "type=tmpfs,dst=/mnt/there"]);
+        std::thread::scope(|scope| {
+            let call =
+                |args: &'static [&str]| scope.spawn(|| agent.ctl(args.iter().copied()).run());
+            let running = calls.map(call);
+            agent.ok(["rm", "-f", "c"]);
+            for (args, call) in calls.into_iter().zip(running) {
+                let outcome = call.join().expect("no panic");
+                let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+                assert!(outcome.code == 0 || said.contains("container"), "{args:?}: {said}");
+            }
+        });
+    }
+    agent.finish();
+}
+
 #[test]
 fn a_container_that_is_started_at_the_moment_of_its_end_keeps_its_cgroups() {
     let agent = slowed();

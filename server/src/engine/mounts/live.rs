@@ -93,7 +93,13 @@ impl Engine {
         may_have: impl Fn(&Surroundings) -> bool + Send + 'static,
     ) -> Result<Made> {
         let engine = self.clone();
-        carry::change(async move { engine.create_mount_now(wanted, may_have).await }).await
+        let container = self.container_in(&wanted.target);
+        let created =
+            carry::change(async move { engine.create_mount_now(wanted, may_have).await }).await;
+        match (created, container) {
+            (Err(error), Some(container)) => Err(container.explain_gone("mount into", error).await),
+            (created, _) => created,
+        }
     }
 
     /// Takes a mount away.
@@ -104,7 +110,18 @@ impl Engine {
         dry_run: bool,
     ) -> Result<()> {
         let engine = self.clone();
-        carry::change(async move { engine.delete_mount_now(which, lazy, dry_run).await }).await
+        let container = match &which {
+            Which::Point(target, _) => self.container_in(target),
+            Which::Id(_) => None,
+        };
+        let deleted =
+            carry::change(async move { engine.delete_mount_now(which, lazy, dry_run).await }).await;
+        match (deleted, container) {
+            (Err(error), Some(container)) => {
+                Err(container.explain_gone("unmount from", error).await)
+            }
+            (deleted, _) => deleted,
+        }
     }
 
     /// A mount that was made here.

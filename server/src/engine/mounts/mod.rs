@@ -51,7 +51,7 @@ impl Engine {
     /// Finds the mounts that a target sees; `usage`: and how full they are.
     pub async fn mounts(&self, target: &Target, filter: Filter, usage: bool) -> Result<Mounts> {
         let of = self.process_of(target, "look into")?;
-        let inspection = self.inspect(&Question::Mounts { of, usage }, &[]).await?;
+        let inspection = self.look_into(target, &Question::Mounts { of, usage }).await?;
         Ok(Mounts { inspection, filter, made: self.made_mounts.clone() })
     }
 }
