@@ -29,14 +29,24 @@ mod serve;
 mod service;
 mod tls;
 
-use std::{error::Error, io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    error::Error,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
 
 use clap::Parser as _;
 use conti_shared::memory;
+use tokio::runtime::{self, Runtime};
 use tracing::{Level, error};
 
 use cli::Args;
 
+/// How many threads the agent has soon after its start: workers, and those for what may block.
+const THREADS: usize = 8;
 /// How long threads have to end that are in the middle of something, when the agent stops.
 const THREADS_END: Duration = Duration::from_secs(2);
 
@@ -53,12 +63,7 @@ fn main() -> ExitCode {
         };
     }
     memory::keep_buffers();
-    // Two workers: a client that moves much data does not hold up the others.
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("contid")
-        .enable_all()
-        .build();
+    let runtime = runtime();
     #[cfg(feature = "otel")]
     let exporter = match (&args.otel_endpoint, &runtime) {
         (Some(endpoint), Ok(runtime)) => {
@@ -77,7 +82,11 @@ fn main() -> ExitCode {
     }
     let result = match &runtime {
         Ok(runtime) => runtime.block_on(serve::run(args)),
-        Err(problem) => Err(format!("cannot start the threads of the agent: {problem}").into()),
+        Err(problem) => Err(format!(
+            "cannot start the threads of the agent: {problem}; it, its launcher and its containers need more processes \
+             (pids.max of its cgroup and of those above, TasksMax, kernel.pid_max)"
+        )
+        .into()),
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -99,6 +108,31 @@ fn main() -> ExitCode {
         runtime.shutdown_timeout(THREADS_END);
     }
     code
+}
+
+/// Makes what runs the agent.
+fn runtime() -> io::Result<Runtime> {
+    check_threads()?;
+    // Two workers: a client that moves much data does not hold up the others.
+    runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("contid")
+        .enable_all()
+        .build()
+}
+
+/// Checks that there can be as many threads as the agent has from the beginning on: it would panic at one that it
+/// does not get.
+fn check_threads() -> io::Result<()> {
+    let gate = Mutex::new(());
+    let closed = gate.lock();
+    thread::scope(|scope| {
+        let wait = || drop(gate.lock());
+        let all = (0..THREADS)
+            .try_for_each(|_| thread::Builder::new().spawn_scoped(scope, wait).map(drop));
+        drop(closed);
+        all
+    })
 }
 
 /// Ends the agent, because what was given with a flag cannot be used.

@@ -90,6 +90,18 @@ fn an_agent_that_cannot_work_says_why_instead_of_listening() {
     assert!(!state.exists() && !data.exists(), "nothing was touched");
 }
 
+/// Of the limits of processes, that of a user is the one that a test can set for itself.
+#[test]
+fn an_agent_that_may_have_too_few_threads_says_so() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let user = ["setpriv", "--reuid=64007", "--regid=64007", "--clear-groups"];
+    let few: Vec<&str> = user.into_iter().chain(["prlimit", "--nproc=2"]).collect();
+    let said = refused(contid(dir.path(), &few, &state, &data, &dir.path().join("log")));
+    assert!(said.contains("cannot start the threads") && said.contains("pids.max"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
 #[test]
 fn a_directory_that_is_somebody_elses_is_left_as_it_is() {
     let dir = programs();
