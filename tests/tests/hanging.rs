@@ -6,8 +6,8 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::Path,
-    process::{Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
 use conti_tests::{Agent, wait};
@@ -85,32 +85,77 @@ fn inspectors_that_hang_count_for_the_container_that_holds_them() {
     agent.finish();
 }
 
-/// The server is none of the container's: no end of that ends it.
+/// A container in which a filesystem hangs whose server is none of its processes: no end of it ends that.
+struct Held {
+    main: String,
+    server: Child,
+    asked: PathBuf,
+}
+
+impl Held {
+    /// Runs it as `c`, with the filesystem on /mnt.
+    fn start(agent: &Agent, command: [&str; 3]) -> Held {
+        let run = ["run", "-d", "--name", "c", "--userns", "host", "--"];
+        agent.ok(run.into_iter().chain(command));
+        let main = agent.api(async |mut api| api.get("c").await.expect("it runs").pid).to_string();
+        let asked = agent.scratch("asked");
+        let mut server = Command::new("python3");
+        server.args(["-c", SERVER, "/mnt"]).arg(&asked).arg(&main);
+        let server = server.spawn().expect("python3 can be started");
+        wait::until_true("it is mounted", || {
+            agent.ok(["exec", "c", "--", "cat", "/proc/mounts"]).contains("hangs /mnt fuse")
+        });
+        Held { main, server, asked }
+    }
+
+    /// Waits until somebody waits for the filesystem.
+    fn wait_until_asked(&self) {
+        let asked = || fs::read_to_string(&self.asked).is_ok_and(|text| text.contains("asked"));
+        wait::until_true("the filesystem is asked", asked);
+    }
+
+    /// Ends the filesystem, and all waiting for it.
+    fn let_go(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
 #[test]
 fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
-    let agent = Agent::start();
     let waits = "until test -e /tmp/go; do sleep 0.05; done; exec cat /mnt/file";
-    let run = ["run", "-d", "--name", "c", "--userns", "host", "--", "sh", "-c", waits];
-    agent.ok(run);
-    let main = agent.api(async |mut api| api.get("c").await.expect("it runs").pid).to_string();
-    let log = agent.scratch("asked");
-    let log = log.to_str().expect("text");
-    let server = Command::new("python3").args(["-c", SERVER, "/mnt", log, &main]).spawn();
-    let mut server = server.expect("python3 can be started");
-    wait::until_true("it is mounted", || {
-        agent.ok(["exec", "c", "--", "cat", "/proc/mounts"]).contains("hangs /mnt fuse")
-    });
+    let agent = Agent::start();
+    let mut held = Held::start(&agent, ["sh", "-c", waits]);
     agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
-    let asked = || fs::read_to_string(log).is_ok_and(|text| text.contains("asked"));
-    wait::until_true("the command has asked the filesystem", asked);
+    held.wait_until_asked();
     let refused = agent.ctl(["rm", "-f", "c"]).run();
     let (shown, said) = (agent.ok(["ps", "-aq"]), refused.errors());
-    server.kill().expect("the server is there");
-    server.wait().expect("a child can be waited for");
-    assert!(refused.code == 125 && said.contains(&main), "it names the process: {said}");
+    held.let_go();
+    assert!(refused.code == 125 && said.contains(&held.main), "it names the process: {said}");
     assert_eq!(shown.lines().count(), 1, "and the container is there");
     agent.ok(["rm", "-f", "c"]);
     assert_eq!(agent.ok(["ps", "-aq"]), "");
+    agent.finish();
+}
+
+#[test]
+fn a_deadline_that_a_process_outlives_ends_the_call_and_names_the_process() {
+    let agent = Agent::start();
+    let mut held = Held::start(&agent, ["sh", "-c", "sleep 100000; true"]);
+    let refused = agent.ctl(["exec", "--deadline", "1s", "c", "--", "cat", "/mnt/file"]).run();
+    let said = refused.errors();
+    assert!(refused.code == 125 && said.contains("deadline") && said.contains("(D)"), "{said}");
+    let running =
+        || agent.ok(["sessions", "c"]).lines().filter(|line| line.contains("/mnt/file")).count();
+    assert_eq!(running(), 1, "it is there as long as its process");
+    held.let_go();
+    agent.ok(["rm", "-f", "c"]);
     agent.finish();
 }
 

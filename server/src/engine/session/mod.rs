@@ -3,12 +3,14 @@
 //! - [`Session`]: what is known of one, and what can be asked of its process;
 //! - [`stream`]: those who read the journal: one driver, any number of viewers;
 //! - [`handled`]: what both a driver and a recorder have done with, whose room alone is free;
+//! - [`overdue`]: one that does not end at its deadline;
 //! - [`record`]: the task that records one;
 //! - [`supervise`]: the task that follows one monitor until the end;
 //! - [`waiting`]: how much waits for clients and processes that do not take it;
 //! - [`store`]: its directory, from which an agent that was started again finds it.
 
 mod handled;
+mod overdue;
 pub mod record;
 pub mod store;
 pub mod stream;

@@ -18,6 +18,7 @@ use super::{
     permit::Permit,
 };
 use crate::{
+    engine::error::Error,
     engine::session::{Driver, Event, Hold, Session, Viewer},
     service::{convert::info, status, stopping::Stopping},
 };
@@ -73,6 +74,8 @@ pub struct Outbound {
     /// `None`: the stream has ended.
     reader: Option<Reader>,
     lost: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// What keeps the session from ending at its deadline.
+    overdue: Pin<Box<dyn Future<Output = Error> + Send>>,
     flow: Flow,
     /// An event that waits for room.
     pending: Option<Event>,
@@ -97,6 +100,10 @@ impl Outbound {
         let begin = reader.offset();
         let link = Arc::new(Link::new(begin));
         let permit = Permit::new(service.engine, &service.call, &session);
+        let overdue = {
+            let session = session.clone();
+            async move { session.overdue().await }
+        };
         let inbound = Inbound::new(
             (session, link.clone(), permit.clone()),
             reader.hold(),
@@ -104,6 +111,7 @@ impl Outbound {
         );
         let outbound = Outbound {
             lost: reader.hold().map(|hold| hold.lost().boxed()),
+            overdue: overdue.boxed(),
             flow: Flow::new(begin, window),
             pending: None,
             opened: Some(opened),
@@ -181,6 +189,11 @@ impl Outbound {
                 () = self.link.wake.notified() => {}
                 () = &mut self.stopped => {}
                 () = resolved(&mut self.lost) => {}
+                error = &mut self.overdue => {
+                    // It is killed already, and is there as long as its process.
+                    self.leave();
+                    return Some(Err(status::of(error)));
+                }
                 () = self.permit.is_due() => {}
                 event = reader.next(room), if self.pending.is_none() => match event {
                     Some(event) => self.pending = Some(event),
