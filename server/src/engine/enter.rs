@@ -512,7 +512,13 @@ fn environment(pid: i32) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     const LIMIT: u64 = 4 << 20;
     let mut bytes = Vec::new();
-    host::open(format!("/proc/{pid}/environ"))?.take(LIMIT).read_to_end(&mut bytes)?;
+    match host::open(format!("/proc/{pid}/environ")) {
+        Ok(file) => file.take(LIMIT).read_to_end(&mut bytes)?,
+        // A thread of the kernel has none, and newer kernels say so in the words for one that is gone
+        // (proc_mem_open() in fs/proc/base.c). Whether it is gone is seen when all was looked at.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => 0,
+        Err(error) => return Err(error),
+    };
     Ok(bytes)
 }
 
