@@ -94,9 +94,9 @@ struct Held {
 
 impl Held {
     /// Runs it as `c`, with the filesystem on /mnt.
-    fn start(agent: &Agent, command: [&str; 3]) -> Held {
-        let run = ["run", "-d", "--name", "c", "--userns", "host", "--"];
-        agent.ok(run.into_iter().chain(command));
+    fn start(agent: &Agent, options: &[&str], script: &str) -> Held {
+        let run = ["run", "-d", "--name", "c", "--userns", "host"].iter().chain(options);
+        agent.ok(run.chain(&["--", "sh", "-c", script]).copied());
         let main = agent.api(async |mut api| api.get("c").await.expect("it runs").pid).to_string();
         let asked = agent.scratch("asked");
         let mut server = Command::new("python3");
@@ -131,7 +131,7 @@ impl Drop for Held {
 fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
     let waits = "until test -e /tmp/go; do sleep 0.05; done; exec cat /mnt/file";
     let agent = Agent::start();
-    let mut held = Held::start(&agent, ["sh", "-c", waits]);
+    let mut held = Held::start(&agent, &[], waits);
     agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
     held.wait_until_asked();
     let refused = agent.ctl(["rm", "-f", "c"]).run();
@@ -144,10 +144,68 @@ fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
     agent.finish();
 }
 
+/// What is killed with a container has its ids and its place in a pid namespace as long as it lives.
+fn is_not_said_to_be_gone_while_a_child_lives(agent: &Agent, held: &mut Held, containers: &[&str]) {
+    agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
+    held.wait_until_asked();
+    for container in containers {
+        let refused = agent.ctl(["rm", "-f", container]).run();
+        let said = refused.errors();
+        assert!(refused.code == 125 && said.contains("(D)"), "{container}: {said}");
+    }
+    let start = agent.ctl(["start", "c"]).run();
+    assert_eq!(start.code, 125, "nor is it started again");
+    assert_eq!(agent.ok(["ps", "-aq"]).lines().count(), containers.len(), "they are there");
+    held.let_go();
+    for container in containers {
+        agent.ok(["rm", "-f", container]);
+    }
+    assert_eq!(agent.ok(["ps", "-aq"]), "");
+}
+
+#[test]
+fn a_container_in_the_pid_namespace_of_another_is_there_while_a_process_of_it_lives() {
+    let agent = Agent::start();
+    agent.ok(["run", "-d", "--name", "a", "--userns", "host", "--", "sleep", "100000"]);
+    let waits = "(until test -e /tmp/go; do sleep 0.05; done; exec cat /mnt/file) & sleep 100000";
+    let mut held = Held::start(&agent, &["--ns", "pid=container:a"], waits);
+    is_not_said_to_be_gone_while_a_child_lives(&agent, &mut held, &["c", "a"]);
+    agent.finish();
+}
+
+#[test]
+fn a_container_that_removes_itself_is_there_while_a_process_of_it_lives() {
+    let mut agent = Agent::start();
+    let waits = "(until test -e /tmp/go; do sleep 0.05; done; exec cat /mnt/file) & sleep 100000";
+    let mut held = Held::start(&agent, &["--rm", "--ns", "pid=host"], waits);
+    agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
+    held.wait_until_asked();
+    agent.ok(["kill", "c"]);
+    wait::until_true("its end is told", || agent.ok(["ps", "-a"]).contains("stopped"));
+    agent.kill();
+    agent.restart();
+    let refused = agent.ctl(["rm", "c"]).run();
+    assert!(refused.code == 125 && refused.errors().contains("(D)"), "{}", refused.errors());
+    held.let_go();
+    agent.ok(["rm", "c"]);
+    agent.finish();
+}
+
+/// Those that Conti keeps in a container for its next command are told from its own otherwise.
+#[test]
+fn a_process_counts_whatever_it_calls_itself() {
+    let agent = Agent::start();
+    let waits = "cp /bin/cat /tmp/conti-forker; \
+                 (until test -e /tmp/go; do sleep 0.05; done; exec /tmp/conti-forker /mnt/file) & sleep 100000";
+    let mut held = Held::start(&agent, &[], waits);
+    is_not_said_to_be_gone_while_a_child_lives(&agent, &mut held, &["c"]);
+    agent.finish();
+}
+
 #[test]
 fn a_deadline_that_a_process_outlives_ends_the_call_and_names_the_process() {
     let agent = Agent::start();
-    let mut held = Held::start(&agent, ["sh", "-c", "sleep 100000; true"]);
+    let mut held = Held::start(&agent, &[], "sleep 100000; true");
     let refused = agent.ctl(["exec", "--deadline", "1s", "c", "--", "cat", "/mnt/file"]).run();
     let said = refused.errors();
     assert!(refused.code == 125 && said.contains("deadline") && said.contains("(D)"), "{said}");

@@ -27,6 +27,7 @@ use super::{
     holdings::Holding,
     id_ranges::IdRange,
     info::{ContainerInfo, ContainerState, SessionEnd},
+    io_error,
     monitor::Monitor,
     opened::Opened,
     requests::Request,
@@ -400,16 +401,18 @@ impl Container {
 
     /// One of its processes that lives, though all were killed: the kernel holds it. Not its main process while that
     /// only waits for others of its pid namespace, as long as a monitor that is stopped does not reap them.
-    pub fn undying(&self) -> Option<i32> {
+    pub fn undying(&self) -> Result<Option<i32>> {
         let main = self.process().map(|main| main.pid);
-        let cgroup = self.now().cgroup.clone()?;
-        let pids = cgroup.processes().into_iter().map(|pid| pid.as_raw_pid());
+        let Some(cgroup) = self.now().cgroup.clone() else { return Ok(None) };
+        let pids =
+            cgroup.processes().map_err(io_error("cannot list the processes of a container"))?;
+        let pids = pids.into_iter().map(|pid| pid.as_raw_pid());
         let mut all = pids.filter_map(|pid| Some((pid, bounds::State::read(pid)?)));
-        all.find(|(pid, state)| match main == Some(*pid) {
+        let found = all.find(|(pid, state)| match main == Some(*pid) {
             true => state.is_held(),
             false => !state.is_over(),
-        })
-        .map(|(pid, _)| pid)
+        });
+        Ok(found.map(|(pid, _)| pid))
     }
 
     /// Whether something of it may run in cgroups that are not known.
@@ -432,7 +435,7 @@ impl Container {
                     (Some(session), None, _) => {
                         !matches!(session.state(), State::Created(_) | State::Ended(..))
                     }
-                    (None, None, Some(cgroup)) => !cgroup.processes().is_empty(),
+                    (None, None, Some(cgroup)) => !cgroup.is_empty(),
                     (None, None, None) => now.left.is_none(),
                 }
             }

@@ -228,15 +228,20 @@ impl Engine {
         for other in others.iter().filter(|other| !other.record.main && !other.ended()) {
             let _ = other.kill(KillCause::ContainerGone);
         }
+        let mut lives = false;
         if let Some(cgroup) = cgroup {
             // With its own pid namespace nothing outlives the main process; without its monitor, the main
             // process itself may have.
             let populated = container.spec.namespaces.pid != Namespace::Private
                 || matches!(outcome.end.reason, EndReason::Lost(_));
             self.release(cgroup, populated).await;
-            container.now().cgroup = None;
+            lives = populated && check_undying(&[container.clone()]).await.is_err();
         }
-        container.now().pid_namespace = PidNamespace::None;
+        // What the kernel holds has its ids, its mounts and its place in the pid namespace still.
+        if !lives {
+            let mut now = container.now();
+            (now.cgroup, now.pid_namespace) = (None, PidNamespace::None);
+        }
         self.made_mounts.forget_in(&container.id);
         // Those that cannot tell their end, or cannot be killed, are waited for all at once.
         let others = others.iter().filter(|other| !other.record.main);
@@ -244,7 +249,10 @@ impl Engine {
         let _ = timeout(bounds::GONE, ends).await;
         info!(container = %container.id, end = ?outcome.end.reason, "ended");
         // A failed set-up is undone by the one who asked for it.
-        if container.spec.auto_remove && !failed {
+        if lives {
+            warn!(container = %container.id, "a process of it lives on: the kernel holds it");
+        }
+        if container.spec.auto_remove && !failed && !lives {
             self.registry.keep_ended(session);
             let _ = self.forget(container).await;
         } else if !failed && let Err(error) = container.save(&self.facts.boot_id) {
@@ -324,11 +332,12 @@ impl Engine {
 
     /// Waits until nothing is left of a main process that has ended: what is cleaned up after it, cgroups and
     /// perhaps the container itself, must not be that of the next one.
-    async fn cleaned_up(&self, container: &Container) -> Result<()> {
+    async fn cleaned_up(&self, container: &Arc<Container>) -> Result<()> {
         let session = container.now().session.clone();
         if let Some(session) = session {
             session.wait().await;
         }
+        self.kill_unattended(container).await?;
         fault::point("start.cleaned_up").await;
         match container.now().deleted {
             true => Err(Error::NoSuchContainer(container.id.clone())),
@@ -394,20 +403,10 @@ impl Engine {
             process::kill(process);
         }
         // What has joined its pid namespace ends with that, and does not while it is frozen.
-        let own = PidNamespace::Of(container.id.clone());
-        let (pid_namespace, cgroup) = {
-            let now = container.now();
-            (now.pid_namespace.clone(), now.cgroup.clone())
-        };
-        let beside = match pid_namespace == own {
-            true => self.in_pid_namespace_of(container),
-            false => Vec::new(),
-        };
-        let beside = beside.iter().filter_map(|other| {
-            let now = other.now();
-            now.cgroup.clone().filter(|_| now.pid_namespace == own)
-        });
-        for cgroup in cgroup.into_iter().chain(beside.collect::<Vec<_>>()) {
+        let own = container.now().cgroup.clone();
+        let beside = self.ending_with(container);
+        let beside = beside.iter().filter_map(|other| other.now().cgroup.clone());
+        for cgroup in own.into_iter().chain(beside) {
             let name = cgroup.name.clone();
             let killed =
                 bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || cgroup.kill());
@@ -423,27 +422,44 @@ impl Engine {
     /// # Errors
     ///
     /// A process does not die: the kernel holds it. It has its files and its ids still.
-    async fn kill_for_good(&self, container: &Container, session: &Session) -> Result<()> {
+    async fn kill_for_good(&self, container: &Arc<Container>, session: &Session) -> Result<()> {
         self.kill_all(container, session).await;
-        let Err(error) = session.wait_killed(&container.killed()).await else { return Ok(()) };
-        check_undying(container).await?;
-        warn!(container = %container.id, %error, "its monitor is killed");
-        session.kill_monitor();
-        session.wait_killed(&container.killed()).await.map(drop)
+        if let Err(error) = session.wait_killed(&container.killed()).await {
+            let mut all = self.ending_with(container);
+            all.push(container.clone());
+            check_undying(&all).await?;
+            warn!(container = %container.id, %error, "its monitor is killed");
+            session.kill_monitor();
+            session.wait_killed(&container.killed()).await?;
+        }
+        self.kill_unattended(container).await
     }
 
-    /// Kills what runs in a container whose main session is not known any more: nobody tells of its end.
+    /// The containers that run in the pid namespace that a container has made, and end with it.
+    fn ending_with(&self, container: &Container) -> Vec<Arc<Container>> {
+        let own = PidNamespace::Of(container.id.clone());
+        let is_in_own = |one: &Container| one.now().pid_namespace == own;
+        if !is_in_own(container) {
+            return Vec::new();
+        }
+        let mut beside = self.in_pid_namespace_of(container);
+        beside.retain(|other| is_in_own(other));
+        beside
+    }
+
+    /// Kills what is left in a container whose main session has ended, or is not known any more: nobody tells of its
+    /// end.
     ///
     /// # Errors
     ///
     /// As [`Engine::kill_for_good`].
-    async fn kill_unattended(&self, container: &Container) -> Result<()> {
+    async fn kill_unattended(&self, container: &Arc<Container>) -> Result<()> {
         let Some(cgroup) = container.now().cgroup.clone() else { return Ok(()) };
         let killed = cgroup.clone();
         let gone = bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || {
             for _ in 0..50 {
                 killed.kill();
-                if killed.processes().is_empty() {
+                if killed.is_empty() {
                     break;
                 }
                 thread::sleep(Duration::from_millis(100));
@@ -452,7 +468,7 @@ impl Engine {
         if let Err(error) = gone.await {
             warn!(container = %container.id, %error, "its processes may live on");
         }
-        check_undying(container).await?;
+        check_undying(&[container.clone()]).await?;
         container.now().cgroup = None;
         self.release(cgroup, true).await;
         Ok(())
@@ -579,19 +595,21 @@ impl Engine {
     }
 }
 
-/// Refuses to treat a container as gone while one of its processes lives.
-async fn check_undying(container: &Container) -> Result<()> {
-    let mut found = container.undying();
-    for _ in 0..10 {
-        // On its way out a process is in the kernel for moments, too.
-        if found.is_some() {
-            tokio::time::sleep(bounds::LOOK / 5).await;
-            found = container.undying();
+/// Refuses to treat containers as gone whose processes were killed, while one of these lives.
+async fn check_undying(all: &[Arc<Container>]) -> Result<()> {
+    let mut pause = Duration::from_millis(1);
+    for container in all {
+        while let Some(pid) = container.undying()? {
+            // On its way out a process is in the kernel for moments, too.
+            if pause > bounds::LOOK {
+                let hint = "the kernel holds it; do this again once it is gone";
+                return Err(bounds::stuck(container.killed(), "a process of it".into(), pid, hint));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
     }
-    let Some(pid) = found else { return Ok(()) };
-    let hint = "the kernel holds it; remove the container again once it is gone";
-    Err(bounds::stuck(container.killed(), "a process of it".into(), pid, hint))
+    Ok(())
 }
 
 /// Removes the directory of a container. A want of files or of memory passes, and is no reason to leave a part of it.

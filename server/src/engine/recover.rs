@@ -174,7 +174,8 @@ impl Engine {
                 container.now().holding = Some(self.holdings.note(maker, size));
                 container.now().id_range = self.id_ranges.claim(&container.spec);
                 match (boot_id == self.facts.boot_id, ended) {
-                    (true, false) => {
+                    // Also one that has ended, where something of it lives still.
+                    (true, _) => {
                         let cgroup = cgroup.map(|name| Arc::new(self.cgroups.open(&name)));
                         let mut now = container.now();
                         now.cgroup = cgroup;
@@ -185,7 +186,7 @@ impl Engine {
                         container.now().end =
                             Some(supervise::lost("the host was started again", Totals::default()));
                     }
-                    (_, true) => {}
+                    (false, true) => {}
                 }
                 container
             }
@@ -557,7 +558,7 @@ impl Engine {
                 return process::pid_namespace(process.pid);
             }
             // Beside its own it may have some that wait for a command, and are nowhere yet.
-            let processes = container.now().cgroup.as_ref()?.processes();
+            let processes = container.now().cgroup.as_ref()?.processes().ok()?;
             let mut all =
                 processes.into_iter().filter_map(|pid| process::pid_namespace(pid.as_raw_pid()));
             all.find(|found| Some(*found) != own)
@@ -575,7 +576,7 @@ impl Engine {
         let runs = |one: &Container| {
             let now = one.now();
             let session = now.session.as_ref().is_some_and(|session| !session.ended());
-            session || now.cgroup.as_ref().is_some_and(|cgroup| !cgroup.processes().is_empty())
+            session || now.cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_empty())
         };
         for one in all.iter().filter(|one| one.now().pid_namespace == PidNamespace::Unknown) {
             let Some(found) = of(one) else {
@@ -600,7 +601,7 @@ impl Engine {
             return;
         }
         let cgroup = container.now().cgroup.clone();
-        if cgroup.as_ref().is_some_and(|cgroup| !cgroup.processes().is_empty()) {
+        if cgroup.as_ref().is_some_and(|cgroup| !cgroup.is_empty()) {
             let problem = format!(
                 "the directory of its session {} is gone, and its processes run on; it can only be deleted, with what runs in it (`contictl rm -f`)",
                 container.now().session_id

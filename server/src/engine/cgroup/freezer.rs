@@ -24,13 +24,19 @@ impl Cgroup {
     /// Lets everything in it go on, also in the cgroups that were made below it. What a cgroup above it holds
     /// stays: that is not Conti's.
     pub fn thaw(&self) {
-        for dir in self.unified.iter().flat_map(|dir| tree(dir)) {
+        for dir in
+            self.unified.iter().flat_map(|dir| tree(dir).unwrap_or_else(|_| vec![dir.clone()]))
+        {
             if says(&dir.join(V2_FREEZE), "1") == Some(true) {
                 let _ = write_to(&dir.join(V2_FREEZE), "0");
             }
         }
         // From the top: a cgroup is not thawed below one that is frozen.
-        for dir in self.freezer().into_iter().flat_map(|dir| tree(dir)) {
+        for dir in self
+            .freezer()
+            .into_iter()
+            .flat_map(|dir| tree(dir).unwrap_or_else(|_| vec![dir.clone()]))
+        {
             if says(&dir.join(V1_STATE), "THAWED") == Some(false) {
                 let _ = write_to(&dir.join(V1_STATE), "THAWED");
             }

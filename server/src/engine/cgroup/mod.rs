@@ -33,12 +33,14 @@ use std::{
 
 use conti_runtime::{
     beneath, host,
+    inspect::process::name_and_fields,
     mountinfo::{self, unescape},
     own,
 };
 use devices::Rule;
+use rustix::process::Pid;
 
-use super::{facts::CgroupVersion, process};
+use super::facts::CgroupVersion;
 pub use noted::Owner;
 
 /// The name of a forker, as the kernel knows it.
@@ -337,13 +339,25 @@ impl Cgroup {
     }
 
     /// The processes in it, and in those below it, without forkers that wait for the next one.
-    pub fn processes(&self) -> Vec<rustix::process::Pid> {
-        let all = self.dirs().flat_map(|dir| tree(dir)).flat_map(|dir| pids_in(&dir));
-        let waits = |pid: i32| process::name(pid).is_none_or(|name| name == FORKER);
-        let mut all: Vec<_> = all.filter(|pid| !waits(pid.as_raw_pid())).collect();
+    ///
+    /// # Errors
+    ///
+    /// They cannot be listed, as for want of files: there may be any.
+    pub fn processes(&self) -> io::Result<Vec<Pid>> {
+        let mut all = Vec::new();
+        for dir in self.dirs() {
+            for dir in tree(dir)? {
+                all.extend(pids_in(&dir)?);
+            }
+        }
         all.sort_by_key(|pid| pid.as_raw_pid());
         all.dedup();
-        all
+        Ok(all.iter().copied().filter(|pid| counts(*pid, &all)).collect())
+    }
+
+    /// Whether no process is in it.
+    pub fn is_empty(&self) -> bool {
+        self.processes().is_ok_and(|all| all.is_empty())
     }
 
     /// Sends SIGKILL to everything in it, and thaws it: what is frozen cannot die.
@@ -361,7 +375,8 @@ impl Cgroup {
             let _ = write_to(&dir.join("freezer.state"), "FROZEN");
         }
         let Some((_, dir)) = self.v1.first() else { return };
-        for pid in tree(dir).iter().flat_map(|dir| pids_in(dir)) {
+        let all = tree(dir).into_iter().flatten();
+        for pid in all.flat_map(|dir| pids_in(&dir).unwrap_or_default()) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
@@ -445,23 +460,53 @@ fn write_to(file: &Path, text: &str) -> io::Result<()> {
     host::open_with(OpenOptions::new().write(true), file)?.write_all(text.as_bytes())
 }
 
-fn pids_in(dir: &Path) -> Vec<rustix::process::Pid> {
-    let text = host::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|l| l.parse().ok()).filter_map(rustix::process::Pid::from_raw).collect()
+/// Whether one of the processes in a cgroup is there, and no forker that waits. Any process may have the name of a
+/// forker, but none of a container has a parent outside with which it shares its mounts.
+fn counts(pid: Pid, all: &[Pid]) -> bool {
+    let stat = match host::read_line(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        Err(error) => return !is_gone(&error),
+    };
+    let Some((FORKER, fields)) = name_and_fields(&stat) else { return true };
+    let parent = fields.get(1).and_then(|field| str::from_utf8(field).ok()?.parse().ok());
+    let Some(parent) = parent.and_then(Pid::from_raw).filter(|parent| !all.contains(parent)) else {
+        return true;
+    };
+    let mounts = |pid: Pid| own::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    mounts(pid).is_none_or(|own| mounts(parent) != Some(own))
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH | libc::ENODEV))
+}
+
+fn pids_in(dir: &Path) -> io::Result<Vec<Pid>> {
+    let text = match host::read_to_string(dir.join("cgroup.procs")) {
+        Ok(text) => text,
+        // The cgroup has gone meanwhile, and with it all that was in there.
+        Err(error) if is_gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let pids = text.lines().filter_map(|line| line.parse().ok());
+    Ok(pids.filter_map(Pid::from_raw).collect())
 }
 
 /// A cgroup with all cgroups below it, each after the one that it lies in.
-fn tree(dir: &Path) -> Vec<PathBuf> {
+fn tree(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = vec![dir.to_owned()];
     let mut next = 0;
     while let Some(dir) = all.get(next) {
-        let below = own::read_dir(dir).into_iter().flatten().flatten();
-        let below = below.filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
+        let below = match own::read_dir(dir) {
+            Ok(below) => below.collect::<io::Result<Vec<_>>>()?,
+            Err(error) if is_gone(&error) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let below = below.into_iter().filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()));
         let below: Vec<PathBuf> = below.map(|entry| entry.path()).collect();
         all.extend(below);
         next += 1;
     }
-    all
+    Ok(all)
 }
 
 /// Removes a cgroup with the cgroups below it. True where it is gone.

@@ -18,6 +18,7 @@ use crate::engine::{
     container::{self, Container},
     error::{Error, Result},
     id_ranges::IdRange,
+    io_error,
     session::store::{ContainerRef, Record},
     spec::ContainerSpec,
 };
@@ -102,7 +103,7 @@ impl Engine {
 
     /// Whether processes are in a cgroup of a container.
     pub(super) fn runs(&self, places: &Places, container: &str) -> bool {
-        places.of(container).any(|name| !self.cgroups.open(name).processes().is_empty())
+        places.of(container).any(|name| !self.cgroups.open(name).is_empty())
     }
 
     /// Adds to the record of a session that cannot be read where its process lives, which the kernel tells.
@@ -132,7 +133,7 @@ impl Engine {
         let cgroups = places.known().filter(|(name, home)| {
             // Those are asked of which nothing else tells.
             self.registry.container(&home.container.id).is_err()
-                && !self.cgroups.open(name).processes().is_empty()
+                && !self.cgroups.open(name).is_empty()
         });
         let by_cgroups = cgroups.map(|(name, home)| {
             (&*home.container.id, format!("processes are in its cgroup {name}"))
@@ -156,7 +157,7 @@ impl Engine {
     /// Gives a container of which nothing else is known the cgroup that it runs in, and the ids that it has there.
     pub(super) fn find_cgroup(&self, container: &Container, places: &Places) {
         if container.may_run_anywhere() {
-            let populated = |name: &&String| !self.cgroups.open(name).processes().is_empty();
+            let populated = |name: &&String| !self.cgroups.open(name).is_empty();
             if let Some(name) = places.of(&container.id).find(populated) {
                 container.now().cgroup = Some(Arc::new(self.cgroups.open(name)));
             }
@@ -173,7 +174,7 @@ impl Engine {
 
     /// Takes the ids that the processes in a cgroup have.
     fn ids_in(&self, cgroup: &Cgroup) -> Option<IdRange> {
-        self.ids_of(cgroup.processes().into_iter().map(rustix::process::Pid::as_raw_pid))
+        self.ids_of(cgroup.processes().ok()?.into_iter().map(rustix::process::Pid::as_raw_pid))
     }
 
     /// Takes the ids that some processes have of whose container nothing else is known.
@@ -195,13 +196,13 @@ impl Engine {
                 || known.is_ok_and(|one| one.now().quarantined.is_none())
         };
         let is_over = |home: &Option<Home>| home.as_ref().is_none_or(over);
-        cgroup.processes().is_empty() || places.0.get(&cgroup.name).is_some_and(is_over)
+        cgroup.is_empty() || places.0.get(&cgroup.name).is_some_and(is_over)
     }
 
     /// Leaves alone what runs in a cgroup of which nobody knows whose it is, and its ids, until nothing runs there.
     pub(super) fn leave_alone(&self, cgroup: Cgroup) {
         let ids = self.ids_in(&cgroup);
-        if !cgroup.processes().is_empty() {
+        if !cgroup.is_empty() {
             warn!(
                 cgroup = cgroup.name,
                 "something runs in a cgroup of no container that is known: it runs on"
@@ -212,7 +213,7 @@ impl Engine {
             let _until_it_is_gone = ids;
             loop {
                 let cgroup = cgroup.clone();
-                let remove = move || cgroup.processes().is_empty() && cgroup.remove();
+                let remove = move || cgroup.is_empty() && cgroup.remove();
                 // A panic is a defect; it was told where it was made.
                 if tokio::task::spawn_blocking(remove).await.unwrap_or(true) {
                     return;
@@ -234,7 +235,8 @@ impl Engine {
         for cgroup in others.map(|name| self.cgroups.open(&name)) {
             let own = Owner::Container(container.id.clone());
             let may_be = cgroup.noted_owner().is_none_or(|of| of == own);
-            if let Some(pid) = cgroup.processes().first().filter(|_| may_be) {
+            let all = cgroup.processes().map_err(io_error("cannot list a cgroup"))?;
+            if let Some(pid) = all.first().filter(|_| may_be) {
                 return Err(Error::Refused {
                     tried: "nothing tells whether a process is of the container that is to be removed; end it (kill \
                             -KILL, or `contictl sessions kill`) and remove the container again:"
