@@ -41,8 +41,7 @@ impl Fail {
 
     /// As the monitor reports it.
     pub(super) fn describe(self, plan: &Plan) -> SetupFailure {
-        let mut argument = plan.argument(self.step, self.index);
-        argument.truncate(argument.floor_char_boundary(ARGUMENT_MAX));
+        let argument = plan.argument(self.step, self.index);
         SetupFailure { step: self.step, argument, errno: self.errno }
     }
 }
@@ -109,8 +108,15 @@ pub(super) fn step_from_number(number: u32) -> Option<Step> {
 }
 
 impl Plan {
-    /// What a step was tried on: a path, a name, a value. Empty where the step has no argument.
+    /// What a step was tried on: a path, a name, a value. Empty where the step has no argument, and cut where it is very
+    /// long.
     pub fn argument(&self, step: Step, index: u32) -> String {
+        let mut argument = self.whole_argument(step, index);
+        argument.truncate(argument.floor_char_boundary(ARGUMENT_MAX));
+        argument
+    }
+
+    fn whole_argument(&self, step: Step, index: u32) -> String {
         let item = index as usize;
         match (step, &self.place) {
             (Step::Clone | Step::IdMap | Step::JoinNamespace, place) => {
@@ -260,8 +266,7 @@ mod tests {
     fn a_long_argument_is_cut() {
         let mut plan = super::super::sample_plan();
         plan.process.argv[0] = "ä".repeat(100_000);
-        let described = Fail::new(Step::Exec, 0, Errno::NAMETOOLONG).describe(&plan);
-        assert_eq!(described.argument, "ä".repeat(ARGUMENT_MAX / 2));
+        assert_eq!(plan.argument(Step::Exec, 0), "ä".repeat(ARGUMENT_MAX / 2));
     }
 
     #[test]
