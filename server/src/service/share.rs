@@ -74,6 +74,8 @@ struct Inner {
     calls: Arc<Semaphore>,
     turns: Turns,
     each: Mutex<HashMap<String, Weak<Share>>>,
+    /// The threads of each. What hangs keeps its own beyond the call, and so beyond all else that the identity has.
+    threads: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
 /// What one identity has left.
@@ -112,7 +114,8 @@ struct Place {
 impl Shares {
     fn new() -> Shares {
         let calls = Arc::new(Semaphore::new(CALLS));
-        Shares(Arc::new(Inner { calls, turns: Turns::default(), each: Mutex::default() }))
+        let (each, threads) = Default::default();
+        Shares(Arc::new(Inner { calls, turns: Turns::default(), each, threads }))
     }
 
     fn of(&self, name: &str) -> Arc<Share> {
@@ -125,12 +128,23 @@ impl Shares {
         let share = Arc::new(Share {
             calls: Arc::new(Semaphore::new(CALLS_EACH)),
             questions: Arc::new(Semaphore::new(turns::EACH)),
-            threads: Arc::new(Semaphore::new(bounds::THREADS_EACH)),
+            threads: self.threads(name),
             large: Arc::new(Semaphore::new(LARGE_EACH)),
             backlog: Backlog::default(),
         });
         each.insert(name.to_owned(), Arc::downgrade(&share));
         share
+    }
+
+    fn threads(&self, name: &str) -> carry::Threads {
+        let mut threads = self.0.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = threads.get(name).and_then(Weak::upgrade) {
+            return own;
+        }
+        threads.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(bounds::THREADS_EACH));
+        threads.insert(name.to_owned(), Arc::downgrade(&own));
+        own
     }
 
     /// A place for one more call.
@@ -268,6 +282,15 @@ mod tests {
         let policy = CurrentPolicy::new(Policy::parse(policy).unwrap());
         let identity = Identity::Local { uid, gid: uid, pid: None };
         policy.now().caller(&Arc::new(Peer { identity, address: "unix".into() })).unwrap()
+    }
+
+    #[test]
+    fn threads_that_hang_are_counted_when_nothing_else_is_under_way() {
+        let shares = Shares::new();
+        let hangs = shares.of("a").threads.clone().try_acquire_owned().expect("one is free");
+        assert_eq!(shares.of("a").threads.available_permits(), bounds::THREADS_EACH - 1);
+        drop(hangs);
+        assert_eq!(shares.of("a").threads.available_permits(), bounds::THREADS_EACH);
     }
 
     #[test]
