@@ -204,6 +204,11 @@ impl Agent {
     /// Kills the agent as a crash would (SIGKILL).
     pub fn kill(&mut self) {
         self.watch();
+        self.kill_stopped();
+    }
+
+    /// The same with one that is stopped, and so answers nothing.
+    pub fn kill_stopped(&mut self) {
         let mut child = self.child.take().expect("the agent runs");
         child.kill().expect("the agent can be killed");
         child.wait().expect("the agent can be waited for");

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
+    process::Stdio,
     thread,
     time::Duration,
 };
@@ -346,19 +347,52 @@ fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
     });
     let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
     for name in &names {
-        agent.ok(["run", "-d", "--name", name, "--", "sleep", "100000"]);
+        agent.ok(["run", "-d", "-t", "--name", name, "--", "sleep", "100000"]);
     }
     agent.kill();
     let few = limit(&agent.path(""));
-    // For nine: 3/4 of the files, at four for each.
-    fs::write(&few, "48").expect("a file");
+    // For nine: six for each, beside its own.
+    fs::write(&few, "118").expect("a file");
     let started = agent.command("contid.sock").output().expect("contid can be started");
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     assert!(!started.status.success() && said.contains("ulimit -n"), "{said}");
+    fs::write(&few, "124").expect("a file");
+    agent.restart();
+    assert_eq!(agent.ok(["ps", "-q"]).lines().count(), names.len(), "all of them run");
+    agent.kill();
     fs::write(&few, "1000").expect("a file");
     agent.restart();
     for name in &names {
         agent.ok(["exec", name, "--", "true"]);
     }
+    agent.finish();
+}
+
+/// The directory of a session goes entry by entry, and its monitor waits for an agent meanwhile.
+#[test]
+fn a_removal_that_is_cut_off_leaves_nothing_behind() {
+    let delays = |dir: &std::path::Path| dir.join("delays");
+    let mut agent = Agent::start_behind(|dir| {
+        fs::write(delays(dir), "session.remove=stop").expect("a file");
+        let script = format!("CONTI_TEST_DELAYS=$(cat {}) exec \"$@\"", delays(dir).display());
+        ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
+    });
+    let mut run = agent.ctl(["run", "--rm", "--", "true"]).into_command();
+    let mut run =
+        run.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("contictl can be started");
+    let contid = host::pinned(agent.pid()).expect("the agent is there");
+    wait::until_true("the agent has begun to remove the session", || contid.is_stopped());
+    agent.kill_stopped();
+    let sessions = agent.path("state/sessions");
+    let left = || {
+        fs::read_dir(&sessions).expect("a directory").map(|entry| entry.expect("an entry").path())
+    };
+    let dir = left().next().expect("its directory is there");
+    fs::remove_file(dir.join("monitor.sock")).expect("the first that goes");
+    fs::write(delays(&agent.path("")), "").expect("a file");
+    agent.restart();
+    assert_eq!(agent.ok(["ps", "-aq"]), "", "no container is made of it");
+    assert_eq!(left().count(), 0, "and nothing is left of it");
+    run.wait().expect("a child can be waited for");
     agent.finish();
 }

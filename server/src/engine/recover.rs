@@ -98,6 +98,7 @@ impl Engine {
                 .collect();
         // The older one keeps a name that was given twice.
         records.sort_by_key(|(_, record)| record.as_ref().ok().map(|record| record.create_time));
+        self.finish_removals_of_sessions()?;
         let dirs = directories(&self.sessions_dir)?.into_iter();
         let sessions: Vec<(PathBuf, io::Result<Record>)> =
             dirs.map(|dir| (dir.clone(), store::read(&dir))).collect();
@@ -223,6 +224,27 @@ impl Engine {
         if let Err(error) = self.registry.add_container(Arc::new(container)) {
             warn!(%error, "a container cannot be taken over");
         }
+    }
+
+    /// Removes what an earlier agent left of sessions that it removed, with monitors that do not know it yet.
+    fn finish_removals_of_sessions(&self) -> Result<()> {
+        let all =
+            own::read_dir(&self.sessions_dir).and_then(|all| all.collect::<io::Result<Vec<_>>>());
+        let all = all.map_err(|error| unlisted(&self.sessions_dir, &error))?;
+        let left =
+            all.into_iter().map(|entry| entry.path()).filter(|dir| store::is_being_removed(dir));
+        let left: Vec<PathBuf> = left.collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let monitors = Monitors::look();
+        for dir in left {
+            if let Some(monitor) = monitors.of(&dir) {
+                process::kill(monitor);
+            }
+            store::finish_removal(&dir);
+        }
+        Ok(())
     }
 
     /// Looks at the directories of all sessions.

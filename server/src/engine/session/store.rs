@@ -8,7 +8,7 @@ use std::{
 };
 
 use conti_runtime::{
-    beneath,
+    beneath, fault,
     journal::Saved,
     own,
     plan::Confinement,
@@ -33,6 +33,8 @@ pub const END: &str = "end.json";
 /// What was written and not read by then, written by the monitor.
 pub const JOURNAL: &str = "journal";
 const RECORD: &str = "session.json";
+/// What the name of a directory ends with once its removal has begun.
+const REMOVED: &str = "removed";
 /// What those outside the engine must know of it after a restart.
 const NOTE: &str = "note";
 /// Says that a client has left it running.
@@ -203,9 +205,26 @@ pub fn is_left_running(dir: &Path) -> bool {
     own::exists(dir.join(LEFT))
 }
 
-/// Removes the directory.
+/// Removes the directory. It has another name before anything of it goes: what is left of it, if the agent ends
+/// meanwhile, is not taken for a session that has lost its record or its socket.
 pub fn remove(dir: &Path) {
+    let removed = dir.with_extension(REMOVED);
+    let dir = match own::rename(dir, &removed) {
+        Ok(()) => &removed,
+        Err(_) => dir,
+    };
+    fault::stop("session.remove");
+    finish_removal(dir);
+}
+
+/// Removes what is left of a directory whose removal has begun.
+pub fn finish_removal(dir: &Path) {
     if let Err(error) = beneath::remove(dir) {
         tracing::warn!(%error, "a session's directory could not be removed");
     }
+}
+
+/// Whether the removal of a directory has begun.
+pub fn is_being_removed(dir: &Path) -> bool {
+    dir.extension().is_some_and(|extension| extension == REMOVED)
 }
