@@ -47,13 +47,19 @@ fn metric(socket: &Path, name: &str) -> u64 {
     line.expect("the metric is there").parse().expect("a number")
 }
 
-#[test]
-fn inspectors_that_hang_count_for_the_container_that_holds_them() {
+/// An agent, and the socket on which it serves its metrics.
+fn with_metrics() -> (Agent, PathBuf) {
     let agent = Agent::start_with(|dir| {
         let socket = format!("unix://{}/metrics.sock", dir.display());
         vec!["--metrics-listen".into(), socket.into()]
     });
     let metrics = agent.path("metrics.sock");
+    (agent, metrics)
+}
+
+#[test]
+fn inspectors_that_hang_count_for_the_container_that_holds_them() {
+    let (agent, metrics) = with_metrics();
     let log = agent.scratch("log");
     fs::create_dir(&log).expect("a directory");
     let volume = format!("{}:/log", log.display());
@@ -199,6 +205,26 @@ fn a_process_counts_whatever_it_calls_itself() {
                  (until test -e /tmp/go; do sleep 0.05; done; exec /tmp/conti-forker /mnt/file) & sleep 100000";
     let mut held = Held::start(&agent, &[], waits);
     is_not_said_to_be_gone_while_a_child_lives(&agent, &mut held, &["c"]);
+    agent.finish();
+}
+
+/// It has ids of the container, and would be forgotten with it: any number of containers would leave theirs.
+#[test]
+fn a_container_is_there_while_something_that_looks_into_it_hangs() {
+    let (agent, metrics) = with_metrics();
+    let mut held = Held::start(&agent, &[], "sleep 100000; true");
+    let mut look = agent.ctl(["ls", "c", "/mnt/file"]).into_command();
+    let look = look.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut look = look.expect("contictl can be started");
+    held.wait_until_asked();
+    look.kill().expect("the client is there");
+    look.wait().expect("a child can be waited for");
+    wait::until_true("its inspector is given up", || metric(&metrics, "conti_inspectors") == 0);
+    let refused = agent.ctl(["rm", "-f", "c"]).run();
+    let said = refused.errors();
+    assert!(refused.code == 125 && said.contains("what looks at its files"), "{said}");
+    held.let_go();
+    agent.ok(["rm", "-f", "c"]);
     agent.finish();
 }
 

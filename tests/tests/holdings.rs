@@ -121,9 +121,10 @@ fn whoever_has_many_sessions_leaves_files_to_others() {
         };
         assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
         let said = refused.message();
-        assert!(said.contains("olga") && said.contains(&count.to_string()), "{said}");
+        assert!(!said.contains("olga") && said.contains(&count.to_string()), "{said}");
         // Half of those for which there are files.
-        assert_eq!(count, 400 / 4 * 3 / 4 / 2 + 1, "{said}");
+        let all: usize = (400 - 64) / 6 / 4 * 3;
+        assert_eq!(count, all.div_ceil(2), "{said}");
         world.agent.ok(["run", "--rm", "--", "true"]);
         let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
         bob.run(sleeper("bobs")).await.expect("there is something left");

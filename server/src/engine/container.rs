@@ -169,7 +169,9 @@ impl Now {
         }
         // Told by `end`, and not by the session, so that a restart is seen at once.
         match (&self.session, &self.end) {
-            (_, Some(_)) | (None, None) => ContainerState::Stopped,
+            (_, Some(_)) => ContainerState::Stopped,
+            // It is being set up for the first time.
+            (None, None) => ContainerState::Created,
             (Some(session), None) => match session.state() {
                 State::Assembling | State::Created(_) => ContainerState::Created,
                 State::Running(_) => ContainerState::Running,

@@ -19,8 +19,11 @@ use super::{
 /// The most that one identity makes the agent hold, in bytes as [`size`] counts them.
 const EACH: usize = 64 << 20;
 
-/// The files that the agent has open for a session: its journal, two bells and its monitor.
-const SESSION_FILES: u64 = 4;
+/// The files that the agent has open for a session: its journal, two bells and its monitor; for a container its terminals,
+/// and what is ready for the next command.
+const SESSION_FILES: u64 = 6;
+/// Those that it has open itself, and for some calls.
+const OWN_FILES: u64 = 64;
 
 /// What each identity makes the agent hold.
 #[derive(Debug, Default)]
@@ -134,6 +137,7 @@ impl Engine {
     /// sessions, and each identity may have as many of these as it leaves to others.
     pub(super) fn check_files(&self, owner: Option<&str>) -> Result<()> {
         let (files, most) = most_sessions();
+        let most = most / 4 * 3;
         let (all, own) = self.registry.count_sessions(owner);
         if own < most.saturating_sub(all) {
             return Ok(());
@@ -175,7 +179,8 @@ impl Engine {
 /// How many files the agent may open, and for how many sessions those are enough.
 fn most_sessions() -> (u64, usize) {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    (files, usize::try_from(files / 4 * 3 / SESSION_FILES).unwrap_or(usize::MAX))
+    let most = files.saturating_sub(OWN_FILES) / SESSION_FILES;
+    (files, usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 /// What something takes in memory, about: its text as JSON, and for each string the room that it takes beside its

@@ -59,6 +59,14 @@ impl Engine {
         Ok(inspection)
     }
 
+    /// The id of the container in whose cgroups a process is; their name, if it is not known any more.
+    fn container_around(&self, pid: i32) -> Option<String> {
+        let cgroup = self.cgroups.name_of(pid)?;
+        let all = self.registry.containers().into_iter();
+        let mut all = all.filter(|one| one.cgroup_name().as_ref() == Some(&cgroup));
+        Some(all.next().map_or(cgroup, |one| one.id.clone()))
+    }
+
     /// The container that a target is.
     pub(super) fn container_in(&self, target: &Target) -> Option<Arc<Container>> {
         let Target::Container(id) = target else { return None };
@@ -68,8 +76,8 @@ impl Engine {
     /// Asks a question, with fds beside it.
     pub(super) async fn inspect(&self, question: &Question, fds: &[OwnedFd]) -> Result<Inspection> {
         let waits = self.counts.question_waits();
-        let cgroup = question.process().and_then(|of| self.cgroups.name_of(of.pid));
-        let turn = self.inspectors.turn(cgroup.as_deref()).await;
+        let container = question.process().and_then(|of| self.container_around(of.pid));
+        let turn = self.inspectors.turn(container.as_deref()).await;
         drop(waits);
         let turn = turn?;
         let packet = postcard::to_allocvec(question)
@@ -191,7 +199,7 @@ impl Drop for Inspection {
         if let Some(pidfd) = self.process.take().filter(|_| !self.over) {
             // It may be held where it does not see that nobody listens any more.
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            self.turn.keep_until_gone(pidfd);
+            self.turn.keep_until_gone(self.pid, pidfd);
         }
     }
 }

@@ -228,15 +228,18 @@ impl Engine {
         for other in others.iter().filter(|other| !other.record.main && !other.ended()) {
             let _ = other.kill(KillCause::ContainerGone);
         }
-        let mut lives = false;
         if let Some(cgroup) = cgroup {
             // With its own pid namespace nothing outlives the main process; without its monitor, the main
             // process itself may have.
             let populated = container.spec.namespaces.pid != Namespace::Private
                 || matches!(outcome.end.reason, EndReason::Lost(_));
             self.release(cgroup, populated).await;
-            lives = populated && check_undying(&[container.clone()]).await.is_err();
+            if !populated {
+                // What was killed with it is gone.
+                container.now().cgroup = None;
+            }
         }
+        let lives = self.check_undying(std::slice::from_ref(container)).await.is_err();
         // What the kernel holds has its ids, its mounts and its place in the pid namespace still.
         if !lives {
             let mut now = container.now();
@@ -360,6 +363,11 @@ impl Engine {
         grace: Duration,
     ) -> Result<ContainerInfo> {
         let container = self.registry.container(id)?;
+        let is_set_up = container.now().session.as_ref().is_some_and(|session| !session.ended());
+        if !is_set_up {
+            // It may be just being started: what is stopped must not come up a moment later.
+            drop(container.take_turn().await?);
+        }
         let session = container.now().session.clone();
         let state = container.state();
         if state == ContainerState::Quarantined {
@@ -427,7 +435,7 @@ impl Engine {
         if let Err(error) = session.wait_killed(&container.killed()).await {
             let mut all = self.ending_with(container);
             all.push(container.clone());
-            check_undying(&all).await?;
+            self.check_undying(&all).await?;
             warn!(container = %container.id, %error, "its monitor is killed");
             session.kill_monitor();
             session.wait_killed(&container.killed()).await?;
@@ -454,7 +462,10 @@ impl Engine {
     ///
     /// As [`Engine::kill_for_good`].
     async fn kill_unattended(&self, container: &Arc<Container>) -> Result<()> {
-        let Some(cgroup) = container.now().cgroup.clone() else { return Ok(()) };
+        let own = std::slice::from_ref(container);
+        let Some(cgroup) = container.now().cgroup.clone() else {
+            return self.check_undying(own).await;
+        };
         let killed = cgroup.clone();
         let gone = bounds::blocking(bounds::CGROUPS, "cannot kill a cgroup", move || {
             for _ in 0..50 {
@@ -468,9 +479,31 @@ impl Engine {
         if let Err(error) = gone.await {
             warn!(container = %container.id, %error, "its processes may live on");
         }
-        check_undying(&[container.clone()]).await?;
+        self.check_undying(own).await?;
         container.now().cgroup = None;
         self.release(cgroup, true).await;
+        Ok(())
+    }
+
+    /// Refuses to treat containers as gone whose processes were killed, while one of these lives, or what looks into them.
+    async fn check_undying(&self, all: &[Arc<Container>]) -> Result<()> {
+        let mut pause = Duration::from_millis(1);
+        for container in all {
+            let undying = || -> Result<Option<(i32, &str)>> {
+                let own = container.undying()?.map(|pid| (pid, "a process of it"));
+                let hanging = || self.inspectors.hanging_in(&container.id);
+                Ok(own.or_else(|| hanging().map(|pid| (pid, "what looks at its files"))))
+            };
+            while let Some((pid, role)) = undying()? {
+                // On its way out a process is in the kernel for moments, too.
+                if pause > bounds::LOOK {
+                    let hint = "the kernel holds it; do this again once it is gone";
+                    return Err(bounds::stuck(container.killed(), role.into(), pid, hint));
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
         Ok(())
     }
 
@@ -593,23 +626,6 @@ impl Engine {
             }
         });
     }
-}
-
-/// Refuses to treat containers as gone whose processes were killed, while one of these lives.
-async fn check_undying(all: &[Arc<Container>]) -> Result<()> {
-    let mut pause = Duration::from_millis(1);
-    for container in all {
-        while let Some(pid) = container.undying()? {
-            // On its way out a process is in the kernel for moments, too.
-            if pause > bounds::LOOK {
-                let hint = "the kernel holds it; do this again once it is gone";
-                return Err(bounds::stuck(container.killed(), "a process of it".into(), pid, hint));
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
-        }
-    }
-    Ok(())
 }
 
 /// Removes the directory of a container. A want of files or of memory passes, and is no reason to leave a part of it.

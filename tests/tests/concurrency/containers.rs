@@ -172,6 +172,25 @@ fn who_looks_into_a_container_that_ends_or_changes_it_is_told_that_it_does() {
 }
 
 #[test]
+fn a_container_that_is_stopped_while_it_is_set_up_does_not_run_afterwards() {
+    let agent = Agent::start_behind(|_| {
+        ["env", "CONTI_TEST_DELAYS=create.registered=1000"].map(Into::into).to_vec()
+    });
+    for _ in 0..4 {
+        std::thread::scope(|scope| {
+            let run =
+                scope.spawn(|| agent.ctl(["run", "--name", "c", "--", "sleep", "100000"]).run());
+            conti_tests::wait::until_true("it is there", || !agent.ok(["ps", "-aq"]).is_empty());
+            agent.ok(["stop", "-t", "0", "c"]);
+            assert!(agent.ok(["ps", "-a"]).contains("stopped"));
+            run.join().expect("no panic");
+        });
+        agent.ok(["rm", "c"]);
+    }
+    agent.finish();
+}
+
+#[test]
 fn a_container_that_is_started_at_the_moment_of_its_end_keeps_its_cgroups() {
     let agent = slowed();
     agent.api(async |mut api| {
