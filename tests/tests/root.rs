@@ -1,6 +1,6 @@
 //! The root filesystem of a container as its processes see it.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use conti_tests::{
     Agent,
@@ -86,6 +86,75 @@ fn the_files_of_etc_name_the_container() {
             "{rootfs:?}: {out}"
         );
     }
+    agent.finish();
+}
+
+#[test]
+fn the_files_of_etc_lie_on_links_and_what_those_lead_to_stays_as_it_was() {
+    let agent = Agent::start();
+    let root = agent.scratch("root");
+    rootfs::build(&root);
+    fs::write(agent.scratch("canary"), "of the host").expect("a file");
+    let names = |dir: &str| {
+        let entries = fs::read_dir(root.join(dir)).expect("a directory");
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+        entries.map(name).collect::<BTreeSet<_>>()
+    };
+    let links = [
+        ["hostname", "hosts", "../run/systemd/resolve/stub-resolv.conf"],
+        ["/etc/hostname", "/dev/null", "/proc/net/pnp"],
+        ["/proc/sys/kernel/hostname", "../../../../canary", "/no/resolv.conf"],
+    ];
+    let files = ["hostname", "hosts", "resolv.conf"].map(|name| format!("etc/{name}"));
+    for targets in links {
+        for (file, target) in files.iter().zip(targets) {
+            let _ = fs::remove_file(root.join(file));
+            std::os::unix::fs::symlink(target, root.join(file)).expect("a link");
+        }
+        let before = ["", "etc"].map(names);
+        for flags in [&[][..], &["--userns", "host"], &["--overlay"], &["--read-only"]] {
+            let flag = format!("dir:{}", root.display());
+            let run = ["run", "--rm", "--hostname", "pluto", "--rootfs", &flag];
+            let script = "cat /etc/hostname; grep -c 127.0.0.1 /etc/hosts; cat /etc/resolv.conf; \
+                          cat /proc/sys/kernel/hostname; [ -c /dev/null ] && echo device";
+            let out = agent.ok([&run, flags, &["--", "sh", "-c", script]].concat());
+            let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            let wanted = format!("pluto\n1\n{resolv}pluto\ndevice");
+            assert_eq!(out, wanted, "{targets:?} {flags:?}");
+            assert_eq!(
+                ["", "etc"].map(names),
+                before,
+                "{targets:?} {flags:?}: a link was followed"
+            );
+        }
+        for (file, target) in files.iter().zip(targets) {
+            let found = fs::read_link(root.join(file)).expect("a link as it was");
+            assert_eq!(found.to_str(), Some(target));
+        }
+    }
+    assert_eq!(fs::read_to_string(agent.scratch("canary")).expect("there"), "of the host");
+    agent.finish();
+}
+
+#[test]
+fn files_of_etc_that_are_missing_are_made_and_a_directory_in_their_place_is_told() {
+    let agent = Agent::start();
+    let root = agent.scratch("root");
+    rootfs::build(&root);
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        let _ = fs::remove_file(root.join("etc").join(name));
+    }
+    let flag = format!("dir:{}", root.display());
+    let run = || agent.ctl(["run", "--rm", "--rootfs", &flag, "--", "cat", "/etc/hosts"]).run();
+    assert!(run().success().text().contains("127.0.0.1"));
+    assert_eq!(fs::read_to_string(root.join("etc/hosts")).expect("made"), "", "and left empty");
+    fs::remove_file(root.join("etc/hosts")).expect("removed");
+    fs::create_dir(root.join("etc/hosts")).expect("a directory");
+    let refused = run().exits(125).errors();
+    assert!(
+        refused.contains("\"/etc/hosts\"") && refused.contains("remove the directory"),
+        "{refused}"
+    );
     agent.finish();
 }
 

@@ -171,6 +171,9 @@ pub enum MountWhat {
         /// Whether its root is a directory.
         dir: bool,
     },
+    /// A file of the container's own, as a mount that the agent prepared. Where its target is a symbolic link, it lies
+    /// on the link itself: what the link leads to may be missing, or be a part of /dev or /proc.
+    OwnFile(Fd),
     /// An overlay that init makes itself, see [`Root::Overlay`].
     Overlay(Overlay),
     /// A new instance of a filesystem that belongs to a namespace of the one who opens it:
@@ -184,6 +187,16 @@ pub enum MountWhat {
     HostSysfs,
     /// The terminal of the process, bound to this path; only with a terminal.
     Console,
+}
+
+impl Mount {
+    /// The fd of what is mounted, where that travels with the plan.
+    pub fn fd(&self) -> Option<Fd> {
+        match &self.what {
+            MountWhat::Detached { fd, .. } | MountWhat::OwnFile(fd) => Some(*fd),
+            _ => None,
+        }
+    }
 }
 
 /// Attributes of a mount (mount_setattr(2)).

@@ -425,8 +425,8 @@ fn etc_files(spec: &ContainerSpec) -> Vec<(&'static str, String)> {
     vec![("hostname", format!("{hostname}\n")), ("hosts", hosts), ("resolv.conf", resolv)]
 }
 
-/// Binds the files over those of a root that is not written to. The container can write them, but not
-/// what is in their place: each start gets new ones. Returns their mounts.
+/// Binds the files over those of a root that is not written to, or over links of their names. The container can write
+/// them, but not what is in their place: each start gets new ones. Returns their mounts.
 fn bind_etc(
     dir: &Path,
     etc: &[(&'static str, String)],
@@ -447,7 +447,7 @@ fn bind_etc(
         let bound = bind::clone(&dir.join(name), bind::Options::OWN)?;
         let fd = fds.add(bound.fd);
         all.push(fd);
-        let what = MountWhat::Detached { fd, dir: false };
+        let what = MountWhat::OwnFile(fd);
         mounts.push(Mount { what, target: format!("/etc/{name}"), attrs: MountAttrs::default() });
     }
     Ok(all)

@@ -299,6 +299,19 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
             "could not mount on",
             "; the path leads to /proc, /sys or /dev of the container, or a filesystem of the kernel is mounted below the source: only an admin mounts so",
         ),
+        Step::Mount if *errno == libc::EISDIR => (
+            "could not mount on",
+            "; it is a directory in the root filesystem, and what is mounted is a file: remove the directory there",
+        ),
+        Step::Mount if *errno == libc::ENOTDIR => (
+            "could not mount on",
+            "; in the root filesystem it, or a directory of its path, is no directory: remove what is there",
+        ),
+        Step::Mount if *errno == libc::EROFS => (
+            "could not mount on",
+            "; it is missing there, and what it would be made in is read-only: make it before, or have what is made go \
+             to a private layer (--overlay)",
+        ),
         Step::Mount => {
             ("could not mount on", "; check the target's path and type in the root filesystem")
         }

@@ -6,8 +6,7 @@
 use rustix::io::Errno;
 
 use crate::plan::{
-    ContainerPlan, Identity, JoinPlan, Mount, MountWhat, NsSource, NsType, Place, Plan,
-    SetupFailure, Step,
+    ContainerPlan, Identity, JoinPlan, Mount, NsSource, NsType, Place, Plan, SetupFailure, Step,
 };
 
 /// The index of [`Step::JoinNamespace`] that stands for all namespaces of the target at once.
@@ -220,9 +219,8 @@ fn namespaces(place: &Place, step: Step, index: u32) -> String {
 
 /// Where a mount that gets the id map lies in the container.
 fn mapped_mount(container: &ContainerPlan, index: u32) -> String {
-    let fd = container.idmapped.get(index as usize);
-    let is =
-        |mount: &&Mount| matches!(&mount.what, MountWhat::Detached { fd: f, .. } if Some(f) == fd);
+    let fd = container.idmapped.get(index as usize).copied();
+    let is = |mount: &&Mount| mount.fd().is_some() && mount.fd() == fd;
     container.mounts.iter().find(is).map_or_else(|| "/".to_owned(), |mount| mount.target.clone())
 }
 

@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     PlanFds,
-    path::{Kind, is_dir, open_or_create},
+    path::{Kind, is_dir, open_name_or_create, open_or_create},
 };
 use crate::{
     host,
@@ -61,8 +61,7 @@ pub(super) fn attach_layers(container: &ContainerPlan, fds: &PlanFds) -> Result<
     // The mount that upper and work lie in is only named where it gets the id map. Mounts with a
     // target of their own are not layers.
     let has_target = |fd: &Fd| {
-        let is =
-            |mount: &Mount| matches!(&mount.what, MountWhat::Detached { fd: f, .. } if f == fd);
+        let is = |mount: &Mount| mount.fd() == Some(*fd);
         container.root == Root::Mount(*fd) || container.mounts.iter().any(is)
     };
     let mut layers: Vec<Fd> = lowers.iter().chain(&container.idmapped).copied().collect();
@@ -146,15 +145,18 @@ pub(super) fn holds_no_kernel_fs(mount: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Mounts one thing below the root. Returns its fd: by its path it might not be found again.
 pub(super) fn mount(mount: &Mount, scene: &Scene<'_>, guard: &Guard<'_>) -> Result<OwnedFd, Errno> {
     let attrs = attributes(&mount.attrs);
+    let detached = |fd: &Fd| {
+        let source = scene.fds.borrow(*fd)?;
+        if !attrs.is_empty() {
+            set_attributes(source, attrs, mount.attrs.recursive)?;
+        }
+        source.try_clone_to_owned().map_err(|_| Errno::MFILE)
+    };
     let (source, kind) = match &mount.what {
         MountWhat::Detached { fd, dir } => {
-            let source = scene.fds.borrow(*fd)?;
-            if !attrs.is_empty() {
-                set_attributes(source, attrs, mount.attrs.recursive)?;
-            }
-            let source = source.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-            (source, if *dir { Kind::Dir } else { Kind::File })
+            (detached(fd)?, if *dir { Kind::Dir } else { Kind::File })
         }
+        MountWhat::OwnFile(fd) => (detached(fd)?, Kind::File),
         MountWhat::Overlay(overlay) => {
             let made = make_overlay(overlay, scene.fds, scene.user_ns)?;
             set_attributes_of_new(made.as_fd(), attrs)?;
@@ -174,7 +176,11 @@ pub(super) fn mount(mount: &Mount, scene: &Scene<'_>, guard: &Guard<'_>) -> Resu
             (made, Kind::File)
         }
     };
-    let target = open_or_create(scene.root, &mount.target, kind)?;
+    let target = match mount.what {
+        // The kernel mounts on a link that is named by an fd of its own (tried on Linux 6.1 and 6.18).
+        MountWhat::OwnFile(_) => open_name_or_create(scene.root, &mount.target)?,
+        _ => open_or_create(scene.root, &mount.target, kind)?,
+    };
     if same_place(target.as_fd(), scene.root)? {
         // It would hide the root, and with it all that was mounted before.
         return Err(Errno::BUSY);

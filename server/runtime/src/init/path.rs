@@ -57,6 +57,22 @@ pub(super) fn open_or_create(
     }
 }
 
+/// An O_PATH fd of what has a name in a directory inside `root`: also where that is a link, which is not followed.
+/// What is missing is made, the file itself empty.
+pub(super) fn open_name_or_create(root: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let (directory, name) = path.rsplit_once('/').ok_or(Errno::INVAL)?;
+    if matches!(name, "" | "." | "..") {
+        return Err(Errno::INVAL);
+    }
+    let directory = open_or_create(root, &format!("/{directory}"), Kind::Dir)?;
+    // Nobody can make it lead elsewhere: a single name has no way on, and no link is followed.
+    let open = || open_in(directory.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW);
+    match open() {
+        Err(Errno::NOENT) => make(directory.as_fd(), name, Kind::File).and_then(|()| open()),
+        found => found,
+    }
+}
+
 /// Walks a path part by part, so that a link that leads to nothing yet has its target made inside
 /// the root as well.
 fn create(root: BorrowedFd<'_>, path: &str, kind: Kind) -> Result<OwnedFd, Errno> {
@@ -170,6 +186,36 @@ mod tests {
             assert_eq!(at.is_dir(), kind == Kind::Dir, "{path}");
             let again = fstat(&found).unwrap();
             assert_eq!(again.st_ino, std::os::unix::fs::MetadataExt::ino(&at), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_opened_itself_and_no_link_of_it_is_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir(root.join("real")).unwrap();
+        symlink("real", root.join("etc")).unwrap();
+        for (name, target) in [("gone", "../run/gone"), ("loop", "loop"), ("up", "../../../x")] {
+            symlink(target, root.join("real").join(name)).unwrap();
+        }
+        fs::create_dir(root.join("real/dir")).unwrap();
+        let before = fs::read_dir(root).unwrap().count();
+        let fd = open_root(&dir);
+        let open = |path: &str| open_name_or_create(fd.as_fd(), path);
+        for (path, kind) in [
+            ("/etc/gone", FileType::Symlink),
+            ("/etc/loop", FileType::Symlink),
+            ("/etc/up", FileType::Symlink),
+            ("/etc/dir", FileType::Directory),
+            ("/etc/new", FileType::RegularFile),
+        ] {
+            let found = open(path).unwrap();
+            assert_eq!(FileType::from_raw_mode(fstat(&found).unwrap().st_mode), kind, "{path}");
+        }
+        assert_eq!(fs::read_dir(root).unwrap().count(), before, "no link had its target made");
+        assert!(open("/new/etc/file").is_ok() && root.join("new/etc/file").is_file());
+        for bad in ["name", "/etc/", "/etc/..", "/../x/name"] {
+            assert_eq!(open(bad).unwrap_err(), Errno::INVAL, "{bad}");
         }
     }
 

@@ -364,9 +364,8 @@ fn check_fds(plan: &Plan, fds: &PlanFds) -> Result<(), SetupFailure> {
             }
             for mount in &container.mounts {
                 match &mount.what {
-                    MountWhat::Detached { fd, .. } => named.push(*fd),
                     MountWhat::Overlay(layers) => named.extend(overlay(layers)),
-                    MountWhat::Fresh { .. } | MountWhat::HostSysfs | MountWhat::Console => {}
+                    _ => named.extend(mount.fd()),
                 }
             }
         }
