@@ -1,9 +1,11 @@
 //! How commands end, and what `contictl` exits with.
 
-use conti_proto::v1::{KilledEnd, SessionPolicy, session_end::Reason};
+use conti_proto::v1::{
+    ContainerSpec, KilledEnd, SessionPolicy, StopContainerRequest, session_end::Reason,
+};
 use conti_tests::{
     Agent,
-    api::{container, exit_code, process, session, shell, sleeper},
+    api::{container, end_signal, exit_code, process, session, shell, sleeper},
     wire::{self, Wire},
 };
 
@@ -109,10 +111,29 @@ fn the_client_exits_with_125_126_and_127_as_shells_do() {
 }
 
 #[test]
-fn a_reaper_hands_on_the_exit_code_of_its_child() {
+fn a_reaper_hands_on_how_its_child_ended() {
     let agent = Agent::start();
     agent.ctl(["run", "--rm", "--init", "--", "sh", "-c", "exit 9"]).run().exits(9);
     agent.ctl(["run", "--rm", "--init", "--", "sh", "-c", "kill -TERM $$"]).run().exits(143);
+    let signals = [("HUP", 1), ("TERM", 15), ("KILL", 9), ("SEGV", 11)];
+    agent.api(async |mut api| {
+        for (name, number) in signals {
+            let spec = shell(&format!("kill -{name} $$; sleep 1000"));
+            let spec = ContainerSpec { init: true, ..container("", spec) };
+            let wire = Wire::open(&mut api, wire::run(spec)).await.expect("runs");
+            assert_eq!(end_signal(&wire.collect().await.end), number, "{name}");
+        }
+        // An exit code that looks like it is none.
+        let spec = ContainerSpec { init: true, ..container("", shell("exit 143")) };
+        let wire = Wire::open(&mut api, wire::run(spec)).await.expect("runs");
+        assert_eq!(exit_code(&wire.collect().await.end), 143);
+        // It hands on the signal of a stop, and its child ends by that.
+        api.run(ContainerSpec { init: true, ..sleeper("stopped") }).await.expect("runs");
+        let request = StopContainerRequest { container: "stopped".into(), ..Default::default() };
+        let stopped = api.containers.stop_container(request).await.expect("stops").into_inner();
+        let end = stopped.container.and_then(|container| container.end).expect("an end");
+        assert_eq!(end_signal(&end), 15);
+    });
     // Orphans are reaped: none is left a zombie.
     let script = "for i in 1 2 3 4 5; do sh -c 'sleep 0.1 &' ; done; sleep 1; \
                   grep -l '^State:.Z' /proc/[0-9]*/status | wc -l";

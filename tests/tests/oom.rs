@@ -36,17 +36,22 @@ mod needs_memory_cgroup {
     fn a_container_whose_main_process_takes_too_much_ends_out_of_memory() {
         let agent = Agent::start();
         let script = "until [ -e /tmp/go ]; do sleep 0.05; done; exec tail /dev/zero";
-        agent.ok(["run", "-d", "--name", "c", "--", "sh", "-c", script]);
-        limit(&agent.api(async |mut api| api.get("c").await.expect("there").cgroup));
-        agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
-        assert_eq!(agent.ctl(["wait", "c"]).run().text(), "137");
-        assert!(agent.ok(["ps", "-a"]).contains("out of memory"), "{}", agent.ok(["ps", "-a"]));
-        agent.api(async |mut api| {
-            let container = api.get("c").await.expect("there");
-            assert_eq!(state(&container), ContainerState::Stopped);
-            let reason = container.end.and_then(|end| end.reason);
-            assert!(matches!(reason, Some(Reason::OutOfMemory(_))), "{reason:?}");
-        });
+        for init in [&[][..], &["--init"]] {
+            let begin = [&["run", "-d", "--name", "c"], init, &["--", "sh", "-c", script]];
+            agent.ok(begin.concat());
+            limit(&agent.api(async |mut api| api.get("c").await.expect("there").cgroup));
+            agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
+            assert_eq!(agent.ctl(["wait", "c"]).run().text(), "137", "{init:?}");
+            let shown = agent.ok(["ps", "-a"]);
+            assert!(shown.contains("out of memory"), "{init:?}: {shown}");
+            agent.api(async |mut api| {
+                let container = api.get("c").await.expect("there");
+                assert_eq!(state(&container), ContainerState::Stopped);
+                let reason = container.end.and_then(|end| end.reason);
+                assert!(matches!(reason, Some(Reason::OutOfMemory(_))), "{init:?}: {reason:?}");
+            });
+            agent.ok(["rm", "c"]);
+        }
         agent.finish();
     }
 

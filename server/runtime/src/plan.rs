@@ -44,6 +44,11 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether a reaper stays in front of the command.
+    pub fn has_reaper(&self) -> bool {
+        matches!(self, Place::Container(container) if container.init)
+    }
+
     /// The id maps of users and of groups, where a user namespace is made.
     pub fn id_maps(&self) -> Option<(&[IdMap], &[IdMap])> {
         match self {

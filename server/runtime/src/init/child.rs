@@ -82,7 +82,7 @@ pub(super) struct Start<'a> {
     pub filter: Vec<Insn>,
     /// Where [`Status`] records go.
     pub status: BorrowedFd<'a>,
-    /// Where a paused child waits.
+    /// Where a paused child waits, and a reaper tells how the command ended.
     pub gate: BorrowedFd<'a>,
     /// The ids of its user namespace that stand for root: 0, where that is mapped.
     pub owner: (u32, u32),
@@ -106,7 +106,7 @@ impl Start<'_> {
     }
 
     fn has_reaper(&self) -> bool {
-        matches!(&self.plan.place, Place::Container(container) if container.init)
+        self.plan.place.has_reaper()
     }
 }
 
@@ -292,7 +292,8 @@ fn confine(proof: &OnlyThread, start: &Start<'_>, ids: &Ids) -> Result<(), Fail>
     confine::capabilities_of(ids, granted)?;
     // These two close at execve. A paused child holds nothing of the plan while it waits.
     let mut keep = vec![0, 1, 2, start.status.as_raw_fd()];
-    keep.extend(start.plan.paused.then(|| start.gate.as_raw_fd()));
+    let has_gate = start.plan.paused || start.has_reaper();
+    keep.extend(has_gate.then(|| start.gate.as_raw_fd()));
     close_all_but(proof, &mut keep).at(Step::CloseFds)?;
     if no_new_privs {
         set_no_new_privs(true).at(Step::NoNewPrivs)?;
@@ -326,7 +327,7 @@ fn wait_for(pipe: BorrowedFd<'_>) -> Result<(), Errno> {
 /// left to it.
 fn fork_command(proof: &OnlyThread, start: &Start<'_>) -> Result<(), Fail> {
     if let Some(child) = proof.fork().at(Step::Init)? {
-        reaper::stay(proof, child);
+        reaper::stay(proof, child, start.gate);
     }
     begin_session(start.has_terminal())
 }

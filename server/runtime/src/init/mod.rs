@@ -44,6 +44,7 @@ mod sysctl;
 mod tools;
 mod user;
 
+pub use reaper::end_of_command;
 pub use spawn::{Ends, ProcessEnds, Spawn, pipes};
 pub use stage::{Outcome, Stage, ended_early};
 pub use status::Status;

@@ -21,6 +21,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use rustix::{
     fs::{OFlags, fcntl_setfl},
     io::{Errno, fcntl_dupfd_cloexec, write},
+    net::{AddressFamily, SocketFlags, SocketType, socketpair},
     pipe::{PipeFlags, pipe_with},
     process::{
         Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -49,29 +50,33 @@ use crate::{
     },
 };
 
-/// The parent's ends of the pipes between it and the process.
+/// The parent's ends of what is between it and the process.
 #[derive(Debug)]
 pub struct Ends {
     /// Gives [`super::Status`] records, each whole. Does not block.
     pub status: OwnedFd,
-    /// One byte in here lets a paused process go on.
+    /// One byte in here lets a paused process go on. A reaper tells here how the command ended, see
+    /// [`super::end_of_command`]. Does not block.
     pub gate: OwnedFd,
 }
 
-/// The process's ends of the same pipes.
+/// The process's ends of the same.
 #[derive(Debug)]
 pub struct ProcessEnds {
     /// Takes status records.
     pub status: OwnedFd,
-    /// Where a paused process waits.
+    /// Where a paused process waits, and a reaper tells how the command ended.
     pub gate: OwnedFd,
 }
 
-/// Makes the pipes between a process and its parent.
+/// Makes what is between a process and its parent: a pipe, and a pair of sockets as the gate.
 pub fn pipes() -> Result<(Ends, ProcessEnds), Errno> {
     let (status, process_status) = pipe()?;
-    let (process_gate, gate) = pipe()?;
+    let (process_gate, gate) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let process_gate = above_stdio(process_gate)?;
     fcntl_setfl(&status, OFlags::NONBLOCK)?;
+    fcntl_setfl(&gate, OFlags::RDWR | OFlags::NONBLOCK)?;
     Ok((Ends { status, gate }, ProcessEnds { status: process_status, gate: process_gate }))
 }
 
@@ -336,8 +341,11 @@ fn abandon(pidfd: &OwnedFd, birth: Birth) {
 /// A pipe, read end first, both ends above the numbers of stdio, which the child overwrites.
 pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    let above = |fd: OwnedFd| if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(&fd, 3) };
-    Ok((above(read)?, above(write)?))
+    Ok((above_stdio(read)?, above_stdio(write)?))
+}
+
+fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { fcntl_dupfd_cloexec(&fd, 3) }
 }
 
 /// Every fd that the plan names must have come along.

@@ -13,6 +13,9 @@
 //! ```
 //!
 //! EOF without Executing or Failed means that init died.
+//!
+//! A reaper outlives that pipe. It tells by the gate how the command ended: a status of wait(2), as a little-endian
+//! number of 4 bytes.
 
 use std::os::fd::BorrowedFd;
 

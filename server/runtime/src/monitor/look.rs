@@ -32,6 +32,7 @@ use crate::{
     own,
     plan::{SetupFailure, Step},
     protocol::WaitStatus,
+    sys::wait::of_raw,
 };
 
 /// How a process ended of which no thread runs any more. `None`: one does, or the end is not to be had from /proc.
@@ -56,7 +57,7 @@ pub fn end(pid: i32, killed: bool) -> Option<WaitStatus> {
         // Another one was born behind those that were seen.
         _ if stat.threads > threads => None,
         // To others than those who may trace it the kernel shows 0 as its exit code.
-        b'Z' if may_trace(pid) => Some(decode(stat.exit_code)),
+        b'Z' if may_trace(pid) => Some(of_raw(stat.exit_code)),
         _ if killed => Some(WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false }),
         _ => None,
     }
@@ -67,14 +68,6 @@ pub fn end(pid: i32, killed: bool) -> Option<WaitStatus> {
 fn may_trace(pid: i32) -> bool {
     let namespaces = directory(pid).ok().and_then(|directory| namespaces(directory).ok());
     namespaces.is_some_and(|directory| namespace_of(directory, "user").is_some())
-}
-
-/// A status of wait(2), of a process that has ended.
-fn decode(status: i32) -> WaitStatus {
-    match status & 0x7f {
-        0 => WaitStatus::Exited(status >> 8 & 0xff),
-        signal => WaitStatus::Signaled { signal, core: status & 0x80 != 0 },
-    }
 }
 
 /// What is read in /proc/PID/stat, see proc_pid_stat(5).
@@ -193,11 +186,11 @@ mod tests {
 
     #[test]
     fn a_wait_status_is_read_as_wait_gives_it() {
-        assert_eq!(decode(0), WaitStatus::Exited(0));
-        assert_eq!(decode(7 << 8), WaitStatus::Exited(7));
-        assert_eq!(decode(255 << 8), WaitStatus::Exited(255));
-        assert_eq!(decode(9), WaitStatus::Signaled { signal: 9, core: false });
-        assert_eq!(decode(0x80 | 11), WaitStatus::Signaled { signal: 11, core: true });
+        assert_eq!(of_raw(0), WaitStatus::Exited(0));
+        assert_eq!(of_raw(7 << 8), WaitStatus::Exited(7));
+        assert_eq!(of_raw(255 << 8), WaitStatus::Exited(255));
+        assert_eq!(of_raw(9), WaitStatus::Signaled { signal: 9, core: false });
+        assert_eq!(of_raw(0x80 | 11), WaitStatus::Signaled { signal: 11, core: true });
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Process {
     /// While init has not become the command: the pipe, the gate, and the plan that gives names to what
     /// fails.
     setup: Option<Setup>,
+    /// Where a reaper tells how the command ended, once that runs.
+    reaper: Option<OwnedFd>,
     /// Its set-up is over without a command, and why, where init could say so.
     failed: Option<Option<SetupFailure>>,
     /// Whether it leads a session with a terminal, in which a shell makes a process group for each job.
@@ -120,6 +122,7 @@ impl Process {
         Process {
             whom,
             setup: Some(Setup::new(plan, ends)),
+            reaper: None,
             failed: None,
             has_jobs,
             causes: [None; SIGNALS],
@@ -225,7 +228,8 @@ impl Process {
 
     /// The status pipe is closed: either the command runs or init has died.
     fn settle(&mut self) -> Option<Progress> {
-        if self.setup.take_if(|setup| setup.executing).is_some() {
+        if let Some(setup) = self.setup.take_if(|setup| setup.executing) {
+            self.reaper = setup.plan.place.has_reaper().then_some(setup.gate);
             return Some(Progress::Started);
         }
         self.abandon(None);
@@ -323,6 +327,10 @@ impl Process {
         let status = match wait::try_reap(self.pidfd()).unwrap_or(Some(gone)) {
             Some(status) => status,
             None => self.leave_held()?,
+        };
+        let status = match &self.reaper {
+            Some(reaper) => init::end_of_command(status, reaper),
+            None => status,
         };
         let cause = match status {
             WaitStatus::Exited(_) => None,

@@ -41,6 +41,14 @@ fn wait(id: WaitId<'_>, options: WaitIdOptions) -> io::Result<Option<WaitIdStatu
     }
 }
 
+/// A status of wait(2), of a process that has ended.
+pub fn of_raw(status: i32) -> WaitStatus {
+    match status & 0x7f {
+        0 => WaitStatus::Exited(status >> 8 & 0xff),
+        signal => WaitStatus::Signaled { signal, core: status & 0x80 != 0 },
+    }
+}
+
 fn decode(status: &WaitIdStatus) -> Option<WaitStatus> {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => Some(WaitStatus::Exited(code)),

@@ -1,8 +1,9 @@
 //! New containers, from inside.
 
 use conti_runtime::{
-    init::{ChildStdio, Status},
+    init::{ChildStdio, Status, end_of_command},
     plan::*,
+    protocol::WaitStatus,
 };
 use rustix::{fs::Mode, pty::OpenptFlags};
 
@@ -206,9 +207,9 @@ pub fn a_reaper_reaps_passes_signals_on_and_ends_as_its_child(world: &mut World)
     for (script, end) in [
         (
             "trap 'exit 9' TERM; sh -c 'sleep 0.2 & exit 0'; echo ready; while :; do sleep 0.1; done",
-            9,
+            WaitStatus::Exited(9),
         ),
-        ("echo ready; exec sleep 100", 128 + libc::SIGTERM),
+        ("echo ready; exec sleep 100", WaitStatus::Signaled { signal: libc::SIGTERM, core: false }),
     ] {
         world.make_container();
         world.container().init = true;
@@ -223,13 +224,16 @@ pub fn a_reaper_reaps_passes_signals_on_and_ends_as_its_child(world: &mut World)
             assert_ne!(n, 0, "{seen}");
             seen.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
         }
-        assert!(seen.starts_with("pid=2 conti-init 0"), "{seen}");
+        // It holds nothing but the gate.
+        assert!(seen.starts_with("pid=2 conti-init 1"), "{seen}");
         std::thread::sleep(std::time::Duration::from_millis(400));
         let children = format!("/proc/{0}/task/{0}/children", session.child.pid);
         assert_eq!(std::fs::read_to_string(children).unwrap().split(' ').count(), 2);
         rustix::process::pidfd_send_signal(&session.child.pidfd, rustix::process::Signal::TERM)
             .unwrap();
-        assert_eq!(session.finish(&world.plan).end, end);
+        let gate = session.child.gate.try_clone().unwrap();
+        let code = session.finish(&world.plan).end;
+        assert_eq!(end_of_command(WaitStatus::Exited(code), gate), end);
     }
 }
 
