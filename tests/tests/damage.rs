@@ -205,6 +205,49 @@ fn a_running_container_whose_record_is_damaged_or_gone_runs_on_until_it_is_delet
 }
 
 #[test]
+fn what_is_not_known_of_a_container_and_of_a_session_is_not_made_up() {
+    let mut agent = Agent::start();
+    let (container, exec) = agent.api(async |mut api| {
+        let container = api.run(sleeper("c")).await.expect("runs");
+        (container, start(&mut api, "c", "sleep 100000").await.expect("starts"))
+    });
+    agent.kill();
+    DAMAGES[0].1(&agent.path(&format!("data/containers/{}/container.json", container.id)));
+    DAMAGES[0].1(&agent.path(&format!("state/sessions/{}/session.json", exec.id)));
+    agent.restart();
+    agent.api(async |mut api| {
+        let found = api.get(&container.id).await.expect("it is shown");
+        assert_eq!((found.name.as_str(), found.spec, found.create_time), ("", None, None));
+        assert_eq!((found.pid, found.session_id), (container.pid, container.session_id.clone()));
+        let found = get_session(&mut api, &exec.id).await.expect("it is shown");
+        assert_eq!((found.argv, found.start_time), (Vec::new(), None));
+    });
+    let has = |value: &serde_json::Value, names: &[&str]| {
+        names.iter().filter(|name| value.get(**name).is_some()).count()
+    };
+    let found = agent.ctl(["inspect", &container.id]).run().success().json();
+    assert_eq!(has(&found, &["id", "state", "pid", "session_id", "warnings"]), 5, "{found}");
+    let unknown = ["name", "spec", "create_time", "start_time", "end", "end_time"];
+    assert_eq!(has(&found, &unknown), 0, "{found}");
+    let found = agent.ctl(["inspect", "--session", &exec.id]).run().success().json();
+    assert_eq!(has(&found, &["id", "state", "pid", "attached", "container_id"]), 5, "{found}");
+    assert_eq!(has(&found, &["argv", "terminal", "start_time"]), 0, "{found}");
+    let line = |args: &[&str], id: &str| {
+        let shown = agent.ok(args.iter().copied());
+        let line = shown.lines().find(|line| line.starts_with(id)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("{id} in {shown}"))
+    };
+    let shown = line(&["ps", "-a"], &container.id[..12]);
+    let words: Vec<&str> = shown.split_whitespace().collect();
+    let pid = container.pid.to_string();
+    assert_eq!(words[1..], ["-", "quarantined", &pid, "-", "-", "-"], "{shown}");
+    let shown = line(&["sessions"], &exec.id);
+    assert_eq!(shown.split_whitespace().filter(|word| *word == "-").count(), 3, "{shown}");
+    agent.api(async |mut api| api.delete(&container.id).await.expect("rm -f always works"));
+    agent.finish();
+}
+
+#[test]
 fn a_container_with_a_damaged_record_is_the_same_after_it_has_ended() {
     let mut agent = Agent::start();
     let container = agent.api(async |mut api| api.run(sleeper("c")).await.expect("runs"));

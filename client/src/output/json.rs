@@ -52,9 +52,17 @@ fn name_or(name: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(name).map_err(|_| bytes(name))
 }
 
-/// A container.
+/// Takes fields out of an object.
+fn without(mut object: Value, is_unknown: impl Fn(&str, &Value) -> bool) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.retain(|name, value| !is_unknown(name, value));
+    }
+    object
+}
+
+/// A container. Of one whose record cannot be read, what is not known is left out.
 pub fn container(container: &Container) -> Value {
-    json!({
+    let value = json!({
         "id": container.id,
         "name": container.name,
         "state": container_state(container.state()),
@@ -68,7 +76,9 @@ pub fn container(container: &Container) -> Value {
         "cgroup": container.cgroup,
         "warnings": container.warnings,
         "spec": container.spec.as_ref().map(spec),
-    })
+    });
+    let is_unknown = |value: &Value| value.is_null() || *value == 0 || *value == "";
+    without(value, |_, value| container.spec.is_none() && is_unknown(value))
 }
 
 /// The state of a container.
@@ -76,9 +86,9 @@ pub fn container_state(state: ContainerState) -> String {
     enum_name(state.as_str_name(), "CONTAINER_STATE_")
 }
 
-/// A session.
+/// A session. Of one whose record cannot be read, what is not known is left out.
 pub fn session(session: &Session) -> Value {
-    json!({
+    let value = json!({
         "id": session.id,
         "container_id": session.container_id,
         "main": session.main,
@@ -93,6 +103,13 @@ pub fn session(session: &Session) -> Value {
         "input_offset": session.input_offset,
         "attached": session.attached,
         "recorded": session.recorded,
+    });
+    let unknown = session.argv.is_empty();
+    let homeless = unknown && session.container_id.is_empty();
+    without(value, |name, _| match name {
+        "argv" | "terminal" | "start_time" => unknown,
+        "container_id" | "main" => homeless,
+        _ => false,
     })
 }
 

@@ -51,6 +51,11 @@ pub fn or_dash(number: u64) -> String {
     if number == 0 { "-".to_owned() } else { number.to_string() }
 }
 
+/// A text, or a dash where it is empty: what it says is not known, or there is nothing to say.
+pub fn known(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
 /// The beginning of an id.
 pub fn short_id(id: &str) -> String {
     id.chars().take(SHORT_ID).collect()

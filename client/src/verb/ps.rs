@@ -132,12 +132,12 @@ fn row(container: &Container) -> [String; 7] {
     let process = container.spec.as_ref().and_then(|spec| spec.process.as_ref());
     [
         text::short_id(&container.id),
-        container.name.clone(),
+        text::known(container.name.clone()),
         output::json::container_state(container.state()),
         text::pid(container.pid),
         text::age(container.create_time.as_ref()),
         text::end(container.end.as_ref()),
-        process.map(|process| text::command(&process.argv)).unwrap_or_default(),
+        text::known(process.map(|process| text::command(&process.argv)).unwrap_or_default()),
     ]
 }
 

@@ -97,18 +97,20 @@ fn show(sessions: &[Session], quiet: bool, format: Format) -> Result<()> {
 fn row(session: &Session) -> [String; 8] {
     let kind = match (session.main, session.container_id.is_empty()) {
         (true, _) => "main",
+        // Its record cannot be read.
+        (false, true) if session.argv.is_empty() => "-",
         (false, false) => "exec",
         (false, true) => "enter",
     };
     [
         // Whole: a session is named by nothing shorter.
         session.id.clone(),
-        text::short_id(&session.container_id),
+        text::known(text::short_id(&session.container_id)),
         kind.to_owned(),
         output::json::session_state(session.state()),
         text::pid(session.pid),
         text::age(session.start_time.as_ref()),
         text::end(session.end.as_ref()),
-        text::command(&session.argv),
+        text::known(text::command(&session.argv)),
     ]
 }

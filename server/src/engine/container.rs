@@ -66,6 +66,8 @@ pub struct Container {
     pub request_id: Option<String>,
     /// The digest of that request.
     pub request_digest: Option<String>,
+    /// Whether it stands in for one whose record cannot be read.
+    pub unknown: bool,
     /// Held while it is started, stopped or deleted: one at a time.
     turn: tokio::sync::Mutex<()>,
     /// Told when the main process has ended, before anything is cleaned up.
@@ -203,6 +205,7 @@ impl Container {
             create_time: SystemTime::now(),
             request_id: request.map(|request| request.key.clone()),
             request_digest: request.map(|request| request.digest.clone()),
+            unknown: false,
             turn: tokio::sync::Mutex::default(),
             ended: tokio::sync::Notify::new(),
             // Nothing so far, which is known.
@@ -219,6 +222,7 @@ impl Container {
             create_time: record.create_time,
             request_id: record.request_id,
             request_digest: record.request_digest,
+            unknown: false,
             turn: tokio::sync::Mutex::default(),
             ended: tokio::sync::Notify::new(),
             now: Mutex::new(Now {
@@ -526,9 +530,9 @@ impl Container {
         warnings.extend(now.quarantined.clone().into_iter().chain(now.left.clone()));
         ContainerInfo {
             id: self.id.clone(),
-            spec: self.spec.clone(),
+            spec: (!self.unknown).then(|| self.spec.clone()),
             state,
-            create_time: self.create_time,
+            create_time: (!self.unknown).then_some(self.create_time),
             start_time: now.start_time,
             end_time: now.end.as_ref().map(|end| end.time),
             end: now.end.clone(),

@@ -11,12 +11,12 @@ use super::spec::ContainerSpec;
 pub struct ContainerInfo {
     /// 32 hexadecimal digits.
     pub id: String,
-    /// What it was made from, with name and host name filled in.
-    pub spec: ContainerSpec,
+    /// What it was made from, with name and host name filled in. `None`: it is not known.
+    pub spec: Option<ContainerSpec>,
     /// Where it is in its life.
     pub state: ContainerState,
-    /// When it was created.
-    pub create_time: SystemTime,
+    /// When it was created. `None`: it is not known.
+    pub create_time: Option<SystemTime>,
     /// When its main process was last started.
     pub start_time: Option<SystemTime>,
     /// When its main process last ended.
@@ -87,8 +87,8 @@ pub struct SessionInfo {
     pub terminal: bool,
     /// The pid of its process; 0 once it has ended.
     pub pid: i32,
-    /// When it was started.
-    pub start_time: SystemTime,
+    /// When it was started. `None`: it is not known.
+    pub start_time: Option<SystemTime>,
     /// How it ended.
     pub end: Option<SessionEnd>,
     /// Up to where the journal has been written.

@@ -45,7 +45,8 @@ impl Engine {
     pub(super) fn unknown(&self, dir: &Path, problem: String) -> Container {
         let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let spec = ContainerSpec { name: id.clone(), ..ContainerSpec::unknown() };
-        let container = Container::new(id, spec, &self.containers_dir, None);
+        let mut container = Container::new(id, spec, &self.containers_dir, None);
+        container.unknown = true;
         {
             let mut now = container.now();
             now.quarantined = Some(problem);

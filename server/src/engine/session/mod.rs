@@ -267,7 +267,7 @@ impl Session {
             argv: self.record.argv.clone(),
             terminal: self.io().terminal.is_some(),
             pid,
-            start_time: self.record.start_time,
+            start_time: (!self.record.unknown).then_some(self.record.start_time),
             end,
             output_offset,
             retained_offset,
