@@ -81,7 +81,13 @@ fn a_directory_of_the_host_appears_in_a_living_container_and_goes_again() {
     assert!(agent.ok(["mounts", "c"]).contains(&id));
 
     // What lies on it goes first.
-    assert!(errors(&agent, &["umount", "--id", &id]).contains("in use"));
+    agent.ok(["mount", "--mkdir", "c", "type=tmpfs,dst=/mnt/below/deep"]);
+    for which in [&["--id", &id][..], &["c", "/mnt"]] {
+        let refused = errors(&agent, &[&["umount"], which].concat());
+        assert!(refused.contains("in use"), "{refused}");
+        assert!(refused.contains(r#"on "/mnt/below/deep", "/mnt/below"; unmount"#), "{refused}");
+    }
+    agent.ok(["umount", "c", "/mnt/below/deep"]);
     agent.ok(["umount", "c", "/mnt/below"]);
     agent.ok(["umount", "--id", &id]);
     assert!(errors(&agent, &["umount", "--id", &id]).contains("there is no mount"));
@@ -302,7 +308,8 @@ fn what_cannot_be_mounted_is_said_and_nothing_is_left() {
     // In use.
     agent.ok(["mount", "c", &bind("/dir")]);
     agent.ok(["exec", "-d", "-w", "/dir", "c", "--", "sleep", "1000"]);
-    assert!(errors(&agent, &["umount", "c", "/dir"]).contains("in use"));
+    let refused = errors(&agent, &["umount", "c", "/dir"]);
+    assert!(refused.contains("in use, by an open file"), "{refused}");
     agent.ok(["umount", "--lazy", "c", "/dir"]);
     assert_eq!(agent.ok(["-o", "json", "mounts", "--no-usage", "c"]), before);
     // Covered by another.

@@ -93,6 +93,23 @@ impl<'a> Tree<'a> {
         None
     }
 
+    /// Where those lie that are mounted below a mount: each before what it lies on.
+    pub fn below(&self, id: u64) -> Vec<&'a [u8]> {
+        let mut on: HashMap<u64, Vec<&Entry<'a>>> = HashMap::new();
+        for entry in self.0.values() {
+            on.entry(entry.parent).or_default().push(entry);
+        }
+        let mut found: Vec<&Entry<'a>> = on.remove(&id).unwrap_or_default();
+        let mut next = 0;
+        while let Some(entry) = found.get(next) {
+            let mut above = on.remove(&entry.id).unwrap_or_default();
+            above.sort_unstable_by_key(|entry| entry.id);
+            found.extend(above);
+            next += 1;
+        }
+        found.iter().rev().map(|entry| entry.point).collect()
+    }
+
     /// Whether a mount is of the kernel's, or brings such a one along, or lies on one or at one of the [`PLACES`].
     /// `None`: it is not there, or not all that it lies on is seen.
     pub fn is_kernels(&self, id: u64) -> Option<bool> {
@@ -140,6 +157,15 @@ mod tests {
         for plain in [4, 5, 10, 99] {
             assert_eq!(tree.kernels_at_or_below(plain), None, "{plain}");
         }
+    }
+
+    #[test]
+    fn what_lies_below_a_mount_is_told_from_above() {
+        let tree = Tree::of(TABLE);
+        assert_eq!(tree.below(6), [&b"/mnt/a/cg"[..], b"/mnt/a"]);
+        assert_eq!(tree.below(8), [&b""[..]; 0]);
+        // A ring ends.
+        assert_eq!(tree.below(10), [&b"/x"[..], b"/y"]);
     }
 
     #[test]
