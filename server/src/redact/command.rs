@@ -190,9 +190,12 @@ impl<'a> Reader<'a> {
             }
         }
         let given = |flags: &str| {
-            let flag =
-                |word: &&str| word.split_once('=').map_or(*word, |(flag, _)| flag).to_owned();
-            flags.is_empty() || words.iter().any(|word| programs::has(flags, &flag(word)))
+            let flag = |word: &str| word.split_once('=').map_or(word, |(flag, _)| flag).to_owned();
+            let has = |word: &&str| {
+                programs::has(flags, &flag(word))
+                    || flags.split(' ').any(|flag| behind_cluster(flag, word).is_some())
+            };
+            flags.is_empty() || words.iter().any(has)
         };
         let reads = |place: &Place| matches!(place, Place::Input(with) if given(with));
         known.iter().any(|program| program.places.iter().any(reads))

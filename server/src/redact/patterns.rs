@@ -15,7 +15,7 @@ const SLASHED_KEY: usize = 40;
 
 /// What the name of a flag, variable or field is made of where its value is a secret. Long words count
 /// anywhere in a name, short ones as a part of it.
-const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|mnemonic|totp|seed[_.-]?phrase|recovery[_.-]?(?:code|phrase)|session[_.-]?id|(?:slack|discord|teams)[_.-]?webhook|requirepass|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|rekey|hexkey|auth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
+const SECRET_NAME: &str = r"(?-u:[a-z0-9_.-]*(?:password|passwd|passphrase|passcode|secret|token|bearer|api[_.-]?key|credential|mnemonic|totp|seed[_.-]?phrase|recovery[_.-]?(?:code|phrase)|session[_.-]?id|(?:slack|discord|teams)[_.-]?webhook|requirepass|(?:private|access|account|auth|master|shared|signing|encryption)[_.-]?key|access[_.-]?signature|pwd|pass)[a-z0-9_.-]*|(?:[a-z0-9_.-]*[_.-])?(?:key|rekey|hexkey|auth|oauth|authorization|authentication|cookie|creds?|pin|otp|pat|psk|pw|jwt|dsn|salt|signature|sig)(?:[_.-][a-z0-9_.-]*)?)";
 /// The same of names that others use as well: a number is no secret there.
 const VAGUE_NAME: &str =
     r"(?-u:(?:[a-z0-9_.-]*[_.-])?(?:session|hmac|seed|nonce|webhook(?:[_.-]?url)?))";
@@ -30,8 +30,13 @@ const WORD: &str = concat!(
 );
 /// Text in quotes.
 const QUOTED: &str = r#"(?:"[^"]*(?:"|$)|'[^']*(?:'|$))"#;
+/// The name of a file that holds a secret.
+const SECRET_FILE: &str = r"(?-u:\.?(?:[a-z0-9]+[_.-])*(?:password|passwd|passphrase|pass|pw|secret|token|credential|cred|api[_-]?key|key|psk|cookie)s?(?:\.(?:txt|conf|cfg|ini|env|ya?ml|json|key))?)";
 /// The marks of those who issue keys.
 const ISSUED: &str = r"(?:gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox[abeprs]-|sk-|sk_|rk_|pk_live_|hf_|npm_|pypi-|dop_v1_|dckr_pat_|tskey-|shpat_|whsec_|lin_api_|figd_|sq0[a-z]{3}-|ATATT3x|SG\.|AIza|ya29\.|AGE-SECRET-KEY-|hvs\.|s\.)";
+
+/// What is no value of a flag or name that it stands behind.
+const NO_VALUE: [&str; 6] = ["--", "stdin", "<", "<<", "<<<", "|"];
 
 /// All patterns.
 pub struct Patterns {
@@ -47,6 +52,8 @@ pub struct Patterns {
     pub introduced: Regex,
     /// What says so by itself, in whatever command.
     pub bare: Regex,
+    /// The path of a file that holds a secret.
+    pub file: Regex,
     /// An argument that is as a whole a name and its value: the name.
     pub assignment: Regex,
     /// In the order in which they are applied.
@@ -79,6 +86,7 @@ pub static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| Patterns {
     named: new(&format!(r"^(?:(?:[^-].*)?/)?{SECRET_NAME}$")),
     introduced: new(&format!(r#"^["']?{SECRET_NAME}["']?(?:=>|:=|=|:)$"#)),
     bare: new(r"^(?-u:(?:[a-z0-9_.-]*[.-])?(?:[a-z0-9]+_)?(?:password|passphrase|passcode))$"),
+    file: new(&format!(r"^(?:.*/)?{SECRET_FILE}$|/secrets/")),
     assignment: new(&format!(r"^(-{{0,2}}{SECRET_NAME}=)")),
     rules: rules(),
     run: new(r"[a-z0-9+/_=-]{32,}"),
@@ -104,6 +112,7 @@ fn rules() -> Vec<Rule> {
         ),
         rule(r"(?-u:\b)(bearer|basic|digest|negotiate)\s+[^\s\[]\S*", "$1 [redacted]"),
         rule(r"-----BEGIN [A-Z ]*(?:PRIVATE|SECRET).*", REDACTED),
+        rule(r"((?-u:\b)Private-Lines:\s*[0-9]+\s+).*", "${1}[redacted]"),
         // The user, or user and password, of a URL.
         rule(
             r#"([a-z][a-z0-9+.-]*://)[^\s/?#"'@]*(?::[0-9]*[^\s"'@/0-9][^\s"'@]*)?(?:[^\s/?#"']*)@"#,
@@ -114,6 +123,8 @@ fn rules() -> Vec<Rule> {
             r#"((?:^|[\s/=:"'])[a-z0-9_.\\$-]+:)[^\s:/@"']+@([a-z0-9.-]+(?::[0-9]{1,5})?(?:[\s/"']|:/|$))"#,
             "${1}[redacted]@$2",
         ),
+        // User and password of one large database.
+        rule(r"(jdbc:oracle:[a-z0-9]+:[^\s/@]*/)[^\s@]+@", "${1}[redacted]@"),
         // URLs that are secrets themselves.
         rule(
             r"(hooks\.slack\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/webhooks/|webhook\.office\.com/)[^\s]+",
@@ -131,8 +142,9 @@ fn rules() -> Vec<Rule> {
             "${1}[redacted]$2",
         ),
         value(&format!(r#"name\s*=\s*["']{SECRET_NAME}["']\s+value\s*=\s*"#)),
-        // NAME=value, name: value, "name": "value"; `=` and `:` may stand alone.
-        value(&format!(r#"(?-u:\b){SECRET_NAME}["']?\]?\s*(?:=>|:=|=|:)\s*"#)),
+        // NAME=value, name: value, "name": "value", also in a string of another one or in a form; `=` and `:` may stand
+        // alone.
+        value(&format!(r#"(?-u:\b){SECRET_NAME}\\*["']?\]?\s*(?:=>|:=|=|:|%3[ad])\s*"#)),
         Rule { pattern: new(&format!(r"((?-u:\b){VAGUE_NAME}=)({WORD})")), by: By::Vague },
         // A name and its value as the arguments of a function.
         rule(&format!(r#"(["']{SECRET_NAME}["']\s*,\s*){QUOTED}"#), "${1}[redacted]"),
@@ -145,6 +157,10 @@ fn rules() -> Vec<Rule> {
         rule(r"(?-u:\b)(pass:)[^\s]+", "${1}[redacted]"),
         // Literals of `kubectl create`, whatever their names.
         value(r"--from-literal[\s=]+[^\s=]+="),
+        // Objects of a virtual machine.
+        rule(r"((?-u:\b)secret,(?:[^\s]*,)?data=)[^\s,]+", "${1}[redacted]"),
+        // What ftp(1) and its kin are told.
+        rule(r"((?:^|[\n;])[ \t]*user[ \t]+[^\s;]+[ \t]+)[^\s;]+([ \t]*[\n;])", "${1}[redacted]$2"),
         // SQL, and .netrc.
         value(
             r"identified\s+(?:(?:with|via)\s+\S+\s+)?(?:by|as|using)\s+(?:(?:password|values)\s+)?",
@@ -191,8 +207,9 @@ impl Rule {
                 let (value, behind) = value.split_at(value_end(value));
                 let plain = value.trim_matches(['"', '\'']);
                 match self.by {
-                    // What comes behind `--` is the value; the next word is none of a flag's.
-                    _ if plain.is_empty() || value == "--" => found[0].to_owned(),
+                    // What comes behind `--` is the value; the next word is none of a flag's. Nor is what stands for the
+                    // standard input.
+                    _ if plain.is_empty() || NO_VALUE.contains(&value) => found[0].to_owned(),
                     By::Vague if is_number(plain) => found[0].to_owned(),
                     _ => format!("{before}{REDACTED}{behind}"),
                 }

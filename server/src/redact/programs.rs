@@ -5,6 +5,8 @@
 
 use Place::*;
 
+use super::patterns::PATTERNS;
+
 /// The arguments of a program that are secrets.
 #[derive(Debug)]
 pub struct Program {
@@ -47,6 +49,7 @@ const PROGRAMS: &[Program] = &[
     of(&["mysql*", "mariadb*"], &[Glued("-p"), Input("--defaults-extra-file --defaults-file")]),
     of(&["mycli", "mydumper", "myloader", "mytop", "pt-*"], &[After("-p")]),
     of(&["xtrabackup", "mariabackup", "innobackupex"], &[Glued("-p")]),
+    of(&["mysql_config_editor"], &[Input("--password -p")]),
     of(&["mongo*"], &[After("-p")]),
     of(&["mysqladmin"], &[Named]),
     of(&["redis-cli", "valkey-cli"], &[After("-a masterauth MASTERAUTH"), Named]),
@@ -55,26 +58,34 @@ const PROGRAMS: &[Program] = &[
     of(&["add_user", "change_password", "authenticate_user"], &[Operands(1)]),
     of(&["AUTH", "redis-cli auth"], &[Operands(0)]),
     of(&["sqlcmd", "bcp", "osql", "tsql"], &[After("-P")]),
-    of(&["sqlplus", "rman", "expdp", "impdp"], &[Part("", '/')]),
+    of(&["sqlplus", "sqlldr", "rman", "expdp", "impdp"], &[Part("", '/')]),
     of(&["cqlsh"], &[After("-p")]),
     of(&["influx", "clickhouse-client"], &[Apart("-p")]),
+    of(&["etcdctl user"], &[Part("", ':')]),
+    of(&["addauth"], &[Operands(1)]),
     // The web.
     of(&["curl"], &[Part(CURL, ':'), After("-b --cookie"), Input("-K --config")]),
     of(&["http", "https", "xh"], &[Part("-a --auth", ':')]),
     of(&["lftp", "ncftp"], &[Part("-u", ','), After("-p")]),
     of(&["mosquitto_*"], &[After("-P")]),
     of(&["swaks"], &[After("-ap")]),
+    of(&["sendemail", "sendEmail"], &[After("-xp")]),
     // Other machines.
-    of(&["sshpass"], &[After("-p")]),
+    of(&["sshpass"], &[After("-p"), Input("")]),
     of(&["ssh-add"], &[Input("")]),
     of(&["ssh-keygen"], &[After("-N -P")]),
-    of(&["smb*", "rpcclient", "winexe", "wmic", "net"], &[Part("-U --user", '%')]),
+    of(&["smb*", "samba-tool", "rpcclient", "winexe", "wmic", "net"], &[Part("-U --user", '%')]),
+    of(&["mount*"], &[Part("-o --options", '%')]),
+    of(&["wbinfo"], &[Part("-a -K --authenticate --krb5auth", '%')]),
+    of(&["samba-tool user"], &[Operands(2)]),
     of(&["xfreerdp*", "wfreerdp*", "rdesktop"], &[After("-p"), Glued("/p: /password:")]),
     of(&["ipmitool"], &[After("-P")]),
+    of(&["set password"], &[Operands(1)]),
     of(&["radtest"], &[Operands(1)]),
-    of(&["snmp*"], &[After("-A -X -c")]),
+    of(&["radclient"], &[Operands(2)]),
+    of(&["snmp*", "net-snmp-*"], &[After("-A -X -c")]),
     of(&["ldap*"], &[After("-w")]),
-    of(&["ldappasswd"], &[After("-a -s")]),
+    of(&["ldappasswd", "slappasswd"], &[After("-a -s")]),
     of(&["nsupdate", "dig"], &[After("-y")]),
     of(&["send", "exp_send"], &[Operands(0)]),
     // Users of a machine.
@@ -82,39 +93,59 @@ const PROGRAMS: &[Program] = &[
     of(&["htpasswd"], &[Last('b'), Input("-i")]),
     of(&["net user", "net use"], &[Operands(1)]),
     of(&["chpasswd", "chgpasswd", "newusers", "passwd", "smbpasswd", "kinit", "su"], &[Input("")]),
+    of(&["pdbedit", "saslpasswd2", "vncpasswd", "realm", "adcli"], &[Input("")]),
+    of(&["kadmin*"], &[After("-w")]),
     of(&["chpasswd", "chgpasswd"], &[Operands(0)]),
     of(&["kinit"], &[Operands(1)]),
     of(&["sudo", "doas"], &[Input("-S --stdin")]),
-    of(&["mkpasswd", "openssl passwd"], &[Operands(0), Input("")]),
+    of(&["mkpasswd", "cryptpw", "openssl passwd"], &[Operands(0), Input("")]),
+    of(&["hash-password"], &[After("--plaintext")]),
     of(&["keyctl add"], &[Operands(2)]),
     // Ciphers and archives.
     of(&["openssl"], &[Apart("-k -K -hmac -psk"), Input("stdin fd:0")]),
     of(&["gpg", "gpg2"], &[Input("--passphrase-fd")]),
     of(&["cryptsetup"], &[Input("")]),
     of(&["zip", "unzip"], &[After("-P")]),
-    of(&["7z", "7za", "7zr"], &[Glued("-p")]),
+    of(&["7z*"], &[Glued("-p")]),
     of(&["rar", "unrar"], &[Glued("-p -hp")]),
     of(&["pdf*", "qpdf"], &[After("-upw -opw user_pw owner_pw input_pw")]),
     of(&["oathtool", "rclone obscure"], &[Operands(0)]),
+    of(&["pk12util"], &[After("-W -K")]),
+    of(&["signtool*"], &[After("/p")]),
+    of(&["yubico-piv-tool", "ykman", "tpm2_*"], &[After("-P")]),
+    of(&["systemd-creds", "secret-tool"], &[Input("")]),
+    of(&["pass insert", "gopass insert"], &[Input("")]),
+    of(&["encrypt_string"], &[Operands(0), Input("")]),
+    of(&["ConvertTo-SecureString"], &[Operands(0)]),
+    of(&["secret-set-value"], &[Operands(1)]),
     // Wireless networks.
-    of(&["wpa_passphrase"], &[Operands(1)]),
-    of(&["nmcli"], &[Named]),
+    of(&["wpa_passphrase"], &[Operands(1), Input("")]),
+    of(&["nmcli", "wpa_cli"], &[Named]),
     of(&["wg"], &[Named, Input("private-key preshared-key")]),
-    of(&["iwconfig"], &[After("key")]),
+    of(&["iwconfig", "iw"], &[After("key")]),
     // Settings and values, each by its name.
     of(&["crudini", "augtool", "etcdctl", "uci", "gsettings", "dconf", "debconf*"], &[Named]),
     of(&["git config", "snap set", "configure set", "config set"], &[Named]),
+    of(&["rclone", "poetry config", "composer config", "set", "setenv"], &[Named]),
     of(&["debconf-set-selections"], &[Input("")]),
     // Registries, clouds and stores of secrets.
-    of(&["login"], &[After("-p"), Input("--password-stdin")]),
-    of(&["vault login", "authtoken", "add-authtoken"], &[Operands(0)]),
+    of(&["login"], &[After("-p -t"), Input("--password-stdin --with-token --stdin")]),
+    of(&["vault login", "authtoken", "add-authtoken"], &[Operands(0), Input("")]),
+    of(&["cf auth", "cloudflared service"], &[Operands(1)]),
+    of(&["consul", "nomad", "serf"], &[Apart("-encrypt")]),
+    of(&["put-parameter"], &[After("--value")]),
+    of(&["patch secret", "patch secrets"], &[After("-p --patch")]),
+    of(&["nuget push"], &[After("-k")]),
+    of(&["admin user"], &[Operands(3)]),
+    of(&["chamber write"], &[Operands(2)]),
     of(&["vault unseal", "operator unseal", "operator rekey"], &[Operands(0)]),
     of(&["operator generate-root", "bw unlock", "snyk auth", "cargo login"], &[Operands(0)]),
     of(&["bw login"], &[Operands(1)]),
     of(&["gitlab-runner"], &[Apart("-r")]),
-    of(&["doctl"], &[Apart("-t")]),
-    of(&["vault write", "secrets set", "config:set"], &[Values]),
-    of(&["kv put", "kv patch"], &[Operands(1), Values]),
+    of(&["doctl", "vercel"], &[Apart("-t")]),
+    of(&["vault write", "secrets set", "config:set"], &[Values, Input("")]),
+    of(&["secret put", "secrets import", "versions add"], &[Input("")]),
+    of(&["kv put", "kv patch"], &[Operands(1), Values, Input("")]),
     of(&["create secret"], &[After("--from-literal"), Input("")]),
     of(&["secret create"], &[Input("")]),
     of(&["secret set"], &[After("-b --body --value"), Operands(1), Input("")]),
@@ -148,7 +179,8 @@ pub fn known(before: &str, word: &str) -> impl Iterator<Item = &'static Program>
 /// Whether a file is known to hold secrets.
 pub fn is_secret_file(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or_default();
-    path == "/etc/shadow" || SECRET_FILES.contains(&name)
+    let named = || PATTERNS.file.is_match(path) && path != "/etc/passwd";
+    path == "/etc/shadow" || SECRET_FILES.contains(&name) || named()
 }
 
 const SECRET_FILES: [&str; 11] = [
