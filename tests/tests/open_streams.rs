@@ -44,8 +44,12 @@ async fn follow(api: &mut Api, id: &str) -> Streaming<v1::ReadSessionResponse> {
 
 /// Mounts something into the container `own`.
 async fn mount(api: &mut Api, mount: v1::Mount) {
+    mount_into(api, "own", mount).await;
+}
+
+async fn mount_into(api: &mut Api, container: &str, mount: v1::Mount) {
     let request = v1::CreateMountRequest {
-        target: Some(v1::Target { target: Some(target::Target::Container("own".into())) }),
+        target: Some(v1::Target { target: Some(target::Target::Container(container.into())) }),
         mount: Some(mount),
         create_point: true,
         ..Default::default()
@@ -145,6 +149,63 @@ fn streams_are_cut_by_a_neighbour_and_not_by_what_their_caller_may_have() {
         for wire in [&mut own, &mut viewer] {
             let why = cut(wire).await;
             assert_eq!(why.code(), Code::PermissionDenied, "{why:?}");
+        }
+    });
+    world.agent.finish();
+}
+
+/// What a container has joined reaches its streams too, by whatever containers are in between.
+#[test]
+fn streams_are_cut_by_what_comes_to_one_that_their_container_has_joined() {
+    let world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    world.agent.block_on(async {
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        let mut olga = world.as_role("olga", "operator").api().await.expect("it may look");
+        let of = |other: &str| {
+            let mode = v1::NamespaceMode::Container.into();
+            Some(v1::Namespace { mode, container: other.into() })
+        };
+        let with = |name: &str, namespaces| ContainerSpec {
+            namespaces: Some(namespaces),
+            ..sleeper(name)
+        };
+        for round in ["neighbour", "mount"] {
+            // `own` sees `between`, which has joined the net namespace of `far`; `joins` has joined `own`.
+            olga.run(sleeper("own")).await.expect("it may");
+            let user = of("own");
+            let namespaces = v1::Namespaces { user: user.clone(), ..Default::default() };
+            olga.run(with("far", namespaces.clone())).await.expect("it may");
+            let between = v1::Namespaces { pid: of("own"), net: of("far"), ..namespaces.clone() };
+            olga.run(with("between", between)).await.expect("it may");
+            let joins = v1::Namespaces { net: of("own"), ..namespaces.clone() };
+            olga.run(with("joins", joins)).await.expect("it may");
+            let mut streams = Vec::new();
+            for name in ["own", "between", "joins"] {
+                let process = v1::ProcessSpec { stdin: true, ..shell(ANSWERS) };
+                let driver = wire::start(session(name, process));
+                let driver = Wire::open(&mut olga, driver).await.expect("it may");
+                let id = driver.session().id.clone();
+                let viewer = Wire::open(&mut olga, wire::view(&id)).await.expect("it may");
+                streams.push((name, driver, viewer));
+            }
+            match round {
+                "neighbour" => {
+                    let namespaces = v1::Namespaces { pid: of("far"), user, ..Default::default() };
+                    let mounts = vec![bind(&secret, "/mnt/e")];
+                    let admins = ContainerSpec { mounts, ..with("admins", namespaces) };
+                    admin.run(admins).await.expect("an admin may");
+                }
+                _ => mount_into(&mut admin, "far", bind(&secret, "/mnt/e")).await,
+            }
+            for (name, mut driver, mut viewer) in streams {
+                for wire in [&mut driver, &mut viewer] {
+                    let why = cut(wire).await;
+                    assert_eq!(why.code(), Code::PermissionDenied, "{round}, {name}: {why:?}");
+                }
+            }
+            admin.delete_all().await.expect("an admin may");
         }
     });
     world.agent.finish();

@@ -461,3 +461,160 @@ fn a_container_of_which_nothing_runs_closes_no_other_one() {
     });
     world.agent.finish();
 }
+
+/// `name` in the net and user namespace of another, but not in its pid namespace.
+fn net_of(name: &str, other: &str) -> ContainerSpec {
+    let mut spec = beside(name, other);
+    let namespaces = spec.namespaces.as_mut().expect("some");
+    (namespaces.pid, namespaces.net) = (None, namespaces.user.clone());
+    spec
+}
+
+fn recorded(spec: ContainerSpec) -> ContainerSpec {
+    let policy = v1::SessionPolicy { record: true, ..Default::default() };
+    ContainerSpec { session_policy: Some(policy), ..spec }
+}
+
+/// The sessions whose recordings somebody is shown.
+async fn recordings(api: &mut Api) -> Vec<String> {
+    let listed = api.sessions.list_recordings(v1::ListRecordingsRequest::default()).await;
+    let all = listed.expect("it may look").into_inner().recordings;
+    all.into_iter().map(|one| one.session_id).collect()
+}
+
+/// What a container has joined may hand on what it sees of its neighbours.
+#[test]
+fn what_comes_to_one_that_a_container_has_joined_counts_until_that_container_is_stopped() {
+    let mut world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    let volume = format!("{}:/mnt/e", secret.display());
+    let denied = Err(Code::PermissionDenied);
+    // By a neighbour that has it, or by a mount into one that is there.
+    let session = world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        for (joined, joins) in [("a", "x"), ("b", "y")] {
+            api.run(sleeper(joined)).await.expect("it may");
+            api.run(recorded(net_of(joins, joined))).await.expect("it may");
+        }
+        let admins = ContainerSpec { mounts: vec![bind(&secret, "/mnt/e")], ..beside("n", "a") };
+        admin.run(admins).await.expect("an admin may");
+        // By way of two, in one of which it is not mounted.
+        api.run(sleeper("far")).await.expect("it may");
+        let mut between = beside("between", "b");
+        between.namespaces.as_mut().expect("some").uts =
+            net_of("", "far").namespaces.expect("some").net;
+        api.run(between).await.expect("it may");
+        assert_eq!(may_run(&mut api, "y").await, Ok(()));
+        world.agent.ok(["mount", "far", &volume, "--mkdir"]);
+        for name in ["a", "x", "b", "y", "between", "far"] {
+            assert_eq!(may_run(&mut api, name).await, denied, "{name}");
+        }
+        world.agent.ok(["umount", "--lazy", "far", "/mnt/e"]);
+        // What runs in the others was not stopped, and may have kept a part of it.
+        for name in ["a", "b", "far"] {
+            world.agent.ok(["stop", "-t", "0", name]);
+            world.agent.ok(["start", name]);
+            assert_eq!(may_run(&mut api, name).await, Ok(()), "{name}");
+        }
+        for name in ["x", "y"] {
+            assert_eq!(may_run(&mut api, name).await, denied, "{name}");
+        }
+        api.get("x").await.expect("it is there").session_id
+    });
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        for name in ["x", "y"] {
+            assert_eq!(may_run(&mut api, name).await, denied, "{name}");
+            world.agent.ok(["stop", "-t", "0", name]);
+            assert_eq!(recordings(&mut api).await, [""; 0], "{name}");
+            world.agent.ok(["rm", name]);
+        }
+        assert_eq!(recordings(&mut api).await, [""; 0]);
+        let request = v1::ReadRecordingRequest { session_id: session };
+        let read = api.sessions.read_recording(request).await.expect_err("it may show the secret");
+        assert_eq!(read.code(), Code::NotFound, "{read:?}");
+    });
+    world.agent.finish();
+}
+
+#[test]
+fn a_container_reaches_what_one_has_joined_that_is_gone() {
+    let mut world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    let volume = format!("{}:/mnt/e", secret.display());
+    for restarts in [false, true] {
+        world.agent.block_on(async {
+            let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+            api.run(sleeper("last")).await.expect("it may");
+            api.run(sleeper("apart")).await.expect("it may");
+            api.run(net_of("between", "last")).await.expect("it may");
+            api.run(recorded(net_of("first", "between"))).await.expect("it may");
+            api.run(recorded(net_of("other", "apart"))).await.expect("it may");
+            api.delete("between").await.expect("it is its own");
+        });
+        if restarts {
+            world.agent.kill();
+            world.agent.restart();
+        }
+        world.agent.block_on(async {
+            let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+            let id = |one: v1::Container| one.session_id;
+            let first = id(api.get("first").await.expect("it is there"));
+            let other = id(api.get("other").await.expect("it is there"));
+            world.agent.ok(["mount", "last", &volume, "--mkdir"]);
+            for name in ["first", "other", "apart", "last"] {
+                world.agent.ok(["rm", "-f", name]);
+            }
+            let shown = recordings(&mut api).await;
+            assert!(!shown.contains(&first), "it may show the secret");
+            assert!(shown.contains(&other), "it cannot");
+        });
+    }
+    world.agent.finish();
+}
+
+#[test]
+fn nobody_closes_a_container_that_has_joined_another_by_neighbours_of_that_one() {
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
+        for spec in [sleeper("own"), net_of("runs", "own"), net_of("stopped", "own")] {
+            api.run(spec).await.expect("it may");
+        }
+        world.agent.ok(["stop", "-t", "0", "stopped"]);
+        let tmpfs = |size_bytes| {
+            let source = v1::mount::Source::Tmpfs(v1::TmpfsMount { size_bytes, mode: None });
+            v1::Mount { target: "/mnt".into(), source: Some(source), read_only: false }
+        };
+        let mut refused = None;
+        for n in 1..70 {
+            let mounts = vec![tmpfs(n * 4096)];
+            match bob.run(ContainerSpec { mounts, ..beside("bobs", "own") }).await {
+                Ok(_) => bob.delete("bobs").await.expect("its own"),
+                Err(status) => {
+                    refused = Some(status);
+                    break;
+                }
+            }
+        }
+        let refused = refused.expect("there is room for some");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        // One that was there before brings nothing.
+        bob.run(ContainerSpec { mounts: vec![tmpfs(4096)], ..beside("bobs", "own") })
+            .await
+            .expect("it may");
+        world.agent.ok(["start", "stopped"]);
+        for name in ["own", "runs", "stopped"] {
+            assert_eq!(may_run(&mut api, name).await, Ok(()), "{name}");
+            let main = api.get(name).await.expect("it is there").session_id;
+            Wire::open(&mut api, wire::view(&main)).await.map(drop).expect("its own");
+        }
+    });
+    world.agent.finish();
+}

@@ -153,7 +153,7 @@ impl Engine {
             let opened = opened.after(now.opened.as_ref(), &container.spec.rootfs);
             now.opened.replace(opened)
         };
-        let ready = ready.and_then(|()| self.note_neighbour(container));
+        let ready = ready.and_then(|()| self.note_start(container));
         let process = &assembled.plan.process;
         let record = Record {
             id: session_id.clone(),

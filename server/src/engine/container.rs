@@ -58,6 +58,8 @@ pub struct Container {
     pub id: String,
     /// What it was made from, with name and host name filled in.
     pub spec: ContainerSpec,
+    /// The ids of those whose namespaces it joins, and of those that these had joined, there or gone.
+    pub joined: Vec<String>,
     /// When it was created.
     pub create_time: SystemTime,
     /// Its directory: record and private layers.
@@ -139,6 +141,9 @@ pub struct Record {
     pub id: String,
     /// What it was made from.
     pub spec: ContainerSpec,
+    /// As [`Container::joined`]. An older agent wrote none.
+    #[serde(default)]
+    pub joined: Vec<String>,
     /// When it was created.
     pub create_time: SystemTime,
     /// When its main process was last started.
@@ -201,6 +206,7 @@ impl Container {
         Container {
             dir: containers.join(&id),
             id,
+            joined: spec.joins().cloned().collect(),
             spec,
             create_time: SystemTime::now(),
             request_id: request.map(|request| request.key.clone()),
@@ -215,10 +221,15 @@ impl Container {
 
     /// A container as its record tells of it.
     pub fn from_record(record: Record, containers: &Path) -> Container {
+        let joined = match record.joined.is_empty() {
+            true => record.spec.joins().cloned().collect(),
+            false => record.joined,
+        };
         Container {
             dir: containers.join(&record.id),
             id: record.id,
             spec: record.spec,
+            joined,
             create_time: record.create_time,
             request_id: record.request_id,
             request_digest: record.request_digest,
@@ -347,6 +358,7 @@ impl Container {
                 boot_id: boot_id.to_owned(),
                 id: self.id.clone(),
                 spec: self.spec.clone(),
+                joined: self.joined.clone(),
                 create_time: self.create_time,
                 start_time: now.start_time,
                 end: now.end.clone(),

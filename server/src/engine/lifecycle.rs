@@ -151,7 +151,9 @@ impl Engine {
         let holding = self.hold(&spec)?;
         self.check_owners(&spec)?;
         let id_range = self.take_ids(&mut spec)?;
-        let container = Container::new(id, spec, &self.containers_dir, request);
+        let joined = self.all_joined(&spec);
+        let mut container = Container::new(id, spec, &self.containers_dir, request);
+        container.joined = joined;
         {
             let mut now = container.now();
             (now.id_range, now.holding) = (id_range, Some(holding));

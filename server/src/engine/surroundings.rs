@@ -2,21 +2,18 @@
 //! started it, and so may read what it wrote. They are kept with the session and with its recording, which
 //! outlive the container.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, io, sync::Arc};
 
 use conti_runtime::{inspect::held_namespaces::HeldNamespaces, plan::NsType};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tracing::warn;
 
 use super::{
     Engine,
     container::{Container, PidNamespace},
     error::{Error, Result},
     holdings::size,
+    io_error,
     mounts::made::Shown,
     opened::Opened,
     process,
@@ -24,11 +21,13 @@ use super::{
     spec::{ContainerSpec, Namespace},
 };
 
-/// How many containers are followed that have joined the namespaces of one another.
-const JOINED_MAX: usize = 64;
+/// Up to how many different containers others bring what a session reaches.
+const NEIGHBOURS_MAX: usize = 64;
+/// With how many it is started: more than others can have brought those whose namespaces it joins.
+const REACHED_MAX: usize = 8 * NEIGHBOURS_MAX;
 
-/// A container, and all whose namespaces it has joined, as far as the rules for those who make containers ask.
-/// `None`: not all of it is known, or an admin alone may have it.
+/// A container, and all that it reaches, as far as the rules for those who make containers ask. `None`: not all of it
+/// is known, or an admin alone may have it.
 pub type Surroundings = Option<Vec<Reached>>;
 
 /// A container as it is reached.
@@ -80,31 +79,102 @@ impl ContainerSpec {
     }
 }
 
+/// A container as it stands to others.
+struct Place<'a> {
+    container: &'a Container,
+    /// The pid namespace that it is in.
+    now: PidNamespace,
+    /// The same, or the one that it would be in if it were started now.
+    would_be: PidNamespace,
+}
+
+impl Place<'_> {
+    /// Whether what runs in a container can get at what another one has, of itself: it has joined its namespaces, or
+    /// sees its processes. Who reaches whom is this, by whatever containers are in between.
+    fn leads_to(&self, other: &Place<'_>) -> bool {
+        self.container.joined.contains(&other.container.id) || self.sees(other)
+    }
+
+    /// Whether the other is in its pid namespace. One of which that is not known may be in any.
+    fn sees(&self, other: &Place<'_>) -> bool {
+        let (own, other) = (&self.would_be, &other.now);
+        let nowhere = [own, other].contains(&&PidNamespace::None);
+        let anywhere = [own, other].contains(&&PidNamespace::Unknown);
+        !nowhere && (anywhere || own == other)
+    }
+
+    /// Whether it is known where it is. Else it may be anywhere, and what it leads to need not be in reach.
+    fn is_known(&self) -> bool {
+        self.now != PidNamespace::Unknown && self.container.now().quarantined.is_none()
+    }
+}
+
 impl Engine {
-    /// The pid namespace that a container is in, or would be if it were started now.
-    fn pid_namespace_of(&self, container: &Container) -> PidNamespace {
+    fn place_of<'a>(&self, container: &'a Container) -> Place<'a> {
         let now = container.now().pid_namespace.clone();
-        match (&now, &container.spec.namespaces.pid) {
+        let would_be = match (&now, &container.spec.namespaces.pid) {
             (PidNamespace::None, Namespace::Container(id)) => {
                 let other = self.registry.container(id);
                 other.map_or(PidNamespace::None, |other| other.now().pid_namespace.clone())
             }
-            _ => now,
-        }
+            _ => now.clone(),
+        };
+        Place { container, now, would_be }
     }
 
     /// The containers whose processes a container sees in its pid namespace, and that run: /proc/PID/root leads into
-    /// each of them, whichever of them has joined the other, and also if those in between are gone. One of which that
-    /// is not known may be in any.
+    /// each of them, whichever of them has joined the other, and also if those in between are gone.
     pub fn in_pid_namespace_of(&self, container: &Container) -> Vec<Arc<Container>> {
-        let own = self.pid_namespace_of(container);
-        let is_beside = |one: &Arc<Container>| {
-            let other = one.now().pid_namespace.clone();
-            let nowhere = [&own, &other].contains(&&PidNamespace::None);
-            let anywhere = [&own, &other].contains(&&PidNamespace::Unknown);
-            one.id != container.id && !nowhere && (anywhere || own == other)
-        };
-        self.registry.containers().into_iter().filter(is_beside).collect()
+        let own = self.place_of(container);
+        let sees = |one: &Arc<Container>| one.id != container.id && own.sees(&self.place_of(one));
+        self.registry.containers().into_iter().filter(sees).collect()
+    }
+
+    /// The others that a container reaches.
+    fn reached_from(&self, container: &Container) -> Vec<Arc<Container>> {
+        self.follow(container, |at, next| at.leads_to(next))
+    }
+
+    /// The others that reach a container.
+    fn reaching(&self, container: &Container) -> Vec<Arc<Container>> {
+        self.follow(container, |at, next| next.leads_to(at))
+    }
+
+    fn follow(
+        &self,
+        start: &Container,
+        is_next: impl Fn(&Place<'_>, &Place<'_>) -> bool,
+    ) -> Vec<Arc<Container>> {
+        let all = self.registry.containers();
+        let others = all.iter().filter(|one| one.id != start.id);
+        let mut left: Vec<_> = others.map(|one| (one, self.place_of(one))).collect();
+        let (mut found, mut ends) = (Vec::new(), vec![self.place_of(start)]);
+        while let Some(at) = ends.pop() {
+            let (next, rest) = left.into_iter().partition(|(_, place)| is_next(&at, place));
+            left = rest;
+            for (one, place) in Vec::<(&Arc<Container>, Place<'_>)>::from(next) {
+                found.push(one.clone());
+                if place.is_known() {
+                    ends.push(place);
+                }
+            }
+        }
+        found
+    }
+
+    /// The containers whose namespaces one joins, with those that these have joined, which may be gone one day.
+    pub(super) fn all_joined(&self, spec: &ContainerSpec) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for id in spec.joins() {
+            let other = self.registry.container(id);
+            let others = other.map(|other| other.joined.clone()).unwrap_or_default();
+            for id in others.into_iter().chain([id.clone()]) {
+                if !all.contains(&id) {
+                    all.push(id);
+                }
+            }
+        }
+        all
     }
 
     /// The container whose processes see those of a pid namespace.
@@ -122,37 +192,21 @@ impl Engine {
 
     /// Those of what is started in a container now.
     pub fn surroundings(&self, container: &Container) -> Surroundings {
-        let beside = self.in_pid_namespace_of(container);
-        let mut all = self.brought_by(container, &beside);
-        beside.iter().for_each(|other| add(&mut all, &self.shown_in(other)));
-        all
+        self.all_shown_in(container).filter(|all| all.len() <= REACHED_MAX)
     }
 
-    /// What a container brings to those in its pid namespace: what it has, and what those have that it has joined
-    /// elsewhere.
-    fn brought_by(&self, container: &Container, beside: &[Arc<Container>]) -> Surroundings {
-        let mut all = self.shown_in(container);
-        let mut seen = HashSet::from([container.id.clone()]);
-        let mut joined: VecDeque<String> = container.spec.joins().cloned().collect();
-        while let Some(id) = joined.pop_front() {
-            let other = self.registry.container(&id).ok()?;
-            if !seen.insert(other.id.clone()) {
-                continue;
-            }
-            if seen.len() > JOINED_MAX {
-                return None;
-            }
-            joined.extend(other.spec.joins().cloned());
-            if !beside.iter().any(|one| one.id == other.id) {
-                add(&mut all, &self.shown_in(&other));
-            }
-        }
+    /// What a container and all that it reaches have. What is gone that it has joined is not known.
+    fn all_shown_in(&self, container: &Container) -> Surroundings {
+        let are_there = container.joined.iter().all(|id| self.registry.container(id).is_ok());
+        let mut all = self.shown_in(container).filter(|_| are_there);
+        let others = self.reached_from(container);
+        others.iter().for_each(|other| add(&mut all, &self.shown_in(other)));
         all
     }
 
     /// What has been shown to what runs in a container, since that began. A mount that is gone may be in use in there
-    /// still, as a working directory or in the mount namespace of a session with tools, and a container that has left
-    /// the pid namespace may have left it open files: both count until all of it has ended.
+    /// still, as a working directory or in the mount namespace of a session with tools, and a container that has ended
+    /// may have left it open files: both count until all of it has ended.
     fn shown_in(&self, container: &Container) -> Surroundings {
         let (opened, main) = {
             let now = container.now();
@@ -187,37 +241,43 @@ impl Engine {
         all
     }
 
-    /// Notes that a container begins to run in the pid namespace of others: what runs there may read what it has, and
-    /// show it to those who read its output.
+    /// Notes that a container begins to run: what runs in those that reach it may read what it has, and what it
+    /// reaches, and show it to those who read their output.
     ///
     /// # Errors
     ///
-    /// There is no room for it with one of the sessions that run there, which nobody but admins could read then.
-    pub(super) fn note_neighbour(&self, container: &Container) -> Result<()> {
-        let beside = self.in_pid_namespace_of(container);
-        if beside.is_empty() {
+    /// There is no room for it with one of the sessions that run there, which nobody but admins could read then; or it
+    /// cannot be written, and would be forgotten with this agent. The container must not run then.
+    pub(super) fn note_start(&self, container: &Container) -> Result<()> {
+        let reaching = self.reaching(container);
+        if reaching.is_empty() {
             return Ok(());
         }
-        let reached = self.brought_by(container, &beside);
-        let bytes = size(&reached);
+        let brought = self.all_shown_in(container);
+        let bytes = size(&brought);
         let mut more: HashMap<Option<String>, usize> = HashMap::new();
         let mut is_too_much = |session: &Arc<Session>| {
-            let (before, mut now) = (session.surroundings(), session.surroundings());
-            add(&mut now, &reached);
+            let before = session.surroundings();
+            let mut now = before.clone();
+            add(&mut now, &brought);
             if session.ended() || before == now {
                 return false;
             }
             *more.entry(session.record.maker.clone()).or_default() += bytes;
-            reached.is_some() && now.is_none()
+            let grows = |before: Vec<Reached>, now: Vec<Reached>| {
+                now.len() > NEIGHBOURS_MAX && now.len() > before.len()
+            };
+            before.zip(now).is_some_and(|(before, now)| grows(before, now))
         };
-        for other in &beside {
+        for other in &reaching {
             let sessions = self.registry.sessions_and_opening(&other.id);
             if sessions.iter().any(&mut is_too_much) {
                 // Whose session that is, the caller need not see.
                 return Err(Error::Exhausted {
                     what: format!(
-                        "{JOINED_MAX} different containers have been in the pid namespace that container {} joins \
-                         since a session in there began; join another one, or start the containers in there again",
+                        "{NEIGHBOURS_MAX} different containers have been within reach of one that shares namespaces with \
+                         container {} since a session in there began; join another one, or start those again that \
+                         have joined the same",
                         container.spec.name
                     ),
                     errno: libc::EAGAIN,
@@ -226,36 +286,48 @@ impl Engine {
         }
         // What it is made of is kept with each of them.
         more.iter().try_for_each(|(of, bytes)| self.holdings.check(of.as_deref(), *bytes))?;
-        beside.iter().for_each(|other| self.note_in(&other.id, |of| add(of, &reached)));
-        Ok(())
+        let note = |other: &Arc<Container>| self.note_in(&other.id, |of| add(of, &brought));
+        reaching.iter().try_for_each(note)
     }
 
     /// Notes that something is mounted into a container that lives: what runs there, or in a container that reaches
     /// it, may read it from now on, and show it to those who read its output. Not `there`: that it could not
     /// be mounted.
-    pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) {
-        let all = self.registry.containers();
-        let reaching = all.iter().filter(|one| one.id != container && self.reaches(one, container));
-        // Its own sessions also where it has gone meanwhile.
-        for id in reaching.map(|one| one.id.as_str()).chain([container]) {
-            self.note_in(id, |of| note_mount(of, shown, there));
-        }
+    ///
+    /// # Errors
+    ///
+    /// It is noted with all of them, and cannot be written with one, so that it would be forgotten with this agent.
+    pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) -> Result<()> {
+        let all = self.with_reaching(container);
+        let noted = all.iter().map(|id| self.note_in(id, |of| note_mount(of, shown, there)));
+        noted.fold(Ok(()), Result::and)
+    }
+
+    /// A container, and those that reach it. Itself also where it has gone meanwhile: it may have sessions still.
+    fn with_reaching(&self, container: &str) -> Vec<String> {
+        let found = self.registry.container(container);
+        let reaching = found.map(|container| self.reaching(&container)).unwrap_or_default();
+        reaching.iter().map(|one| one.id.clone()).chain([container.to_owned()]).collect()
     }
 
     /// Notes something with the sessions that run in a container, and with their recordings.
-    fn note_in(&self, container: &str, change: impl Fn(&mut Surroundings)) {
+    fn note_in(&self, container: &str, change: impl Fn(&mut Surroundings)) -> Result<()> {
         let all = self.registry.sessions_and_opening(container);
         // One that has ended has read nothing of it.
-        for session in all.into_iter().filter(|session| !session.ended()) {
+        let running = all.into_iter().filter(|session| !session.ended());
+        let noted = running.map(|session| {
             let mut reached = session.reached();
             change(&mut reached);
-            if let Err(error) = self.write_surroundings(&session, &reached) {
-                warn!(session = session.id, %error, "what a session reaches cannot be written");
+            match self.write_surroundings(&session, &reached) {
+                // Its record, or its recording, has been removed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                written => written.map_err(io_error("cannot write what a session comes to reach")),
             }
-        }
+        });
+        noted.fold(Ok(()), Result::and)
     }
 
-    fn write_surroundings(&self, session: &Session, now: &Surroundings) -> std::io::Result<()> {
+    fn write_surroundings(&self, session: &Session, now: &Surroundings) -> io::Result<()> {
         session.surroundings_changes.send_replace(());
         session.write_record(now)?;
         match session.recorded() {
@@ -266,42 +338,22 @@ impl Engine {
 
     /// How many sessions of each identity a mount in a container is kept with.
     pub(super) fn sessions_reaching(&self, container: &str) -> HashMap<Option<String>, usize> {
-        let all = self.registry.containers();
-        let reaching = all.iter().filter(|one| self.reaches(one, container));
+        let all = self.with_reaching(container).into_iter();
         let mut counts = HashMap::new();
-        for session in reaching.flat_map(|one| self.registry.sessions_and_opening(&one.id)) {
+        for session in all.flat_map(|one| self.registry.sessions_and_opening(&one)) {
             *counts.entry(session.record.maker.clone()).or_default() += 1;
         }
         counts
     }
 
-    /// Whether a container is another one, or is in its pid namespace, or has joined it, by whatever containers are in
-    /// between.
+    /// Whether a container is another one, or reaches it.
     pub(super) fn reaches(&self, container: &Container, other: &str) -> bool {
-        if self.in_pid_namespace_of(container).iter().any(|one| one.id == other) {
-            return true;
-        }
-        let mut seen = HashSet::from([container.id.clone()]);
-        let mut left: Vec<String> = container.spec.joins().cloned().collect();
-        let known = |container: &Container| container.now().quarantined.is_none();
-        if !known(container) {
-            return true;
-        }
-        while let Some(id) = left.pop() {
-            // What is not known may lead there.
-            let Ok(joined) = self.registry.container(&id) else { return true };
-            if seen.len() > JOINED_MAX || !known(&joined) {
-                return true;
-            }
-            if seen.insert(joined.id.clone()) {
-                left.extend(joined.spec.joins().cloned());
-            }
-        }
-        seen.contains(other)
+        let reached = |container| self.reached_from(container);
+        container.id == other || reached(container).iter().any(|one| one.id == other)
     }
 
     /// Looks again at what a session can reach that is about to run: something may have been mounted since.
-    pub(super) fn catch_up(&self, session: &Session) -> std::io::Result<()> {
+    pub(super) fn catch_up(&self, session: &Session) -> io::Result<()> {
         let Some(container) = &session.record.container else { return Ok(()) };
         let container = self.registry.container(&container.id).ok();
         let container = container.filter(|_| !session.record.host_tools);
@@ -331,7 +383,7 @@ impl Session {
     }
 
     /// Writes its record with what has changed since it was opened.
-    pub(super) fn write_record(&self, surroundings: &Surroundings) -> std::io::Result<()> {
+    pub(super) fn write_record(&self, surroundings: &Surroundings) -> io::Result<()> {
         let surroundings = surroundings.clone();
         let mut record = Record { surroundings, ..self.record.clone() };
         record.io.policy.record = self.recorded();
@@ -342,28 +394,23 @@ impl Session {
     }
 }
 
-impl Reached {
-    /// Whether who may have this may have the other.
-    fn covers(&self, other: &Reached) -> bool {
-        let Reached { spec, opened, made } = other;
-        (spec, opened) == (&self.spec, &self.opened)
-            && made.iter().all(|one| self.made.iter().any(|own| own.is_like(one)))
-    }
-}
-
-/// Adds others to some surroundings, once each. Where there is no room for all, or not all is known, nothing is.
+/// Adds others to some surroundings, once each. Where not all is known, nothing is.
 fn add(surroundings: &mut Surroundings, others: &Surroundings) {
     let (Some(all), Some(others)) = (surroundings.as_mut(), others) else {
         *surroundings = None;
         return;
     };
     for other in others {
-        if !all.iter().any(|one| one.covers(other)) {
+        let same = |one: &&mut Reached| (&one.spec, &one.opened) == (&other.spec, &other.opened);
+        let Some(one) = all.iter_mut().find(same) else {
             all.push(other.clone());
+            continue;
+        };
+        for made in &other.made {
+            if !one.made.iter().any(|own| own.is_like(made)) {
+                one.made.push(made.clone());
+            }
         }
-    }
-    if all.len() > JOINED_MAX {
-        *surroundings = None;
     }
 }
 

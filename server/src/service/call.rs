@@ -192,8 +192,8 @@ impl Call {
             true => Ok(()),
             false => rules::beyond(
                 "mounts",
-                "that were taken away, or neighbours that have left, gave its processes what the caller may not have; \
-                 this counts until the container is stopped",
+                "that were taken away, or containers that it reaches or has reached by others, gave its processes what the \
+                 caller may not have; this counts until the container is stopped",
             ),
         }
     }

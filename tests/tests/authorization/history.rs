@@ -14,7 +14,9 @@ use tonic::{Code, Status};
 
 use crate::{
     calls::verdict,
-    model::{CALLERS, Caller, Confined, Container, Kind, Made, Mounted, Session, Verdict, World},
+    model::{
+        CALLERS, Caller, Confined, Container, Kind, Made, Mounted, Reached, Session, Verdict, World,
+    },
 };
 
 /// Kinds of containers that stand alone.
@@ -95,6 +97,13 @@ pub fn spec(world: &World, name: &str, kind: Kind, team: Option<&str>) -> Contai
             let container = world.containers[other].id.clone();
             let mode = NamespaceMode::Container.into();
             namespaces.uts = Some(v1::Namespace { mode, container });
+        }
+        Kind::Beside(other, secret) => {
+            let container = world.containers[other].id.clone();
+            let mode = NamespaceMode::Container.into();
+            let joined = Some(v1::Namespace { mode, container });
+            (namespaces.pid, namespaces.user) = (joined.clone(), joined);
+            spec.mounts = secret.then(|| bind(place(false), "/m")).into_iter().collect();
         }
     }
     spec.namespaces = Some(namespaces);
@@ -181,11 +190,11 @@ pub async fn create(
         let made = answer.unwrap_or_else(|error| panic!("{did}: {error:?}")).into_inner();
         let made = made.container.expect("a container");
         let (id, maker) = (made.id, caller.name);
-        let shown = match kind {
-            Kind::Joins(other) => world.containers[other].shown.clone(),
-            _ => Vec::new(),
+        let of = world.containers.len();
+        let pid_namespace = match kind {
+            Kind::Beside(other, _) => world.containers[other].pid_namespace,
+            _ => of,
         };
-        let (mounted, gone) = (Vec::new(), false);
         let container = Container {
             id,
             name,
@@ -194,12 +203,14 @@ pub async fn create(
             maker,
             asked,
             auto_remove,
-            made: mounted,
-            shown,
-            gone,
+            made: Vec::new(),
+            pid_namespace,
+            runs: false,
+            reached: Reached::default(),
+            gone: false,
         };
         world.containers.push(container);
-        let of = world.containers.len() - 1;
+        world.started(of);
         world.sessions.push(Session {
             id: made.session_id,
             of,
@@ -235,12 +246,26 @@ pub fn start_stream((id, spec): &(String, SessionSpec)) -> v1::StreamOpen {
 /// Does something random: what was done.
 pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> String {
     let there: Vec<usize> = (world.first + 1..world.containers.len())
-        .filter(|one| !world.containers[*one].gone)
+        .filter(|one| world.containers[*one].runs)
         .collect();
     let who = 1 + chance.below(3);
     if there.len() < 2 || chance.once_in(3) {
         let joins = there.iter().map(|one| Kind::Joins(*one));
-        let kinds: Vec<Kind> = KINDS.into_iter().chain(joins.clone()).chain(joins).collect();
+        // Those with ids that are not the host's.
+        let mapped = there.iter().filter(|one| {
+            let kind = world.containers[**one].kind;
+            matches!(
+                kind,
+                Kind::Plain
+                    | Kind::BindsSecret
+                    | Kind::BindsGranted
+                    | Kind::Joins(_)
+                    | Kind::Beside(..)
+            )
+        });
+        let beside = mapped.flat_map(|one| [Kind::Beside(*one, false), Kind::Beside(*one, true)]);
+        let kinds: Vec<Kind> =
+            KINDS.into_iter().chain(joins.clone()).chain(joins).chain(beside).collect();
         let (kind, team) = (chance.of(&kinds), chance.of(&[None, Some("blue")]));
         // What is refused leaves nothing to be looked at: an admin does it instead, for the most part.
         let may = world.create(&CALLERS[who], kind, team) == Verdict::Done;
@@ -248,11 +273,13 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
         let asks = !led_out && (may || chance.once_in(4));
         let what = (if asks { who } else { 3 }, kind, team);
         let name = format!("c{}", world.containers.len());
-        return create(apis, world, what, name, chance.once_in(3)).await;
+        // One that ends with another is not removed at a moment that nobody knows.
+        let auto_remove = chance.once_in(3) && !matches!(kind, Kind::Beside(..));
+        return create(apis, world, what, name, auto_remove).await;
     }
     let mut index = chance.of(&there);
     // What happens to one that was joined matters to two.
-    if let Kind::Joins(other) = world.containers[index].kind
+    if let Some(other) = world.containers[index].kind.joins()
         && there.contains(&other)
         && chance.once_in(2)
     {
@@ -265,6 +292,7 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
             let name = world.containers[index].name.clone();
             apis[3].delete(&name).await.expect("an admin may");
             world.gone(index);
+            ended(&mut apis[3], world).await;
             // Nobody takes its place, for what has joined it, by its id as a name.
             let squatter = sleeper(&world.containers[index].id);
             let refused = apis[who].run(squatter).await.expect_err("it is an id");
@@ -272,6 +300,18 @@ pub async fn step(apis: &mut [Api], world: &mut World, chance: &mut Chance) -> S
             format!("root deletes {name}")
         }
         _ => exec(apis, world, chance, (who, index)).await,
+    }
+}
+
+/// Waits until all has ended that ran in what was stopped, or in its pid namespace.
+pub async fn ended(admin: &mut Api, world: &World) {
+    let of_ended = |session: &&Session| {
+        let of = &world.containers[session.of];
+        !session.gone && !of.gone && !of.runs
+    };
+    for session in world.sessions.iter().filter(of_ended) {
+        let request = v1::WaitSessionRequest { session_id: session.id.clone() };
+        admin.sessions.wait_session(request).await.expect("an admin may");
     }
 }
 

@@ -55,6 +55,7 @@ async fn audit(
     methods: &[&str],
     wrong: &mut Vec<String>,
 ) {
+    let mut admin = apis[3].clone();
     for method in methods {
         for (caller, api) in CALLERS.iter().zip(apis.iter_mut()) {
             let cases = |model: &model::World| {
@@ -83,6 +84,7 @@ async fn audit(
                     "StopContainer" | "DeleteContainer" => model.gone(*index),
                     _ => continue,
                 }
+                history::ended(&mut admin, model).await;
                 // What has joined it is not what it was.
                 all = cases(model);
             }

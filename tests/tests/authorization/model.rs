@@ -44,6 +44,8 @@ pub enum Kind {
     NetAdmin,
     /// It has joined a namespace of another one.
     Joins(usize),
+    /// It is in the pid namespace of another one, with the directory that was granted to nobody or without.
+    Beside(usize, bool),
 }
 
 /// What was mounted into a living container.
@@ -78,10 +80,16 @@ pub struct Container {
     pub asked: (String, ContainerSpec),
     pub auto_remove: bool,
     pub made: Vec<Made>,
-    /// What was mounted into it, or into what it has joined, since it was started: also what is gone.
-    pub shown: Vec<Mounted>,
+    /// The container that its pid namespace was made for.
+    pub pid_namespace: usize,
+    pub runs: bool,
+    /// What it has and has reached since it was started: also what is gone.
+    pub reached: Reached,
     pub gone: bool,
 }
+
+/// What was reached: kinds of containers, and what was mounted into them.
+pub type Reached = (Vec<Kind>, Vec<Mounted>);
 
 /// How a command is confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +111,8 @@ pub struct Session {
     pub streamed: bool,
     pub recorded: bool,
     pub confined: Confined,
-    /// What it could reach: kinds of containers, and what was mounted into them. `None`: not all is known.
-    pub reached: Option<(Vec<Kind>, Vec<Mounted>)>,
+    /// What it could reach. `None`: not all is known.
+    pub reached: Option<Reached>,
     pub gone: bool,
 }
 
@@ -141,9 +149,9 @@ impl Caller {
     pub fn may_have(&self, kind: Kind) -> bool {
         match kind {
             _ if self.is_admin() => true,
-            Kind::Plain | Kind::Joins(_) => true,
+            Kind::Plain | Kind::Joins(_) | Kind::Beside(_, false) => true,
             Kind::Privileged | Kind::HostNetwork => false,
-            Kind::BindsSecret | Kind::BindsPlanted => false,
+            Kind::BindsSecret | Kind::BindsPlanted | Kind::Beside(_, true) => false,
             Kind::HostUsers | Kind::ChosenIds | Kind::BindsGranted | Kind::NetAdmin => self.granted,
         }
     }
@@ -179,6 +187,16 @@ impl Caller {
     }
 }
 
+impl Kind {
+    /// The container that it joins.
+    pub fn joins(self) -> Option<usize> {
+        match self {
+            Kind::Joins(other) | Kind::Beside(other, _) => Some(other),
+            _ => None,
+        }
+    }
+}
+
 impl World {
     /// "see": the container is there, and the caller's labels fit.
     pub fn see(&self, caller: &Caller, index: usize) -> Verdict {
@@ -189,8 +207,8 @@ impl World {
         }
     }
 
-    /// "enter": seen, and the caller might have made it, all that it has joined, and what was mounted into each since it
-    /// was started, also what is gone.
+    /// "enter": seen, and the caller might have made it, and all that it reaches, or has reached since it was started; and
+    /// all that it has joined is there and seen.
     pub fn enter(&self, caller: &Caller, index: usize) -> Verdict {
         match self.see(caller, index) {
             Verdict::Done if self.might_be_of(caller, index) => Verdict::Done,
@@ -200,15 +218,12 @@ impl World {
     }
 
     fn might_be_of(&self, caller: &Caller, index: usize) -> bool {
-        let container = &self.containers[index];
-        let own = caller.may_have(container.kind)
-            && container.shown.iter().all(|what| caller.may_have_mounted(*what));
+        let (kinds, mounted) = self.all_reached(index);
+        let joined = self.joined(index);
         caller.is_admin()
-            || own
-                && match container.kind {
-                    Kind::Joins(other) => self.enter(caller, other) == Verdict::Done,
-                    _ => true,
-                }
+            || kinds.iter().all(|kind| caller.may_have(*kind))
+                && mounted.iter().all(|what| caller.may_have_mounted(*what))
+                && joined.iter().all(|other| self.see(caller, *other) == Verdict::Done)
     }
 
     /// "end": entered, or seen and made by the caller.
@@ -222,8 +237,10 @@ impl World {
     /// "start again": entered; with paths of the host only by an admin or with the grants of its maker.
     pub fn start_again(&self, caller: &Caller, index: usize) -> Verdict {
         let container = &self.containers[index];
-        let paths =
-            matches!(container.kind, Kind::BindsSecret | Kind::BindsGranted | Kind::BindsPlanted);
+        let paths = matches!(
+            container.kind,
+            Kind::BindsSecret | Kind::BindsGranted | Kind::BindsPlanted | Kind::Beside(_, true)
+        );
         match self.enter(caller, index) {
             Verdict::Done if paths && !caller.is_admin() && container.maker != caller.name => {
                 Verdict::Denied
@@ -281,57 +298,102 @@ impl World {
             && (container.gone || self.might_be_of(caller, session.of))
     }
 
-    /// What can be reached from a container. `None`: not all of it is known.
-    pub fn reached_from(&self, index: usize) -> Option<(Vec<Kind>, Vec<Mounted>)> {
-        let container = &self.containers[index];
-        if container.gone {
-            return None;
+    /// All whose namespaces a container has joined, by others too, there or gone.
+    fn joined(&self, index: usize) -> Vec<usize> {
+        let mut all = Vec::new();
+        let mut next = self.containers[index].kind.joins();
+        while let Some(one) = next {
+            all.push(one);
+            next = self.containers[one].kind.joins();
         }
-        let (mut kinds, mut mounted) = match container.kind {
-            Kind::Joins(other) => self.reached_from(other)?,
-            _ => Default::default(),
-        };
-        kinds.push(container.kind);
-        mounted.extend(&container.shown);
-        Some((kinds, mounted))
+        all
     }
 
-    /// Whether what is mounted into `target` can be reached from a container, as far as is known.
-    fn reaches(&self, index: usize, target: usize) -> bool {
-        match self.containers[index].kind {
-            _ if index == target => true,
-            Kind::Joins(other) => self.containers[other].gone || self.reaches(other, target),
-            _ => false,
+    /// Whether a container gets at what another one has, of itself.
+    fn leads(&self, from: usize, to: usize) -> bool {
+        let beside = |one: &Container, other: &Container| {
+            one.runs && other.runs && one.pid_namespace == other.pid_namespace
+        };
+        let sees = beside(&self.containers[from], &self.containers[to]);
+        !self.containers[to].gone && (sees || self.joined(from).contains(&to))
+    }
+
+    /// A container and all that it reaches, by whatever others.
+    fn reached_by(&self, index: usize) -> Vec<usize> {
+        let mut found = vec![index];
+        let mut at = 0;
+        while let Some(from) = found.get(at).copied() {
+            let all = 0..self.containers.len();
+            let next = all.filter(|to| !found.contains(to) && self.leads(from, *to));
+            found.extend(next.collect::<Vec<_>>());
+            at += 1;
         }
+        found
+    }
+
+    fn all_reached(&self, index: usize) -> Reached {
+        let mut all = Reached::default();
+        for one in self.reached_by(index) {
+            let one = &self.containers[one];
+            all.0.push(one.kind);
+            all.0.extend(&one.reached.0);
+            all.1.extend(&one.reached.1);
+        }
+        all
+    }
+
+    /// What can be reached from a container. `None`: not all of it is known.
+    pub fn reached_from(&self, index: usize) -> Option<Reached> {
+        let joined = self.joined(index);
+        let is_gone = |one: usize| self.containers[one].gone;
+        let known = !is_gone(index) && !joined.into_iter().any(is_gone);
+        known.then(|| self.all_reached(index))
+    }
+
+    /// Notes what comes to a container with all that run and reach it, and with their sessions.
+    fn comes_to(&mut self, target: usize, brought: &Reached) {
+        for index in 0..self.containers.len() {
+            if !self.containers[index].runs || !self.reached_by(index).contains(&target) {
+                continue;
+            }
+            let sessions = self.sessions.iter_mut().filter(|session| session.of == index);
+            let sessions = sessions.filter_map(|session| session.reached.as_mut());
+            for reached in sessions.chain([&mut self.containers[index].reached]) {
+                reached.0.extend(&brought.0);
+                reached.1.extend(&brought.1);
+            }
+        }
+    }
+
+    /// Notes that a container runs.
+    pub fn started(&mut self, index: usize) {
+        self.containers[index].runs = true;
+        let brought = self.all_reached(index);
+        self.comes_to(index, &brought);
     }
 
     /// Notes what was mounted into a container.
     pub fn mounted(&mut self, target: usize, made: Made) {
-        for index in 0..self.sessions.len() {
-            let of = self.sessions[index].of;
-            if !self.containers[of].gone
-                && self.reaches(of, target)
-                && let Some((_, mounted)) = &mut self.sessions[index].reached
-            {
-                mounted.push(made.what);
-            }
-        }
-        for index in 0..self.containers.len() {
-            if !self.containers[index].gone && self.reaches(index, target) {
-                self.containers[index].shown.push(made.what);
-            }
-        }
+        self.comes_to(target, &(Vec::new(), vec![made.what]));
         self.containers[target].made.push(made);
     }
 
-    /// Notes that all that ran in a container has ended.
+    /// Notes that all that ran in a container has ended, and with it what ran in the pid namespace that was made for it.
     pub fn stopped(&mut self, index: usize) {
-        self.containers[index].made.clear();
-        self.containers[index].shown.clear();
+        let mut all = self.containers.iter_mut().enumerate();
+        let ends = |(one, container): &(usize, &mut Container)| {
+            *one == index || container.pid_namespace == index
+        };
+        for (_, container) in all.by_ref().filter(ends) {
+            container.runs = false;
+            container.made.clear();
+            container.reached = Reached::default();
+        }
     }
 
     /// Notes that a container is gone. Its sessions go with it, but for the main one of what removes itself.
     pub fn gone(&mut self, index: usize) {
+        self.stopped(index);
         self.containers[index].gone = true;
         let auto_remove = self.containers[index].auto_remove;
         for session in self.sessions.iter_mut().filter(|session| session.of == index) {
@@ -342,7 +404,7 @@ impl World {
     /// Notes that the agent was started again: sessions that only it remembered are forgotten.
     pub fn restarted(&mut self) {
         for session in &mut self.sessions {
-            session.gone |= self.containers[session.of].gone;
+            session.gone |= !self.containers[session.of].runs;
         }
     }
 
@@ -385,8 +447,8 @@ impl World {
 
     /// Whether a caller may make a container.
     pub fn create(&self, caller: &Caller, kind: Kind, team: Option<&str>) -> Verdict {
-        let joined = match kind {
-            Kind::Joins(other) if !caller.is_admin() => match self.see(caller, other) {
+        let joined = match kind.joins() {
+            Some(other) if !caller.is_admin() => match self.see(caller, other) {
                 Verdict::NotThere => return Verdict::NotThere,
                 _ => self.enter(caller, other),
             },
