@@ -163,6 +163,43 @@ fn what_only_ends_or_removes_is_carried_out_and_counted_when_no_room_is_left() {
 }
 
 #[test]
+fn what_is_mounted_on_a_full_disk_is_noted_with_what_it_reaches_or_is_not_mounted() {
+    let world = World::start_with_both(small_disk("size=8m"), "", |_| {
+        vec!["--reserve-bytes".into(), "0".into()]
+    });
+    let agent = &world.agent;
+    let main = agent.api(async |mut api| {
+        api.run(container("c", process(["sleep", "100000"]))).await.expect("runs").session_id
+    });
+    let record = inside(agent, &format!("state/sessions/{main}/session.json"));
+    let filling = inside(agent, "disk/fill");
+    let (mut refused, mut mounted) = (0, 0);
+    // From no page to enough for all that is written, one by one.
+    for pages in 0..12 {
+        let mut file = fs::File::create(&filling).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+        let size = file.metadata().expect("a file").len();
+        file.set_len(size - pages * 4096).expect("smaller");
+        let place = format!("/mnt/e{pages}");
+        let mount = agent.ctl(["mount", "c", &format!("/etc:{place}"), "--mkdir"]).run();
+        let noted = fs::read_to_string(&record).expect("a record").contains(&place);
+        match mount.code {
+            0 => {
+                assert!(noted, "{pages} pages: it is mounted and not noted");
+                mounted += 1;
+            }
+            _ => {
+                assert!(mount.errors().contains("No space left"), "{mount:?}");
+                refused += 1;
+            }
+        }
+        fs::remove_file(&filling).expect("room again");
+    }
+    assert!(refused > 0 && mounted > 0, "{refused} refused, {mounted} mounted");
+    world.agent.finish();
+}
+
+#[test]
 fn a_disk_without_inodes_does_not_keep_a_container_from_being_stopped_and_deleted() {
     let agent = Agent::start_behind(small_disk("size=16m,nr_inodes=2000"));
     agent.ok(["run", "-d", "--name", "d", "--", "sleep", "100000"]);

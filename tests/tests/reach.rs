@@ -618,3 +618,62 @@ fn nobody_closes_a_container_that_has_joined_another_by_neighbours_of_that_one()
     });
     world.agent.finish();
 }
+
+/// A directory in the place of the file that a record is written to first: as on a full disk, nothing is written.
+#[test]
+fn what_cannot_be_noted_with_those_that_it_reaches_is_neither_mounted_nor_started() {
+    let mut world = World::start("");
+    let secret = world.agent.scratch("secret");
+    fs::create_dir(&secret).expect("a directory");
+    let volume = format!("{}:/mnt/e", secret.display());
+    let in_the_way =
+        |session: &str| world.agent.path(&format!("state/sessions/{session}/.session.json.new"));
+    let mains = world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let own = api.run(sleeper("own")).await.expect("it may");
+        let joins = api.run(net_of("joins", "own")).await.expect("it may");
+        [own.session_id, joins.session_id].map(|main| in_the_way(&main))
+    });
+    let joined = ["--ns", "pid=container:own", "--userns", "container:own"];
+    let run = ["run", "-d", "--name", "admins", "-v", &volume];
+    let run = [&run[..], &joined, &["--", "sleep", "1000"]].concat();
+    let mount = ["mount", "own", &volume, "--mkdir"];
+    for main in &mains {
+        fs::create_dir_all(main.join("full")).expect("a directory");
+        for call in [&mount[..], &run] {
+            let refused = world.agent.ctl(call).run().exits(125).errors();
+            assert!(refused.contains("cannot write what a session comes to reach"), "{refused}");
+        }
+        assert!(!world.agent.ok(["mounts", "own"]).contains("/mnt/e"));
+        assert!(!world.agent.ok(["ps", "-a"]).contains("admins"));
+        fs::remove_dir_all(main).expect("room again");
+    }
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let own = api.get("own").await.expect("it is there");
+        assert_eq!(own.state(), v1::ContainerState::Running);
+    });
+    // What is refused is not tried again by itself: what is told as done is remembered.
+    world.agent.ok(["stop", "-t", "0", "joins"]);
+    world.agent.ok(["stop", "-t", "0", "own"]);
+    for name in ["own", "joins"] {
+        world.agent.ok(["start", name]);
+    }
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        for name in ["own", "joins"] {
+            assert_eq!(may_run(&mut api, name).await, Ok(()), "{name}");
+        }
+    });
+    world.agent.ok(mount);
+    world.agent.ok(["umount", "--lazy", "own", "/mnt/e"]);
+    world.agent.kill();
+    world.agent.restart();
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        for name in ["own", "joins"] {
+            assert_eq!(may_run(&mut api, name).await, Err(Code::PermissionDenied), "{name}");
+        }
+    });
+    world.agent.finish();
+}

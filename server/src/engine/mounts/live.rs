@@ -139,8 +139,8 @@ impl Engine {
         self.made_mounts.of(container)
     }
 
-    /// Whether something is being mounted into a container, one that it has joined, or one in its pid namespace, of
-    /// which not all is known yet. That changes with [`Engine::mounts_settled`].
+    /// Whether something is being mounted into a container, or into one that it reaches, of which not all is known yet.
+    /// That changes with [`Engine::mounts_settled`].
     pub fn is_being_mounted_around(&self, container: &str) -> bool {
         let Ok(container) = self.registry.container(container) else { return false };
         self.made_mounts.is_under_way_in(|other| self.reaches(&container, other))
@@ -236,7 +236,11 @@ impl Engine {
         let under_way = self.made_mounts.begin_settling(&made);
         self.made_mounts.begin(made.clone())?;
         fault::point("create_mount.begun").await;
-        self.note(&made, true);
+        if let Err(error) = self.note(&made, true) {
+            self.note_absent(&made);
+            lock.release();
+            return Err(error);
+        }
         let attached = self.attach(&question(false), prepared.fd, &lock).await;
         self.note_attached(made, attached, lock, under_way).await
     }
@@ -317,9 +321,12 @@ impl Engine {
     fn note_there(&self, made: Made, kernel: Option<bool>) -> Made {
         let made = made.attached(kernel);
         self.made_mounts.settle(&made);
-        self.note(&made, true);
-        // Last: an agent that was killed before finds it being attached, and notes all of it again.
-        self.made_mounts.mark(&made.id, Stage::There);
+        match self.note(&made, true) {
+            // Last: an agent that was killed before finds it being attached, and notes all of it again.
+            Ok(()) => self.made_mounts.mark(&made.id, Stage::There),
+            // As does the next one then. Until that it is written down as one of which not all is known.
+            Err(error) => tracing::warn!(%error, mount = made.id, "mounted, which is not noted"),
+        }
         let (pid, by) = (made.process.pid, &made.made_by);
         tracing::info!(mount = made.id, point = made.mount.target, pid, by, "mounted");
         made
@@ -327,7 +334,9 @@ impl Engine {
 
     fn note_absent(&self, made: &Made) {
         self.made_mounts.remove(&made.id);
-        self.note(made, false);
+        if let Err(error) = self.note(made, false) {
+            tracing::warn!(%error, mount = made.id, "not mounted, but noted so until that is written");
+        }
     }
 
     /// Finds out what has come of the mounts that an earlier agent was attaching.
@@ -364,9 +373,10 @@ impl Engine {
     }
 
     /// Notes what is known of a mount with all that it reaches; `there`: whether it is there, or is to be.
-    fn note(&self, made: &Made, there: bool) {
-        if let Some(container) = made.counts_in() {
-            self.note_mount(container, &made.shown(), there);
+    fn note(&self, made: &Made, there: bool) -> Result<()> {
+        match made.counts_in() {
+            Some(container) => self.note_mount(container, &made.shown(), there),
+            None => Ok(()),
         }
     }
 
