@@ -152,7 +152,7 @@ impl Engine {
         while let Some(at) = ends.pop() {
             let (next, rest) = left.into_iter().partition(|(_, place)| is_next(&at, place));
             left = rest;
-            for (one, place) in Vec::<(&Arc<Container>, Place<'_>)>::from(next) {
+            for (one, place) in next {
                 found.push(one.clone());
                 if place.is_known() {
                     ends.push(place);

@@ -286,15 +286,10 @@ impl World {
     fn might_have_started(&self, caller: &Caller, index: usize) -> bool {
         let session = &self.sessions[index];
         let Some((kinds, mounted)) = &session.reached else { return caller.is_admin() };
-        // A path of a container is one of the host to whoever does not know the container any more.
-        let kept = |what: &Mounted| match what {
-            Mounted::Copy(..) => caller.is_admin(),
-            what => caller.may_have_mounted(*what),
-        };
         let container = &self.containers[session.of];
         caller.may_run(session.confined)
             && kinds.iter().all(|kind| caller.may_have(*kind))
-            && mounted.iter().all(kept)
+            && mounted.iter().all(|what| caller.may_have_mounted(*what))
             && (container.gone || self.might_be_of(caller, session.of))
     }
 
