@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use conti_proto::v1::{self, StartSessionRequest, target};
 use conti_tests::{
-    api::{Api, bind, process, reason, session, sleeper},
+    api::{Api, bind, exit_code, process, reason, session, sleeper},
     host::{self, Pinned},
     moving, wait,
     wire::{self, Wire},
@@ -193,6 +193,67 @@ fn a_mount_that_is_attached_after_its_agent_was_killed_is_known_all_the_same() {
             let refused = call.await.expect("no panic").expect_err("it is an admin's now");
             assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
         }
+    });
+    world.agent.finish();
+}
+
+/// What is known of a mount for a moment is that not all is known of it: it is made final with all that it was noted with,
+/// also with what has ended in that moment.
+#[test]
+fn commands_that_end_while_something_is_mounted_are_read_by_their_maker() {
+    let delays =
+        |_: &Path| ["env", "CONTI_TEST_DELAYS=create_mount.begun=60"].map(Into::into).to_vec();
+    let world = World::start_with_both(delays, "", |_| Vec::new());
+    let own = operator(&world);
+    world.agent.block_on(async {
+        own.clone().run(sleeper("own")).await.expect("it may");
+        let execs: Vec<_> = (0..4)
+            .map(|_| {
+                let mut api = own.clone();
+                tokio::spawn(async move {
+                    let mut ids = Vec::new();
+                    for _ in 0..40 {
+                        let mut spec = session("own", process(["true"]));
+                        spec.policy =
+                            Some(v1::SessionPolicy { record: true, ..Default::default() });
+                        let wire =
+                            Wire::open(&mut api, wire::start(spec)).await.expect("it starts");
+                        let id = wire.session().id.clone();
+                        assert_eq!(exit_code(&wire.collect().await.end), 0, "{id}");
+                        ids.push(id);
+                    }
+                    ids
+                })
+            })
+            .collect();
+        let mut api = own.clone();
+        let mounting = tokio::spawn(async move {
+            loop {
+                let mount = Some(tmpfs());
+                let request = v1::CreateMountRequest {
+                    target: of("own"),
+                    mount,
+                    create_point: true,
+                    ..Default::default()
+                };
+                let made = api.mounts.create_mount(request).await.expect("it may").into_inner();
+                let id = made.mount.expect("a mount").id;
+                let request = v1::DeleteMountRequest {
+                    which: Some(v1::delete_mount_request::Which::Id(id)),
+                    ..Default::default()
+                };
+                api.mounts.delete_mount(request).await.expect("it may");
+            }
+        });
+        let mut api = own.clone();
+        for exec in execs {
+            for id in exec.await.expect("all of them were read to their end") {
+                let request = v1::ReadRecordingRequest { session_id: id.clone() };
+                let mut read = api.sessions.read_recording(request).await.expect(&id).into_inner();
+                while read.message().await.expect(&id).is_some() {}
+            }
+        }
+        mounting.abort();
     });
     world.agent.finish();
 }

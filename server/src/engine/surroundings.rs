@@ -286,7 +286,9 @@ impl Engine {
         }
         // What it is made of is kept with each of them.
         more.iter().try_for_each(|(of, bytes)| self.holdings.check(of.as_deref(), *bytes))?;
-        let note = |other: &Arc<Container>| self.note_in(&other.id, |of| add(of, &brought));
+        // One that has ended reads nothing of it.
+        let runs = |session: &Session| !session.ended();
+        let note = |other: &Arc<Container>| self.note_in(&other.id, runs, |of| add(of, &brought));
         reaching.iter().try_for_each(note)
     }
 
@@ -299,7 +301,11 @@ impl Engine {
     /// It is noted with all of them, and cannot be written with one, so that it would be forgotten with this agent.
     pub(super) fn note_mount(&self, container: &str, shown: &Shown, there: bool) -> Result<()> {
         let all = self.with_reaching(container);
-        let noted = all.iter().map(|id| self.note_in(id, |of| note_mount(of, shown, there)));
+        // What has ended in between may have seen it, and is told what is known of it in the end.
+        let concerns =
+            |session: &Session| !session.ended() || has_noted(&session.reached(), &shown.id);
+        let noted =
+            all.iter().map(|id| self.note_in(id, concerns, |of| note_mount(of, shown, there)));
         noted.fold(Ok(()), Result::and)
     }
 
@@ -310,12 +316,16 @@ impl Engine {
         reaching.iter().map(|one| one.id.clone()).chain([container.to_owned()]).collect()
     }
 
-    /// Notes something with the sessions that run in a container, and with their recordings.
-    fn note_in(&self, container: &str, change: impl Fn(&mut Surroundings)) -> Result<()> {
-        let all = self.registry.sessions_and_opening(container);
-        // One that has ended has read nothing of it.
-        let running = all.into_iter().filter(|session| !session.ended());
-        let noted = running.map(|session| {
+    /// Notes something with those sessions in a container that it concerns, and with their recordings.
+    fn note_in(
+        &self,
+        container: &str,
+        concerns: impl Fn(&Session) -> bool,
+        change: impl Fn(&mut Surroundings),
+    ) -> Result<()> {
+        let mut all = self.registry.sessions_and_opening(container);
+        all.retain(|session| concerns(session));
+        let noted = all.into_iter().map(|session| {
             let mut reached = session.reached();
             change(&mut reached);
             match self.write_surroundings(&session, &reached) {
@@ -361,9 +371,17 @@ impl Engine {
         let now = || container.as_ref().and_then(|container| self.surroundings(container));
         session.reached().get_or_insert_default();
         // What was mounted before is found, and what is mounted from here on is noted with it.
-        let found = now();
-        let mut reached = session.reached();
-        add(&mut reached, &found);
+        loop {
+            let found = now();
+            renew(&mut session.reached(), &found);
+            // What was being attached when it was found, and is known by now, was noted before that was here.
+            let is_provisional =
+                found.iter().flatten().any(|one| one.made.iter().any(is_provisional));
+            if !is_provisional || now() == found {
+                break;
+            }
+        }
+        let reached = session.reached();
         match *reached == session.record.surroundings {
             true => Ok(()),
             false => self.write_surroundings(session, &reached),
@@ -394,24 +412,57 @@ impl Session {
     }
 }
 
-/// Adds others to some surroundings, once each. Where not all is known, nothing is.
+/// Adds others to some surroundings, once each, and of a mount what is known in the end. Where not all is known, nothing
+/// is.
 fn add(surroundings: &mut Surroundings, others: &Surroundings) {
     let (Some(all), Some(others)) = (surroundings.as_mut(), others) else {
         *surroundings = None;
         return;
     };
+    let mut others = others.clone();
+    settle(all, &others);
+    settle(&mut others, all);
     for other in others {
         let same = |one: &&mut Reached| (&one.spec, &one.opened) == (&other.spec, &other.opened);
         let Some(one) = all.iter_mut().find(same) else {
-            all.push(other.clone());
+            all.push(other);
             continue;
         };
-        for made in &other.made {
-            if !one.made.iter().any(|own| own.is_like(made)) {
-                one.made.push(made.clone());
+        for made in other.made {
+            if !one.made.iter().any(|own| own.is_like(&made)) {
+                one.made.push(made);
             }
         }
     }
+}
+
+/// Adds what was found to what was known before. What was being attached then, and was not found any more, is nowhere.
+fn renew(surroundings: &mut Surroundings, found: &Surroundings) {
+    for reached in surroundings.iter_mut().flatten() {
+        reached.made.retain(|made| !is_provisional(made) || has_noted(found, &made.id));
+    }
+    add(surroundings, found);
+}
+
+/// Drops what is provisional of mounts that others know in the end.
+fn settle(all: &mut [Reached], others: &[Reached]) {
+    let is_known = |made: &Shown| {
+        let mut known = others.iter().flat_map(|other| &other.made);
+        known.any(|other| other.id == made.id && !is_provisional(other))
+    };
+    for reached in all {
+        reached.made.retain(|made| !is_provisional(made) || !is_known(made));
+    }
+}
+
+/// Whether a mount is being attached, so that not all is known of it.
+fn is_provisional(shown: &Shown) -> bool {
+    shown.facts.as_ref().is_some_and(|facts| facts.kernel.is_none())
+}
+
+fn has_noted(surroundings: &Surroundings, mount: &str) -> bool {
+    let mut all = surroundings.iter().flatten().flat_map(|reached| &reached.made);
+    all.any(|made| made.id == mount)
 }
 
 /// Notes a mount in some surroundings, in the place of what was known of it before: with the first container, and once
