@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc};
 
 use tokio::sync::watch;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     engine::{Engine, session::Session},
@@ -29,6 +29,11 @@ impl Permit {
         Permit { engine: engine.clone(), call: call.clone(), session: session.clone(), changes }
     }
 
+    /// Its session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Checks the caller again, where that is due. To be asked between reading output and sending it: what has
     /// changed before it was written is seen then.
     pub async fn check(&mut self) -> Result<(), Status> {
@@ -36,7 +41,13 @@ impl Permit {
             return Ok(());
         }
         self.changes.mark_unchanged();
-        self.call.check_reader(&self.engine, &self.session).await
+        loop {
+            match self.call.check_reader(&self.engine, &self.session).await {
+                // Nothing goes on until it is known.
+                Err(status) if status.code() == Code::Aborted => {}
+                known => return known,
+            }
+        }
     }
 
     /// Resolves when a check is due.
