@@ -132,6 +132,13 @@ fn streams_are_cut_by_a_neighbour_and_not_by_what_their_caller_may_have() {
         let mut own = Wire::open(&mut olga, wire::start(own)).await.expect("it may");
         let id = own.session().id.clone();
         let mut viewer = Wire::open(&mut olga, wire::view(&id)).await.expect("it may");
+        let target = Some(target::Target::Container("own".into()));
+        let request = v1::WatchProcessesRequest {
+            target: Some(v1::Target { target }),
+            interval: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+        };
+        let watch = olga.processes.watch_processes(request).await.expect("it may");
+        let mut watch = watch.into_inner();
         let source = Some(v1::mount::Source::Tmpfs(v1::TmpfsMount::default()));
         let tmpfs = v1::Mount { target: "/mnt/t".into(), source, read_only: false };
         mount(&mut olga, tmpfs).await;
@@ -150,6 +157,13 @@ fn streams_are_cut_by_a_neighbour_and_not_by_what_their_caller_may_have() {
             let why = cut(wire).await;
             assert_eq!(why.code(), Code::PermissionDenied, "{why:?}");
         }
+        let why = loop {
+            match watch.message().await {
+                Ok(part) => assert!(part.is_some(), "a watch has no end"),
+                Err(why) => break why,
+            }
+        };
+        assert_eq!(why.code(), Code::PermissionDenied, "{why:?}");
     });
     world.agent.finish();
 }

@@ -17,14 +17,13 @@ use super::{
         Field,
         target::{path, target},
     },
-    parts::{self, Checked, PartStream, Parts},
+    parts::{self, PartStream, Parts},
     status::{self, valid},
     stopping::Stopping,
 };
 use crate::engine::{
     Engine,
     files::{Content, Files as Found, Measured},
-    spec::Target,
 };
 
 /// How much of a file is read where nothing was said, in bytes.
@@ -48,16 +47,6 @@ impl Files {
     pub fn new(engine: Arc<Engine>, stopping: Stopping) -> Files {
         Files { engine, stopping }
     }
-
-    fn answer<P: Parts>(
-        &self,
-        call: Call,
-        of: Target,
-        parts: P,
-    ) -> Response<PartStream<P::Message>> {
-        let checked = Checked { parts, call, engine: self.engine.clone(), of };
-        Response::new(parts::stream(checked, self.stopping.clone()))
-    }
 }
 
 #[tonic::async_trait]
@@ -78,7 +67,7 @@ impl FileService for Files {
         })?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.list_directory(&of, at).await.map_err(status::of)?;
-        Ok(self.answer(call, of, found))
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 
     async fn read_file(
@@ -100,7 +89,8 @@ impl FileService for Files {
         })?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.read_file(&of, at, request.offset, limit).await;
-        Ok(self.answer(call, of, found.map_err(status::of)?))
+        let found = found.map_err(status::of)?;
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 
     async fn measure_usage(
@@ -126,7 +116,7 @@ impl FileService for Files {
         let (depth, top) = (request.max_depth, request.top);
         let found = self.engine.measure_usage(&of, paths, request.one_file_system, depth, top);
         let found = found.await.map_err(status::of)?;
-        Ok(self.answer(call, of, found))
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 }
 

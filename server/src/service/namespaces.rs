@@ -21,7 +21,7 @@ use super::{
     status::{self, valid},
     stopping::Stopping,
 };
-use crate::engine::{Engine, namespaces, users::Users};
+use crate::engine::{Engine, namespaces, spec::Target, users::Users};
 
 /// Serves `conti.v1.NamespaceService`.
 #[derive(Debug)]
@@ -64,7 +64,8 @@ impl NamespaceService for Namespaces {
             .namespaces(&call.caller.scope, of.as_ref(), types)
             .await
             .map_err(status::of)?;
-        Ok(Response::new(parts::stream(found, self.stopping.clone())))
+        let of = of.unwrap_or(Target::Host);
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 }
 

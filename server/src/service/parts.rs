@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
-use tonic::Status;
+use tonic::{Response, Status};
 
 use super::{call::Call, stopping::Stopping};
 use crate::engine::{Engine, spec::Target};
@@ -17,17 +17,24 @@ pub trait Parts: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Result<Option<Self::Message>, Status>> + Send;
 }
 
-/// Parts of which each is told only if the caller may look into the target still, once it was found: somebody may
-/// have mounted something there since the call was let in.
-pub struct Checked<P> {
-    /// What is told.
-    pub parts: P,
-    /// The call that is answered.
-    pub call: Call,
-    /// Who knows the target.
-    pub engine: Arc<Engine>,
-    /// The target, with the id of its container.
-    pub of: Target,
+/// Parts of which each is told only if the caller may look into the target still, once it was found: what is there may
+/// have become more since the call was let in.
+struct Checked<P> {
+    parts: P,
+    call: Call,
+    engine: Arc<Engine>,
+    of: Target,
+}
+
+/// The answer to a call that looks into a target, which is named by the id of its container.
+pub fn checked<P: Parts>(
+    parts: P,
+    (call, of): (Call, Target),
+    engine: &Arc<Engine>,
+    stopping: Stopping,
+) -> Response<PartStream<P::Message>> {
+    let engine = engine.clone();
+    Response::new(stream(Checked { parts, call, engine, of }, stopping))
 }
 
 impl<P: Parts> Parts for Checked<P> {

@@ -53,7 +53,7 @@ impl ProcessService for Processes {
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.processes(&call.caller.scope, &of).await.map_err(status::of)?;
-        Ok(Response::new(parts::stream(found, self.stopping.clone())))
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 
     async fn watch_processes(
@@ -76,10 +76,10 @@ impl ProcessService for Processes {
         let of = call.target(&self.engine, of).await?;
         let found = self
             .engine
-            .watch_processes(call.caller.scope, of, interval)
+            .watch_processes(call.caller.scope.clone(), of.clone(), interval)
             .await
             .map_err(status::of)?;
-        Ok(Response::new(parts::stream(found, self.stopping.clone())))
+        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
     }
 }
 
