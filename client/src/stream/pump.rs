@@ -175,7 +175,7 @@ impl Pump {
     /// Streams until the session ends, the link breaks, or the user leaves.
     pub async fn run(&mut self, link: &mut Link) -> Result<Left> {
         if self.detaching {
-            return Ok(self.detach(link).await);
+            return self.detach(link).await;
         }
         let Some(requests) = link.requests.clone() else {
             return Ok(Left::Broken(why(None)));
@@ -206,12 +206,13 @@ impl Pump {
                 },
                 event = self.input.next(), if taking => {
                     let taken = self.input.take(event);
+                    // Before the end of its input, as a command has it from a terminal of its own.
+                    if taken.hung_up && let Some(number) = self.receive(Received::End(SIGHUP)) {
+                        return Ok(Left::Signalled(number));
+                    }
                     self.outbox.extend(taken.messages);
                     if taken.detached {
                         break;
-                    }
-                    if taken.hung_up && let Some(number) = self.receive(Received::End(SIGHUP)) {
-                        return Ok(Left::Signalled(number));
                     }
                 }
                 permit = requests.reserve(), if writable && !self.outbox.is_empty() => {
@@ -241,12 +242,12 @@ impl Pump {
         }
         drop(requests);
         self.detaching = true;
-        Ok(self.detach(link).await)
+        self.detach(link).await
     }
 
     /// Gives up the session: all that was typed goes before. The agent closes the stream once it has let this client go.
-    async fn detach(&mut self, link: &mut Link) -> Left {
-        let Some(requests) = link.requests.take() else { return Left::Broken(why(None)) };
+    async fn detach(&mut self, link: &mut Link) -> Result<Left> {
+        let Some(requests) = link.requests.take() else { return Ok(Left::Broken(why(None))) };
         self.outbox.push_back(Request::Detach(Detach {}));
         let outbox = std::mem::take(&mut self.outbox);
         let sent = async move {
@@ -263,14 +264,30 @@ impl Pump {
             tokio::select! {
                 biased;
                 () = &mut sent => drain(link).await,
-                // Where it has ended meanwhile, nothing is left to be detached from.
-                closed = drain(link) => closed.and_then(|ended| if ended { Ok(true) } else { Err(None) }),
+                // Closed before it was told, without an end: it was not told.
+                closed = drain(link) => closed.and_then(|rest| if has_ended(&rest) { Ok(rest) } else { Err(None) }),
             }
         };
         match timeout(DETACH_TIMEOUT, told).await {
-            Ok(Ok(_)) => Left::Detached,
-            Ok(Err(status)) => Left::Broken(why(status.as_ref())),
-            Err(_) => Left::Broken("the agent does not answer".to_owned()),
+            // Nothing is left to be detached from.
+            Ok(Ok(rest)) if has_ended(&rest) => self.finish(rest).await,
+            Ok(Ok(_)) => Ok(Left::Detached),
+            Ok(Err(status)) => Ok(Left::Broken(why(status.as_ref()))),
+            Err(_) => Ok(Left::Broken("the agent does not answer".to_owned())),
+        }
+    }
+
+    /// Writes what came with the end of the session.
+    async fn finish(&mut self, rest: Vec<Response>) -> Result<Left> {
+        rest.into_iter().try_for_each(|response| self.respond(response))?;
+        loop {
+            self.delivery.writer.failure()?;
+            if self.delivery.writer.is_idle()
+                && let Some(end) = self.end.take()
+            {
+                return Ok(Left::Ended(end));
+            }
+            self.delivery.writer.progress().await;
         }
     }
 
@@ -360,11 +377,15 @@ impl Pump {
     }
 }
 
-/// Reads a link until the agent closes it. Tells whether the session has ended.
-async fn drain(link: &mut Link) -> Result<bool, Option<Status>> {
-    let mut ended = false;
+/// Reads a link until the agent closes it: no more comes than the window that it has left.
+async fn drain(link: &mut Link) -> Result<Vec<Response>, Option<Status>> {
+    let mut rest = Vec::new();
     while let Some(response) = link.next().await? {
-        ended |= matches!(response, Response::End(_));
+        rest.push(response);
     }
-    Ok(ended)
+    Ok(rest)
+}
+
+fn has_ended(rest: &[Response]) -> bool {
+    rest.iter().any(|response| matches!(response, Response::End(_)))
 }

@@ -420,6 +420,17 @@ impl Session {
         self.end_told.load(Ordering::Acquire)
     }
 
+    /// Whether its process has ended, also where its end is not told yet.
+    pub fn is_over(&self) -> bool {
+        match self.state() {
+            State::Running(process) => {
+                bounds::State::of(process).is_none_or(|state| state.is_over())
+            }
+            State::Ended(..) => true,
+            State::Assembling | State::Created(_) => false,
+        }
+    }
+
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
         matches!(&*self.state.borrow(), State::Ended(..))

@@ -142,6 +142,8 @@ impl Outbound {
                 driver.ack(todo.acked);
             }
             match todo.finish {
+                // What has ended is no longer left running: its client is told the end.
+                Some(Finish::Detach) if self.permit.session().is_over() => {}
                 Some(Finish::Detach) => {
                     self.leave();
                     return None;
