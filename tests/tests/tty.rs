@@ -4,11 +4,12 @@ use conti_tests::{
     Agent,
     api::{session, sleeper},
     facts::{Facts, PROBE, probe_volume},
+    host,
     terminal::{Terminal, Window},
     wait,
     wire::{self, Wire},
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 fn with_container() -> Agent {
     let agent = Agent::start();
@@ -285,6 +286,47 @@ fn a_terminal_that_is_closed_ends_no_command_that_its_client_was_attached_to() {
         terminal.send("at last\n");
         terminal.expect("<at last>");
     }
+    agent.finish();
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_what_reads_it_on() {
+    let agent = with_container();
+    let script = "trap '' HUP; echo ready; cat > /dev/null";
+    for controlling in [true, false] {
+        for verb in [vec!["run", "--rm", "-i"], vec!["exec", "-i", "c"]] {
+            let call = verb.into_iter().chain(["--", "sh", "-c", script]);
+            let mut window = Window::open(agent.ctl(call), controlling);
+            window.expect("ready");
+            window.close();
+        }
+    }
+    wait::until_true("all of it has ended", || {
+        agent.ok(["sessions"]).matches("running").count() == 1
+            && agent.ok(["ps", "-aq"]).lines().count() == 1
+    });
+    agent.finish();
+}
+
+#[test]
+fn whoever_detaches_from_what_has_ended_is_told_its_end() {
+    let agent = with_container();
+    let script = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut terminal =
+        Terminal::spawn(agent.ctl(["exec", "-it", "c", "--", "sh", "-c", script]), 80, 24);
+    terminal.expect("ready");
+    let pid = agent.api(async |mut api| {
+        let request = conti_proto::v1::ListSessionsRequest::default();
+        let all = api.sessions.list_sessions(request).await.expect("it may").into_inner();
+        all.sessions.into_iter().find(|one| one.terminal).expect("the session").pid
+    });
+    let process = host::pinned(pid).expect("it runs");
+    agent.signal(Signal::STOP);
+    terminal.send("\x10\x11");
+    kill_process(Pid::from_raw(pid as i32).expect("a pid"), Signal::TERM).expect("it is there");
+    process.wait_gone();
+    agent.signal(Signal::CONT);
+    assert_eq!(terminal.wait(), 42);
     agent.finish();
 }
 

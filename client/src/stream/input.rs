@@ -121,6 +121,11 @@ impl Input {
                 self.stop();
                 self.hung_up = true;
                 taken.hung_up = true;
+                if self.keys.is_none() {
+                    // Nobody else ends what reads on beyond a SIGHUP.
+                    self.ended = true;
+                    taken.messages.extend(self.eof());
+                }
             }
             Event::Read(end) => {
                 if let Some(Read::Failed(error)) = end {
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_that_hung_up_ends_no_input() {
+    fn a_terminal_that_hung_up_ends_the_input_where_it_is_not_raw() {
         let (mut raw, mut cooked) = (Input::none(0), Input::none(0));
         raw.keys = Some(Matcher::new(Keys::default()));
         for end in [None, Some(Read::HungUp), Some(Read::Failed(std::io::ErrorKind::Other.into()))]
@@ -232,8 +237,10 @@ mod tests {
         }
         assert!(cooked.take(chunk(b"abc")).messages.len() == 1);
         let taken = cooked.take(Event::Read(Some(Read::HungUp)));
-        assert!(taken.hung_up && taken.messages.is_empty());
-        assert!(cooked.take(Event::Read(None)).messages.len() == 1, "ctrl-d");
+        assert!(taken.hung_up && matches!(taken.messages[..], [Message::InputEof(_)]));
+        let mut cooked = Input::none(0);
+        let taken = cooked.take(Event::Read(None));
+        assert!(!taken.hung_up && taken.messages.len() == 1, "ctrl-d");
     }
 
     #[test]
