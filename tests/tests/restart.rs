@@ -336,7 +336,8 @@ fn a_container_whose_name_was_given_to_another_meanwhile_is_called_by_its_id() {
     agent.finish();
 }
 
-/// With too few it would find some of what runs, and take the rest for ended.
+/// With too few it would find some of what runs, and take the rest for ended. With just enough it makes ready what each
+/// container needs next, a few at a time.
 #[test]
 fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
     let limit = |dir: &std::path::Path| dir.join("limit");
@@ -345,20 +346,23 @@ fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
         let script = format!("ulimit -n $(cat {}); exec \"$@\"", limit(dir).display());
         ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
     });
-    let names: Vec<String> = (0..10).map(|n| format!("c{n}")).collect();
+    let names: Vec<String> = (0..24).map(|n| format!("c{n}")).collect();
     for name in &names {
         agent.ok(["run", "-d", "-t", "--name", name, "--", "sleep", "100000"]);
     }
     agent.kill();
     let few = limit(&agent.path(""));
-    // For nine: six for each, beside its own.
-    fs::write(&few, "118").expect("a file");
+    // Six for each, beside its own; and those of one too few.
+    let enough = 64 + 6 * names.len();
+    fs::write(&few, (enough - 6).to_string()).expect("a file");
     let started = agent.command("contid.sock").output().expect("contid can be started");
     let said = String::from_utf8_lossy(&started.stderr).into_owned();
     assert!(!started.status.success() && said.contains("ulimit -n"), "{said}");
-    fs::write(&few, "124").expect("a file");
+    fs::write(&few, enough.to_string()).expect("a file");
     agent.restart();
     assert_eq!(agent.ok(["ps", "-q"]).lines().count(), names.len(), "all of them run");
+    let log = agent.log();
+    assert!(!log.contains("Too many open files"), "{log}");
     agent.kill();
     fs::write(&few, "1000").expect("a file");
     agent.restart();

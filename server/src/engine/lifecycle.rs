@@ -618,7 +618,7 @@ impl Engine {
                 if now.spare.is_some() { None } else { now.cgroup.clone() }
             };
             let Some(cgroup) = cgroup else { return };
-            let Ok(monitor) = engine.slots.monitor_in(Some(&cgroup)).await else { return };
+            let Ok(monitor) = engine.slots.spare_in(&cgroup).await else { return };
             fault::point("spare.made").await;
             let mut now = container.now();
             // It may have been started again meanwhile, in other cgroups.

@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::warn;
 
 use super::{
@@ -29,6 +29,10 @@ use super::{
 
 /// How many slots are kept ready.
 const READY: usize = 3;
+
+/// How many monitors are made ready for running containers at once. Each takes a file for each hierarchy of cgroups
+/// meanwhile, and an agent that was started again makes one for every container.
+const SPARES_AT_ONCE: usize = 2;
 
 /// Room for one container: its cgroups and its monitor, waiting for a plan.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ pub struct Slots {
     ready: Mutex<Vec<Slot>>,
     taken: Notify,
     closed: AtomicBool,
+    spares: Semaphore,
 }
 
 impl Slots {
@@ -58,6 +63,7 @@ impl Slots {
             ready: Mutex::new(Vec::new()),
             taken: Notify::new(),
             closed: AtomicBool::new(false),
+            spares: Semaphore::new(SPARES_AT_ONCE),
         }
     }
 
@@ -127,6 +133,12 @@ impl Slots {
             None => Vec::new(),
         };
         self.monitor_with(procs).await
+    }
+
+    /// Makes a monitor in the cgroups of a running container that nobody waits for.
+    pub async fn spare_in(&self, cgroup: &Cgroup) -> Result<Monitor> {
+        let _turn = self.spares.acquire().await;
+        self.monitor_in(Some(cgroup)).await
     }
 
     /// Makes a monitor whose process is attached to these `cgroup.procs` files.
