@@ -1,11 +1,19 @@
 //! The namespaces of a container: private, the host's, or another container's; and what belongs to
 //! each of them.
 
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+};
+
 use conti_tests::{
     Agent,
-    facts::{Facts, PROBE, probe_volume},
-    host::namespace,
+    damage::kill,
+    facts::{Facts, PROBE, probe, probe_volume},
+    host::{mentioning, namespace},
+    wait,
 };
+use rustix::process::Signal;
 
 const PRIVATE_BY_DEFAULT: [&str; 6] = ["mnt", "pid", "uts", "ipc", "net", "cgroup"];
 
@@ -261,5 +269,66 @@ fn all_users_ping_and_open_any_port_in_a_network_of_their_own() {
     let before = host();
     check_network(&agent, &["--userns", "host"]);
     assert_eq!(host(), before, "the host's is as it was");
+    agent.finish();
+}
+
+/// A process that is traced, and stays a zombie when it has ended.
+struct Kept(Child);
+
+impl Kept {
+    fn process(pid: u32) -> Kept {
+        let binary = probe().with_file_name("escape");
+        let mut tracer = Command::new(binary);
+        tracer.args(["hold", "trace-one", &pid.to_string()]).stdout(Stdio::piped());
+        let mut tracer = Kept(tracer.spawn().expect("it can be started"));
+        let mut line = String::new();
+        let told = tracer.0.stdout.take().expect("a pipe");
+        BufReader::new(told).read_line(&mut line).expect("it tells");
+        assert_eq!(line, "holds\n");
+        tracer
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Its first process ends only when all others are gone, and nothing can be started meanwhile.
+#[test]
+fn who_comes_into_a_pid_namespace_that_ends_is_told_so() {
+    let agent = Agent::start();
+    let marker = agent.path("marker").display().to_string();
+    let script = format!("sh -c 'sleep 100000; : {marker}' & exec sleep 100000");
+    agent.ok(["run", "-d", "--name", "a", "--", "sh", "-c", &script]);
+    let inspected = agent.ctl(["-o", "json", "inspect", "a"]).run().success().json();
+    let main = u32::try_from(inspected["pid"].as_u64().expect("a pid")).expect("a pid");
+    let pid_namespace = namespace(&main.to_string(), "pid");
+    let child = || {
+        let others = mentioning(&marker).into_iter().map(|other| other.pid);
+        let mut others = others.filter(|pid| *pid != main);
+        others.find(|pid| namespace(&pid.to_string(), "pid") == pid_namespace)
+    };
+    wait::until_true("it has its child", || child().is_some());
+    let kept = Kept::process(child().expect("its child"));
+    kill(main, Signal::KILL);
+    let run = ["run", "--rm", "--ns", "pid=container:a", "--", "true"];
+    for (call, why) in [
+        (&run[..], "its first one has ended"),
+        (&["exec", "a", "--", "true"], "container \"a\" is ending"),
+    ] {
+        let mut said = String::new();
+        wait::until_true("nothing can be started there", || {
+            said = agent.ctl(call.iter().copied()).run().errors();
+            !said.is_empty()
+        });
+        assert!(said.contains(why), "{call:?}: {said}");
+    }
+    drop(kept);
+    agent.ctl(["wait", "a"]).run().exits(137);
+    let said = agent.ctl(run).run().errors();
+    assert!(said.contains("to join the pid namespace of it, it must be running"), "{said}");
     agent.finish();
 }

@@ -33,7 +33,7 @@ use super::{
         store::{self, Record},
     },
     slots::Slot,
-    spec::{Namespace, Rootfs, SessionIo},
+    spec::{Namespace, Namespaces, Rootfs, SessionIo},
 };
 
 /// How a container's main process begins.
@@ -80,6 +80,24 @@ pub(super) struct Opened {
     pub to_agent: OwnedFd,
 }
 
+/// The namespaces of other containers that a container joins: their types, the containers, and what that is called.
+fn joins(namespaces: &Namespaces) -> impl Iterator<Item = (NsType, &str, &'static str)> {
+    [
+        (NsType::Pid, &namespaces.pid, "join the pid namespace of"),
+        (NsType::Uts, &namespaces.uts, "join the uts namespace of"),
+        (NsType::Ipc, &namespaces.ipc, "join the ipc namespace of"),
+        (NsType::Net, &namespaces.net, "join the net namespace of"),
+        (NsType::Cgroup, &namespaces.cgroup, "join the cgroup namespace of"),
+        (NsType::User, &namespaces.user, "join the user namespace of"),
+        (NsType::Time, &namespaces.time, "join the time namespace of"),
+    ]
+    .into_iter()
+    .filter_map(|(kind, namespace, action)| match namespace {
+        Namespace::Container(key) => Some((kind, key.as_str(), action)),
+        _ => None,
+    })
+}
+
 impl Engine {
     /// Brings up the main process of a container that has none. Where it fails, the container is as
     /// it was before.
@@ -88,6 +106,13 @@ impl Engine {
         container: &Arc<Container>,
         begin: Begin,
     ) -> Result<()> {
+        match self.bring_up(container, begin).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain_joined(container, error).await),
+        }
+    }
+
+    async fn bring_up(self: &Arc<Self>, container: &Arc<Container>, begin: Begin) -> Result<()> {
         let Slot { cgroup, monitor } = self.slots.take().await?;
         let session_id = id::new();
         let (joined, pid_namespace) = match self.joined(container).await {
@@ -261,20 +286,11 @@ impl Engine {
             Namespace::Host => HOST.to_owned(),
             _ => container.id.clone(),
         });
-        for (kind, namespace, action) in [
-            (NsType::Pid, &wanted.pid, "join the pid namespace of"),
-            (NsType::Uts, &wanted.uts, "join the uts namespace of"),
-            (NsType::Ipc, &wanted.ipc, "join the ipc namespace of"),
-            (NsType::Net, &wanted.net, "join the net namespace of"),
-            (NsType::Cgroup, &wanted.cgroup, "join the cgroup namespace of"),
-            (NsType::User, &wanted.user, "join the user namespace of"),
-            (NsType::Time, &wanted.time, "join the time namespace of"),
-        ] {
-            let Namespace::Container(key) = namespace else { continue };
+        for (kind, key, action) in joins(wanted) {
             let other = self.registry.container(key).map_err(|error| match error {
                 // Where it was there the name was exchanged for the id.
                 Error::NoSuchContainer(_) if id::is_one(key) => Error::WrongState {
-                    container: key.clone(),
+                    container: key.to_owned(),
                     action,
                     state: "removed",
                     because: None,
@@ -301,6 +317,16 @@ impl Engine {
             }
         }
         Ok((joined, pid_namespace))
+    }
+
+    /// Why a container did not come up: that another whose namespaces it joins has ended meanwhile, where that is so.
+    async fn explain_joined(&self, container: &Container, mut error: Error) -> Error {
+        for (_, key, action) in joins(&container.spec.namespaces) {
+            if let Ok(other) = self.registry.container(key) {
+                error = other.explain_gone(action, error).await;
+            }
+        }
+        error
     }
 
     /// Makes the directory, the journal and the sockets of a session and hands its plan to a monitor.

@@ -15,6 +15,7 @@ use std::{
 use conti_runtime::{
     beneath::{self, Blocked, Dir},
     own,
+    plan::Step,
     protocol::ProcessId,
 };
 use rustix::io::Errno;
@@ -494,13 +495,32 @@ impl Container {
         tokio::time::timeout(A_MOMENT, end).await.is_ok()
     }
 
-    /// Why `action` failed: that it has ended, where a process that is gone was in the way.
+    /// Why `action` failed: that it has ended, where that was in the way. Its processes may have gone, or its pid
+    /// namespace takes no more (ENOMEM, clone(2)).
     pub async fn explain_gone(&self, action: &'static str, error: Error) -> Error {
-        if !matches!(error, Error::TargetGone { .. }) {
+        let at_its_end = match &error {
+            Error::TargetGone { .. } => true,
+            Error::Setup(failure) => {
+                matches!(failure.step, Step::Clone | Step::JoinNamespace | Step::Init)
+            }
+            _ => false,
+        };
+        if !at_its_end {
             return error;
         }
         self.ends_soon().await;
-        self.running_process(action).err().unwrap_or(error)
+        match (self.running_process(action), error) {
+            (Err(ended), _) => ended,
+            // Others of its processes keep it from its end, as one whose tracer does not wait for it.
+            (Ok(_), Error::TargetGone { .. }) => Error::WrongState {
+                container: self.spec.name.clone(),
+                action,
+                state: "ending",
+                because: None,
+                wanted: "running",
+            },
+            (Ok(_), error) => error,
+        }
     }
 
     /// An error that says that it must be in another state than the one in which it was found. It may have come to

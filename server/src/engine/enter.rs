@@ -10,10 +10,7 @@ use std::{
 use conti_runtime::{
     host,
     inspect::status::Status,
-    plan::{
-        HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, SetupFailure, Step, ToolKind,
-        ToolsRoot,
-    },
+    plan::{HostPlan, IdMap, Identity, JoinPlan, NsType, Place, Process, ToolKind, ToolsRoot},
 };
 use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use tracing::{Instrument as _, debug_span};
@@ -236,15 +233,7 @@ impl Engine {
             Ok(container) => container,
             Err(gone) => return gone,
         };
-        // Its processes may have gone, or its pid namespace takes no more (ENOMEM, clone(2)).
-        let not_begun = |failure: &SetupFailure| {
-            matches!(failure.step, Step::Clone | Step::JoinNamespace | Step::Init)
-        };
-        if matches!(&error, Error::TargetGone { .. })
-            || matches!(&error, Error::Setup(failure) if not_begun(failure))
-        {
-            container.ends_soon().await;
-        }
+        let error = container.explain_gone("run a command in", error).await;
         let runs = container.running_process("run a command in");
         runs.err().unwrap_or(error)
     }

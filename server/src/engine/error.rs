@@ -263,6 +263,10 @@ fn reason_text(errno: i32) -> String {
 const PROCESSES: &str = "; a limit of processes is reached: that of the container (pids), of a cgroup above it, \
                          or of its user";
 
+/// What it means that a process cannot be made for want of memory (clone(2)).
+const ENDING: &str = "; if the host has memory enough, the pid namespace takes no more processes: its first one has \
+                      ended, or is on its way";
+
 /// A failed set-up as one sentence that a user can act on.
 pub fn setup_sentence(failure: &SetupFailure) -> String {
     let SetupFailure { step, argument, errno } = failure;
@@ -272,6 +276,7 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Clone => {
             let hint = match *errno {
                 libc::EAGAIN => PROCESSES,
+                libc::ENOMEM => ENDING,
                 libc::ENOSPC => "; a limit of namespaces is reached, see the sysctls user.max_*",
                 _ => "",
             };
@@ -364,6 +369,7 @@ pub fn setup_sentence(failure: &SetupFailure) -> String {
         Step::Seccomp => ("could not load the system call filter", ""),
         Step::CloseFds => ("could not close inherited files", ""),
         Step::Init if *errno == libc::EAGAIN => ("could not start the init process", PROCESSES),
+        Step::Init if *errno == libc::ENOMEM => ("could not start the init process", ENDING),
         Step::Init => ("could not start the init process", ""),
         Step::Exec => match *errno {
             libc::ENOENT => {

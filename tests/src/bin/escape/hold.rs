@@ -3,11 +3,12 @@
 //! - `escape hold trace`: traces each process that comes and never waits for it: what ends stays a zombie;
 //! - `escape hold trace-threads`: the same, but for the first thread of each;
 //! - `escape hold trace-exit`: traces each process, and keeps it before its end (PTRACE_EVENT_EXIT);
+//! - `escape hold trace-one PID`: as `trace`, one process alone, on the host;
 //! - `escape hold stop`: stops each process that comes, as soon as it is there, and once;
 //! - `escape hold victim CODE [thread]`: with a second thread or without, waits until it is traced, and exits;
 //! - `escape hold victim never [thread]`: says `traced` then, and waits for its end.
 //!
-//! The first ones print `holds` when they begin, and leave alone who is there by then.
+//! All but the victims print `holds` when they begin, and leave alone who is there by then.
 
 use std::{collections::HashSet, fs, process, thread, time::Duration};
 
@@ -33,6 +34,13 @@ pub fn run(args: &[&str]) {
         ["victim", code, "thread"] => victim(code, true),
         _ => panic!("see the source for how to call this"),
     }
+}
+
+/// Traces one process, and never waits for it.
+pub fn trace_one(pid: &str) {
+    assert!(trace(pid.parse().expect("a pid"), 0), "it cannot be traced");
+    println!("holds");
+    thread::sleep(FOR_EVER);
 }
 
 /// Does something to each process that comes, until it has worked.

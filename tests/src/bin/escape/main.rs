@@ -48,6 +48,8 @@ fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["plant", name, secret, dir, ref command @ ..] => plant::run(name, secret, dir, command),
+        // That one alone, wherever it is.
+        ["hold", "trace-one", pid] => hold::trace_one(pid),
         ["hold", ref how @ ..] => {
             assert_inside();
             hold::run(how);
