@@ -55,7 +55,7 @@ fn a_process_whose_user_namespace_has_no_ids_is_named() {
     other.kill().expect("killed");
     other.wait().expect("reaped");
     for text in texts {
-        assert_says(&text, &[&pid, "user namespace", "no id map"]);
+        assert_says(&text, &[&pid, "user namespace", "no map of users"]);
         assert!(!text.contains("overlap"), "{text}");
     }
     agent.finish();

@@ -202,6 +202,9 @@ pub struct Outcome {
     /// How long it took, in seconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub seconds: Option<f64>,
+    /// Whether it failed when something of it was done already.
+    #[serde(skip, default)]
+    pub done_in_part: bool,
 }
 
 /// How a session ended: exactly one of the fields of the reason, and how much it wrote.
@@ -297,9 +300,10 @@ impl Outcome {
         self.code.as_ref().is_some_and(|code| !others.contains(&code.as_str()))
     }
 
-    /// Whether its caller had gone before it was answered.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.code.as_deref() == Some("CANCELLED")
+    /// Whether something of it may have been done though it failed: a part of it, or what its caller, who had gone
+    /// before it was answered, does not know of.
+    pub(super) fn may_have_done_something(&self) -> bool {
+        self.done_in_part || self.code.as_deref() == Some("CANCELLED")
     }
 
     /// Sets how long it took.

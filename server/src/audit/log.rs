@@ -96,7 +96,7 @@ impl Log {
     }
 
     /// Goes on with a call of a caller of whom too many have failed, which is carried out all the same: it is recorded
-    /// when it ends, and only counted if it fails too. Where its caller has gone it may have done something.
+    /// when it ends, and only counted if it fails too and has done nothing.
     pub fn begin_late(&self, who: Who, method: &str, subject: Subject) -> Open {
         let mut entry = Entry::new(Event::Begin, who, method, subject);
         entry.call = id::new();
@@ -283,7 +283,7 @@ impl Open {
     fn write(&mut self, mut outcome: Outcome, written: Option<Written>) {
         let Some(begun) = self.entry.take() else { return };
         if outcome.has_failed() {
-            if self.is_late && !outcome.is_given_up() {
+            if self.is_late && !outcome.may_have_done_something() {
                 return self.log.count_missing();
             }
             self.log.has_failed(&begun.who, &begun.method);
@@ -368,6 +368,35 @@ mod tests {
         let told: Vec<_> = all.iter().map(|e| (e.event, e.outcome.code.as_deref())).collect();
         assert_eq!(told, [(Event::Begin, None), (Event::End, Some("CANCELLED"))]);
         assert_eq!(all[0].call, all[1].call);
+    }
+
+    #[tokio::test]
+    async fn a_late_call_that_failed_is_recorded_if_something_of_it_was_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let log = Log::open(&path, limits(1 << 20)).unwrap();
+        let failed = |done_in_part| {
+            let outcome = Outcome::of("FAILED_PRECONDITION", "it does not end");
+            let call = log.begin_late(remote(), "/a/Stop", Subject::default());
+            call.end(Outcome { done_in_part, ..outcome });
+        };
+        failed(false);
+        failed(true);
+        drop(log.begin_late(remote(), "/a/Stop", Subject::default()));
+        log.close();
+        let all = entries(&path);
+        let told: Vec<_> =
+            all.iter().map(|entry| (entry.event, entry.outcome.code.as_deref())).collect();
+        let wanted = [
+            (Event::Begin, None),
+            (Event::End, Some("FAILED_PRECONDITION")),
+            (Event::Begin, None),
+            (Event::End, Some("CANCELLED")),
+        ];
+        let told: Vec<_> = told.into_iter().filter(|(event, _)| *event != Event::Lost).collect();
+        assert_eq!(told, wanted);
+        let lost: u64 = all.iter().filter_map(|entry| entry.lost).sum();
+        assert_eq!(lost, 1, "the one that did nothing is counted");
     }
 
     #[tokio::test(flavor = "multi_thread")]

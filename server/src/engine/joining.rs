@@ -54,15 +54,15 @@ impl Joining {
         let joins_user = kinds.contains(&NsType::User);
         let maps = if joins_user { Some(pinned.id_maps()?) } else { None };
         let joining = Joining { pinned, held, kinds, maps };
-        if joining
-            .maps
-            .as_ref()
-            .is_some_and(|(users, groups)| users.is_empty() || groups.is_empty())
+        if let Some((users, groups)) = joining.maps()
+            && (users.is_empty() || groups.is_empty())
         {
-            return Err(joining.refused(
-                "its user namespace has no id map, so that there is nobody to be in it: cannot enter process",
-                0,
-            ));
+            let missing = if users.is_empty() { "users" } else { "groups" };
+            let tried = format!(
+                "its user namespace has no map of {missing} yet, so that a command in it could be none of them: cannot \
+                 enter process"
+            );
+            return Err(joining.refused(&tried, 0));
         }
         if joining.takes(NsType::Mount) {
             joining.check_mounts()?;

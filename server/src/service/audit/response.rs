@@ -6,9 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use conti_shared::reason::Reason;
 use http::Response;
 use http_body::{Frame, SizeHint};
 use tonic::{Code, Status, body::Body};
+use tonic_types::StatusExt;
 
 use super::{Ticket, first::Came};
 use crate::{audit::Outcome, service::status::code_name};
@@ -41,8 +43,16 @@ impl End {
         let mut outcome = Outcome::of(code, message);
         outcome.bytes_in = Some(self.came.bytes());
         outcome.bytes_out = Some(self.went);
+        outcome.done_in_part = is_done_in_part(status);
         ticket.end(outcome);
     }
+}
+
+/// Whether a call failed on its way: a process that was told to end did not, or the kernel refused a later step.
+fn is_done_in_part(status: &Status) -> bool {
+    let reasons = [Reason::ProcessStuck, Reason::Refused];
+    let info = status.get_details_error_info();
+    info.is_some_and(|info| reasons.iter().any(|reason| reason.as_str() == info.reason))
 }
 
 impl Drop for End {
