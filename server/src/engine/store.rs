@@ -20,7 +20,8 @@ pub enum Durability {
     Boot,
 }
 
-/// Writes `value` as `name` in `dir`: a reader sees the old record or the new one, never a part.
+/// Writes `value` as `name` in `dir`: a reader sees the old record or the new one, never a part. One that is larger than
+/// what is read ([`own::READ_MAX`]) is refused: the next agent would not know what it tells.
 pub fn write<T: Serialize>(
     dir: &Path,
     name: &str,
@@ -29,6 +30,12 @@ pub fn write<T: Serialize>(
 ) -> io::Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value)?;
     bytes.push(b'\n');
+    if bytes.len() as u64 > own::READ_MAX {
+        let (size, most) = (bytes.len() >> 20, own::READ_MAX >> 20);
+        let problem =
+            format!("the record {name} would be of {size} MiB, and is read up to {most} MiB");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
     write_bytes(dir, name, &bytes, 0o644, durability)
 }
 
@@ -100,6 +107,19 @@ mod tests {
             fs::write(&path, &whole[..len]).expect("cut");
             assert!(read::<Vec<String>>(&path).is_err(), "cut to {len} bytes");
         }
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_read_is_not_written() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let value = |len: usize| "x".repeat(len);
+        // Two quotes and the end of the line.
+        let most = usize::try_from(own::READ_MAX).expect("a length") - 3;
+        write(dir.path(), "r.json", &value(most), Durability::Boot).expect("written");
+        let error = write(dir.path(), "r.json", &value(most + 1), Durability::Boot);
+        assert_eq!(error.expect_err("too large").kind(), io::ErrorKind::FileTooLarge);
+        let left: String = read(&dir.path().join("r.json")).expect("that of before");
+        assert_eq!(left.len(), most);
     }
 
     #[test]
