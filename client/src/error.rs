@@ -40,8 +40,11 @@ pub enum Error {
     /// A certificate or key of this client's own cannot be used.
     #[error("{0}")]
     Files(tls::Error),
-    /// Something answered, but it does not speak HTTP/2.
-    #[error("{endpoint} answers, but not as an agent of Conti: {problem}")]
+    /// Something answered, but it does not speak HTTP/2, or closed the connection at once.
+    #[error(
+        "cannot begin to speak with {endpoint}: {problem}; it is no agent of Conti, or closes the connection since too \
+         many are open already: try again"
+    )]
     Handshake {
         /// What was connected to.
         endpoint: Endpoint,

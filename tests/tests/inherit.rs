@@ -153,6 +153,29 @@ fn limits_umask_score_and_directory_are_those_of_the_container_unless_said_other
     agent.finish();
 }
 
+/// With as few files as a shell needs: nothing of the agent's takes one of them.
+#[test]
+fn a_limit_of_files_is_for_the_command_alone() {
+    let agent = Agent::start();
+    start(&agent, "c", &[]);
+    let few = ["--ulimit", "nofile=4:4"];
+    let shell = ["--", "sh", "-c", "ulimit -n"];
+    let targets: [&[&str]; 6] = [
+        &["run", "--rm"],
+        &["run", "--rm", "-t"],
+        &["run", "--rm", "--init"],
+        &["exec", "c"],
+        &["exec", "-t", "c"],
+        &["debug", "c"],
+    ];
+    for target in targets {
+        let (verb, rest) = target.split_first().expect("a verb");
+        let said = agent.ok([&[*verb], &few[..], rest, &shell[..]].concat());
+        assert_eq!(said.trim_end(), "4", "{target:?}");
+    }
+    agent.finish();
+}
+
 #[test]
 fn a_group_more_is_one_more_of_the_containers_user() {
     let agent = Agent::start();

@@ -157,9 +157,10 @@ pub(super) fn prepare(proof: &OnlyThread, start: &mut Start<'_>) -> Result<(), F
     }
     enter_cwd(start)?;
     umask(Mode::from_raw_mode(process.umask & 0o777));
-    confine::limits(&process.rlimits, start.plan.place.is_born_last())?;
     place_stdio(start.stdio)?;
     confine::own_stdio(&ids)?;
+    // Now that nothing is opened any more: a limit of files is for the command.
+    confine::limits(&process.rlimits, start.plan.place.is_born_last())?;
     default_dispositions();
     if start.has_reaper() { block_all() } else { Ok(()) }.at(Step::Init)?;
     confine(proof, start, &ids)
