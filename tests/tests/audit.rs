@@ -180,7 +180,7 @@ fn whoever_has_to_give_a_reason_is_refused_without_one_and_quoted_with_one() {
 
 #[test]
 fn files_change_under_load_without_a_lost_or_torn_line() {
-    let agent = with_policy("[audit]\nmax_bytes = 1048576\nkeep = 1000");
+    let agent = with_policy("[audit]\nmax_bytes = 1048576\nkeep = 200");
     const CALLS: usize = 1000;
     agent.api(async |api| {
         let tasks: Vec<_> = (0..4)
@@ -398,6 +398,40 @@ fn calls_that_fail_push_nothing_out_of_the_log() {
         world.agent.ok(["exec", "own", "--", "true"]);
         api.delete("own").await.expect("it may still end what it has made");
     });
+    world.agent.finish();
+}
+
+/// Those that are carried out and do nothing cost as little as those that fail.
+#[test]
+fn whoever_fills_the_log_too_fast_is_held_up_alone() {
+    let world = World::start("[audit]\nmax_bytes = 1048576\nkeep = 20\n");
+    let filling = |world: &World| world.agent.log().contains("fills the audit log so fast");
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(sleeper("own")).await.expect("it may");
+        let signal = |mut api: Api| async move {
+            let kill = KillContainerRequest { container: "own".into(), signal: "CONT".into() };
+            let mut request = Request::new(kill);
+            let reason = MetadataValue::from_bytes("\u{1f600}".repeat(512).as_bytes());
+            request.metadata_mut().insert_bin("conti-reason-bin", reason);
+            api.containers.kill_container(request).await.expect("it is its own");
+        };
+        // The log is small: 8 MiB may be added at once.
+        let mut calls = 0;
+        while !filling(&world) {
+            let some: Vec<_> = (0..32).map(|_| tokio::spawn(signal(api.clone()))).collect();
+            for call in some {
+                call.await.expect("no panic");
+            }
+            calls += 32;
+            assert!(calls < 20_000, "nobody is held up");
+        }
+        let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
+        bob.run(sleeper("bobs")).await.expect("it has written little");
+    });
+    let log = world.agent.log();
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("so fast")).collect();
+    assert!(told.iter().all(|line| line.contains("olga")), "{told:?}");
     world.agent.finish();
 }
 

@@ -18,6 +18,7 @@ use super::{
     Entry, Event, Limits, Outcome, Subject, Who,
     entry::{End, short},
     pace::Pace,
+    volume::Volume,
     writer::{Durability, Failed, Line, Missing, Writer, Written},
 };
 use crate::engine::{id, info::SessionEnd};
@@ -43,6 +44,8 @@ struct Shared {
     doors: Pace,
     /// The same for calls that fail.
     failures: Pace,
+    /// What callers have added.
+    volume: Volume,
 }
 
 impl Log {
@@ -61,6 +64,7 @@ impl Log {
             pace: Pace::of_calls(),
             doors: Pace::of_connections(),
             failures: Pace::of_failures(),
+            volume: Volume::of(&limits),
         }))))
     }
 
@@ -79,6 +83,7 @@ impl Log {
             if entry.who.owns_host { Durability::Written } else { Durability::Flushed };
         let (written, answer) = oneshot::channel();
         let line = Line { bytes: entry.line(), durability, written: Some(written) };
+        shared.charge(&entry.who, &line);
         shared.send(line)?;
         // From here on it stands in the log, and has an end there also where its caller does not wait.
         let mut open = Open::new(self, entry);
@@ -137,6 +142,14 @@ impl Log {
         who.owns_host || !self.0.as_ref().is_some_and(spent)
     }
 
+    /// For how long a caller is held up before its next call, who has filled the log too fast.
+    pub fn held_up(&self, who: &Who) -> Duration {
+        match &self.0 {
+            Some(shared) if !who.owns_host => shared.volume.held_up(&who.pace_key()),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Notes that a call failed.
     fn has_failed(&self, who: &Who, method: &str) {
         if let Some(shared) = &self.0 {
@@ -187,6 +200,7 @@ impl Log {
     fn add(&self, entry: &Entry, written: Option<Written>) {
         if let Some(shared) = &self.0 {
             let line = Line { bytes: entry.line(), durability: Durability::Written, written };
+            shared.charge(&entry.who, &line);
             // It is counted, and told in the log once that can be written.
             let _ = shared.send(line);
         }
@@ -194,6 +208,13 @@ impl Log {
 }
 
 impl Shared {
+    /// Counts a line with those of its caller.
+    fn charge(&self, who: &Who, line: &Line) {
+        if !who.owns_host {
+            self.volume.add(&who.pace_key(), line.bytes.len());
+        }
+    }
+
     fn send(&self, line: Line) -> Result<(), Failed> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = match &*lines {

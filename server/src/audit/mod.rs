@@ -12,6 +12,7 @@
 //! many a call. Ends are flushed within a second. On a full disk the log takes of the room that is kept for it
 //! ([`crate::reserve`]), and tells what is missing once it can be written again.
 //!
+//! `pace`: how many lines somebody may cause whom they cost nothing; `volume`: how fast one caller may fill the log;
 //! `key`: the key of hashes that stand for arguments.
 
 pub mod entry;
@@ -21,6 +22,7 @@ mod fuzz;
 pub mod key;
 pub mod log;
 mod pace;
+mod volume;
 mod writer;
 
 pub use entry::{Entry, Event, Outcome, Subject, Who};

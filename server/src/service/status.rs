@@ -252,6 +252,16 @@ pub fn too_many_failures(name: &str) -> Status {
     exhausted(message, what)
 }
 
+/// The status of a caller whose calls fill the audit log too fast.
+pub fn too_much_recorded(name: &str) -> Status {
+    let message = format!(
+        "the calls of {name} fill the audit log so fast that what others did would be pushed out of it; make fewer, or \
+         give the log more room ([audit] max_bytes and keep in the agent's policy)"
+    );
+    let what = vec![("identity", name.to_owned()), ("what", "recorded calls".to_owned())];
+    exhausted(message, what)
+}
+
 /// The status of a call whose caller has too much under way already. `what`: of what there are `limit` at most.
 pub fn too_much(name: &str, what: &str, limit: usize) -> Status {
     let message =

@@ -28,10 +28,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use base64::Engine as _;
 use http::{HeaderMap, Request, Response, request::Parts};
+use tokio::time::sleep;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
@@ -60,6 +62,10 @@ pub use ticket::Ticket;
 
 /// The metadata in which a caller says why it calls: bytes of UTF-8.
 const REASON: &str = "conti-reason-bin";
+
+/// How long a call waits whose caller fills the log too fast. What takes longer is refused, or let in if it ends
+/// something.
+const HELD_UP: Duration = Duration::from_secs(30);
 
 /// The one method of guests.
 const JOIN: &str = "/conti.v1.JoinService/Join";
@@ -193,6 +199,14 @@ impl AuditLayer {
         }
         // What ends or removes something is what one does when the disk is full, or when a script runs wild.
         let ends = audit::ends(&path);
+        let held_up = self.log.held_up(&who);
+        if held_up > HELD_UP && !ends {
+            let status = status::too_much_recorded(&who.identity);
+            return Err(self.denied(who, &path, subject, status));
+        }
+        if !held_up.is_zero() {
+            self.stopping.or(sleep(held_up.min(HELD_UP))).await?;
+        }
         let open = match (self.log.has_room_for_failures(&who, &path), ends) {
             (true, _) => {
                 let refuses = reach != Reach::Looks
