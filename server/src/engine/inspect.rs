@@ -116,7 +116,16 @@ impl Inspection {
     /// The next answers, as many as came together. `None`: that was all.
     pub async fn next(&mut self) -> Result<Option<Vec<Answer>>> {
         while !self.over {
-            let answers = self.receive().await?;
+            let answers = match (self.receive().await, &self.container) {
+                (Ok(answers), _) => answers,
+                // It was killed with what it looked into.
+                (Err(Error::Internal(problem)), Some(container)) => {
+                    container.ends_soon().await;
+                    let ended = container.running_process("look into").err();
+                    return Err(ended.unwrap_or(Error::Internal(problem)));
+                }
+                (Err(error), _) => return Err(error),
+            };
             let mut content = Vec::with_capacity(answers.len());
             for answer in answers {
                 match answer {
@@ -180,6 +189,11 @@ impl Inspection {
         if self.process.is_none() {
             // The first packet says that it runs.
             self.process = fds.pop();
+            if let Some(process) = &self.process {
+                self.turn
+                    .began(self.pid, process)
+                    .map_err(io_error("cannot keep hold of an inspector"))?;
+            }
         }
         self.fds.extend(fds);
         let mut rest = &buffer[..packet.len];
@@ -196,11 +210,13 @@ impl Inspection {
 
 impl Drop for Inspection {
     fn drop(&mut self) {
-        if let Some(pidfd) = self.process.take().filter(|_| !self.over) {
-            // It may be held where it does not see that nobody listens any more.
-            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-            self.turn.keep_until_gone(self.pid, pidfd);
+        let Some(pidfd) = self.process.take() else { return };
+        if self.over {
+            return self.turn.answered(self.pid);
         }
+        // It may be held where it does not see that nobody listens any more.
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        self.turn.given_up(self.pid, pidfd);
     }
 }
 

@@ -1,17 +1,23 @@
-//! How many inspectors there are at one time, of all and of one container.
+//! How many inspectors there are at one time, and which look into one container.
 //!
 //! One that was given up is killed, but not gone while a filesystem holds it in the kernel (a FUSE mount whose server
-//! has taken the request and never answers). That lasts for as long as the server, so such a one keeps its place
-//! among those of its container, however often that is started, and the container is there until it is gone: repeated
-//! looks cannot fill the host with them.
+//! has taken the request and never answers). That lasts for as long as the server, so there may be only so many of
+//! them in one container, however often that is started: repeated looks cannot fill the host with them.
+//!
+//! An inspector has ids of the container that it looks into, and is in its namespaces: none outlives it.
 
 use std::{
     collections::HashMap,
+    io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Signal, pidfd_send_signal},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -25,8 +31,8 @@ use super::{
 /// How many inspectors run at one time; others wait. 32 questions are answered at a time, and some inspectors prepare
 /// what is mounted.
 const AT_ONCE: usize = 40;
-/// How many of them look into one container, those included that were killed and are there still.
-const IN_ONE_CONTAINER: usize = 16;
+/// How many were killed and are there still, of one container, until it is looked into no more.
+const HANGING: usize = 16;
 /// How long a question waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -34,22 +40,26 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Inspectors {
     all: Arc<Semaphore>,
-    containers: Mutex<HashMap<String, Weak<Places>>>,
+    containers: Mutex<HashMap<String, Weak<InContainer>>>,
 }
 
-/// The inspectors of one container.
+/// The inspectors of one container that are not gone.
+#[derive(Debug, Default)]
+struct InContainer(Mutex<Vec<Looking>>);
+
 #[derive(Debug)]
-struct Places {
-    free: Arc<Semaphore>,
-    /// The pids of those that were killed and are there still.
-    hanging: Mutex<Vec<i32>>,
+struct Looking {
+    pid: i32,
+    process: OwnedFd,
+    /// Whether it was killed, and only the kernel keeps it.
+    killed: bool,
 }
 
 /// The right to run one inspector.
 #[derive(Debug)]
 pub struct Turn {
     _one_of_all: OwnedSemaphorePermit,
-    in_container: Option<(OwnedSemaphorePermit, Arc<Places>)>,
+    container: Option<Arc<InContainer>>,
 }
 
 impl Default for Inspectors {
@@ -64,25 +74,23 @@ impl Inspectors {
     ///
     /// # Errors
     ///
-    /// There was none for half a minute.
+    /// There was none for half a minute, or too many hang in the container.
     pub async fn turn(&self, container: Option<&str>) -> Result<Turn> {
-        // The one of the container first: whoever waits for that takes nothing from others.
-        let in_container = match container {
-            Some(container) => {
-                let places = self.of(container);
-                let permit = permit(places.free.clone(), || {
-                    format!(
-                        "{IN_ONE_CONTAINER} questions about this container are being answered already, or hang at one of \
-                         its filesystems; end what serves that, or read the answers"
-                    )
-                });
-                Some((permit.await?, places))
-            }
-            None => None,
-        };
+        let container = container.map(|container| self.of(container));
+        let hanging = container.as_ref().map(|container| container.hanging()).unwrap_or_default();
+        if let Some(first) = hanging.first().filter(|_| hanging.len() >= HANGING) {
+            return Err(Error::Exhausted {
+                what: format!(
+                    "{} questions about this container hang at one of its filesystems, the first in process {first}; end \
+                     what serves that",
+                    hanging.len()
+                ),
+                errno: libc::EBUSY,
+            });
+        }
         let busy = || format!("{AT_ONCE} answers are being given already; read or end them");
         let one_of_all = permit(self.all.clone(), busy).await?;
-        Ok(Turn { _one_of_all: one_of_all, in_container })
+        Ok(Turn { _one_of_all: one_of_all, container })
     }
 
     /// How many are at work.
@@ -90,45 +98,94 @@ impl Inspectors {
         AT_ONCE.saturating_sub(self.all.available_permits())
     }
 
-    /// An inspector that was killed and still looks into a container: it has ids of that.
-    pub fn hanging_in(&self, container: &str) -> Option<i32> {
-        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = containers.get(container).and_then(Weak::upgrade)?;
-        places.hanging().first().copied()
+    /// Kills what looks into a container that has ended.
+    pub fn kill_in(&self, container: &str) {
+        if let Some(known) = self.known(container) {
+            known.all().iter_mut().for_each(Looking::kill);
+        }
     }
 
-    fn of(&self, container: &str) -> Arc<Places> {
+    /// An inspector that looks into a container, be it that it was killed: it has ids of that.
+    pub fn looks_into(&self, container: &str) -> Option<i32> {
+        self.known(container)?.all().iter().find(|one| one.is_there()).map(|one| one.pid)
+    }
+
+    fn known(&self, container: &str) -> Option<Arc<InContainer>> {
+        let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        containers.get(container).and_then(Weak::upgrade)
+    }
+
+    fn of(&self, container: &str) -> Arc<InContainer> {
         let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = containers.get(container).and_then(Weak::upgrade) {
             return known;
         }
         containers.retain(|_, one| one.strong_count() > 0);
-        let free = Arc::new(Semaphore::new(IN_ONE_CONTAINER));
-        let new = Arc::new(Places { free, hanging: Mutex::default() });
+        let new = Arc::new(InContainer::default());
         containers.insert(container.to_owned(), Arc::downgrade(&new));
         new
     }
 }
 
-impl Places {
-    fn hanging(&self) -> MutexGuard<'_, Vec<i32>> {
-        self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
+impl InContainer {
+    fn all(&self) -> MutexGuard<'_, Vec<Looking>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pids of those that were killed and are there still.
+    fn hanging(&self) -> Vec<i32> {
+        let all = self.all();
+        all.iter().filter(|one| one.killed && one.is_there()).map(|one| one.pid).collect()
+    }
+
+    fn forget(&self, pid: i32) {
+        self.all().retain(|one| one.pid != pid);
+    }
+}
+
+impl Looking {
+    fn kill(&mut self) {
+        // One that has ended needs no signal.
+        let _ = pidfd_send_signal(&self.process, Signal::KILL);
+        self.killed = true;
+    }
+
+    /// A pidfd is readable once its process has ended (pidfd_open(2)).
+    fn is_there(&self) -> bool {
+        let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
+        matches!(poll(&mut ended, Some(&Timespec::default())), Ok(0))
     }
 }
 
 impl Turn {
-    /// Keeps the place in the container until a process that was killed is gone.
-    pub fn keep_until_gone(&mut self, pid: i32, killed: OwnedFd) {
-        let Some((place, of)) = self.in_container.take() else { return };
-        of.hanging().push(pid);
+    /// The inspector is there. It has nothing of the container yet.
+    pub fn began(&self, pid: i32, process: &OwnedFd) -> io::Result<()> {
+        if let Some(container) = &self.container {
+            let process = process.try_clone()?;
+            container.all().push(Looking { pid, process, killed: false });
+        }
+        Ok(())
+    }
+
+    /// It has given all its answers, and ends by itself.
+    pub fn answered(&self, pid: i32) {
+        if let Some(container) = &self.container {
+            container.forget(pid);
+        }
+    }
+
+    /// It was killed, and is of its container until it is gone.
+    pub fn given_up(&self, pid: i32, process: OwnedFd) {
+        let Some(container) = self.container.clone() else { return };
+        for one in container.all().iter_mut().filter(|one| one.pid == pid) {
+            one.killed = true;
+        }
         tokio::spawn(async move {
-            // A pidfd is readable once its process has ended (pidfd_open(2)). One that cannot be watched is not
-            // waited for.
-            if let Ok(killed) = watched(killed) {
-                let _ = killed.readable().await;
+            // One that cannot be watched is not waited for.
+            if let Ok(process) = watched(process) {
+                let _ = process.readable().await;
             }
-            of.hanging().retain(|other| *other != pid);
-            drop(place);
+            container.forget(pid);
         });
     }
 }

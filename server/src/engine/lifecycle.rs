@@ -491,10 +491,11 @@ impl Engine {
     async fn check_undying(&self, all: &[Arc<Container>]) -> Result<()> {
         let mut pause = Duration::from_millis(1);
         for container in all {
+            self.inspectors.kill_in(&container.id);
             let undying = || -> Result<Option<(i32, &str)>> {
                 let own = container.undying()?.map(|pid| (pid, "a process of it"));
-                let hanging = || self.inspectors.hanging_in(&container.id);
-                Ok(own.or_else(|| hanging().map(|pid| (pid, "what looks at its files"))))
+                let looking = || self.inspectors.looks_into(&container.id);
+                Ok(own.or_else(|| looking().map(|pid| (pid, "what looks at its files"))))
             };
             while let Some((pid, role)) = undying()? {
                 // On its way out a process is in the kernel for moments, too.
