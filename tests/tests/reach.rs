@@ -284,19 +284,19 @@ fn a_container_that_has_changed_its_root_hides_no_mount_from_the_agent() {
     world.agent.finish();
 }
 
-#[test]
-fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
-    let slow =
-        |_: &Path| ["env", "CONTI_TEST_DELAYS=create_mount.checked=300"].map(Into::into).to_vec();
+/// Copies something from a container into another of the same operator, again and again, while an admin mounts something
+/// into the first one, and does something more. Returns how often it was refused.
+fn copied_meanwhile(more: impl AsyncFn(&mut Api)) -> usize {
+    let slow = |_: &Path| ["env", "CONTI_TEST_DELAYS=create_mount.c=300"].map(Into::into).to_vec();
     let world = World::start_behind(slow, "");
     let secret = world.agent.scratch("secret");
     fs::create_dir(&secret).expect("a directory");
     fs::write(secret.join("key"), "x").expect("a file");
-    world.agent.block_on(async {
+    let refused = world.agent.block_on(async {
         let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
         let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
         let mut refused = 0;
-        for round in 0..12 {
+        for round in 0..16 {
             api.run(sleeper("own")).await.expect("it may");
             let mut spec = beside("source", "own");
             spec.namespaces.as_mut().expect("some").pid = None;
@@ -311,10 +311,12 @@ fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
             let admins = mount(&secret.display().to_string(), "source", "", "/tmp/e");
             let copy = mount("/tmp", "own", "source", "/mnt/c");
             let (mut other, mut own) = (admin.clone(), api.clone());
-            let admins = async { other.mounts.create_mount(admins).await };
+            let admins = async {
+                other.mounts.create_mount(admins).await.expect("an admin may");
+                more(&mut other).await;
+            };
             let copy = async { own.mounts.create_mount(copy).await };
-            let (mounted, copied) = tokio::join!(admins, copy);
-            mounted.expect("an admin may");
+            let ((), copied) = tokio::join!(admins, copy);
             let script = "test ! -e /mnt/c/e/key";
             let spec = session("own", shell(script));
             let seen = Wire::open(&mut admin, wire::start(spec)).await.expect("an admin may");
@@ -324,9 +326,25 @@ fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
                 admin.delete(name).await.expect("an admin may");
             }
         }
-        assert!(refused > 0, "it was refused where it came too late");
+        refused
     });
     world.agent.finish();
+    refused
+}
+
+#[test]
+fn what_is_mounted_into_a_container_while_it_is_copied_from_is_not_copied() {
+    assert!(copied_meanwhile(async |_| {}) > 0, "it was refused where it came too late");
+}
+
+/// What it has reached is forgotten with its end.
+#[test]
+fn what_is_mounted_into_a_container_that_ends_while_it_is_copied_from_is_not_copied() {
+    let ends = async |api: &mut Api| {
+        let kill = v1::KillContainerRequest { container: "source".into(), signal: "KILL".into() };
+        api.containers.kill_container(kill).await.expect("an admin may");
+    };
+    assert!(copied_meanwhile(ends) > 0, "it was refused where it came too late");
 }
 
 /// Root of a container traces what is in its pid namespace and in its user namespace.

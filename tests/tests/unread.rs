@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
-use conti_proto::v1::{self, ReadFileRequest, target};
-use conti_tests::{damage::status, host, remote::Remote, wait, world::World};
+use conti_proto::v1::{self, ListDirectoryRequest, ReadFileRequest, target};
+use conti_tests::{
+    api::{self, container, shell},
+    damage::status,
+    host,
+    remote::Remote,
+    wait,
+    world::World,
+};
 use tokio::task::JoinSet;
 
 /// A world with a container that has a large file.
@@ -71,6 +78,39 @@ fn what_gives_an_answer_that_nobody_takes_ends_with_the_container() {
         let _asked = ask(&world, &askers, 8).await;
         world.agent.ok(["rm", "-f", "c"]);
         assert_eq!(inspectors(&world), 0, "none outlives the container");
+    });
+    world.agent.finish();
+}
+
+/// What was mounted there meanwhile is forgotten with the end of the container, and with it who may not have it.
+#[test]
+fn an_answer_that_was_held_back_is_not_told_once_the_container_was_started_again() {
+    let world = world();
+    let script = "mkdir /many; cd /many; x=$(printf %0240d 0); for i in $(seq 20000); do : >$i-$x; done; touch /ready; \
+                  exec sleep 100000";
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        api.run(container("own", shell(script))).await.expect("it may");
+        wait::until_true("all is there", || {
+            world.agent.ctl(["exec", "own", "--", "test", "-e", "/ready"]).run().code == 0
+        });
+        let target = target::Target::Container("own".to_owned());
+        let request = ListDirectoryRequest {
+            target: Some(v1::Target { target: Some(target) }),
+            path: b"/many".to_vec().into(),
+        };
+        let mut told = api.files.list_directory(request).await.expect("it may").into_inner();
+        told.message().await.expect("an answer").expect("its first part");
+        world.agent.ok(["stop", "-t", "0", "own"]);
+        world.agent.ok(["start", "own"]);
+        let error = loop {
+            match told.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("all of it was told"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(api::reason(&error), "CONTAINER_WRONG_STATE", "{error}");
     });
     world.agent.finish();
 }

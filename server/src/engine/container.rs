@@ -481,6 +481,20 @@ impl Container {
         }
     }
 
+    /// Refuses to go on with what was begun when `process` was its main process: what it may show was judged then.
+    pub fn check_run(&self, process: ProcessId, action: &'static str) -> Result<()> {
+        if self.running_process(action)? == process {
+            return Ok(());
+        }
+        Err(Error::WrongState {
+            container: self.spec.name.clone(),
+            action,
+            state: "running",
+            because: Some("it was started again meanwhile".to_owned()),
+            wanted: "as it was when this was begun",
+        })
+    }
+
     /// Waits for its end, where a process in it has gone already: whether it came.
     pub async fn ends_soon(&self) -> bool {
         let end = async {
@@ -512,7 +526,7 @@ impl Container {
         match (self.running_process(action), error) {
             (Err(ended), _) => ended,
             // Others of its processes keep it from its end, as one whose tracer does not wait for it.
-            (Ok(_), Error::TargetGone { .. }) => Error::WrongState {
+            (Ok(main), Error::TargetGone { pid, .. }) if pid == main.pid => Error::WrongState {
                 container: self.spec.name.clone(),
                 action,
                 state: "ending",

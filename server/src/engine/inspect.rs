@@ -28,6 +28,23 @@ use super::{
 /// How long an inspector may be silent: a mount that does not answer holds it for ever.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// What is done with a container that is looked into.
+const LOOK: &str = "look into";
+
+/// A look into a container as it runs: it ends with that.
+#[derive(Debug)]
+pub struct Look(Option<(Arc<Container>, ProcessId)>);
+
+impl Look {
+    /// Refuses to tell more of a container that has ended, though it may have been started again.
+    pub fn check(&self) -> Result<()> {
+        match &self.0 {
+            Some((container, process)) => container.check_run(*process, LOOK),
+            None => Ok(()),
+        }
+    }
+}
+
 /// An inspector at work. Dropped before its end, the inspector is killed.
 #[derive(Debug)]
 pub struct Inspection {
@@ -41,11 +58,18 @@ pub struct Inspection {
     /// Whether the last answer has come.
     over: bool,
     turn: Turn,
-    /// What is looked into, where that is a container.
-    container: Option<Arc<Container>>,
+    /// What is looked into, where that is a container, and its main process.
+    container: Option<(Arc<Container>, ProcessId)>,
 }
 
 impl Engine {
+    /// A look into a target.
+    pub fn begin_look(&self, target: &Target) -> Result<Look> {
+        let container = self.container_in(target);
+        let process = container.as_ref().map(|container| container.running_process(LOOK));
+        Ok(Look(container.zip(process.transpose()?)))
+    }
+
     /// Asks a question about a target. Where that is a container which ends meanwhile, the answer is that it does.
     pub(super) async fn look_into(
         &self,
@@ -55,7 +79,7 @@ impl Engine {
         let container = self.container_in(target);
         fault::point("look_into.asked").await;
         let mut inspection = self.inspect(question, &[]).await?;
-        inspection.container = container;
+        inspection.container = container.zip(question.process());
         Ok(inspection)
     }
 
@@ -117,14 +141,17 @@ impl Inspection {
     pub async fn next(&mut self) -> Result<Option<Vec<Answer>>> {
         while !self.over {
             let answers = match (self.receive().await, &self.container) {
-                (Ok(answers), _) => answers,
+                (Ok(answers), Some((container, process))) => {
+                    container.check_run(*process, LOOK)?;
+                    answers
+                }
                 // It was killed with what it looked into.
-                (Err(Error::Internal(problem)), Some(container)) => {
+                (Err(Error::Internal(problem)), Some((container, _))) => {
                     container.ends_soon().await;
-                    let ended = container.running_process("look into").err();
+                    let ended = container.running_process(LOOK).err();
                     return Err(ended.unwrap_or(Error::Internal(problem)));
                 }
-                (Err(error), _) => return Err(error),
+                (answers, _) => answers?,
             };
             let mut content = Vec::with_capacity(answers.len());
             for answer in answers {
@@ -134,8 +161,8 @@ impl Inspection {
                     Answer::Failed(failure) => {
                         self.over = true;
                         return Err(match &self.container {
-                            Some(container) => {
-                                container.explain_gone("look into", failure.into()).await
+                            Some((container, _)) => {
+                                container.explain_gone(LOOK, failure.into()).await
                             }
                             None => failure.into(),
                         });

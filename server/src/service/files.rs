@@ -67,7 +67,7 @@ impl FileService for Files {
         })?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.list_directory(&of, at).await.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 
     async fn read_file(
@@ -90,7 +90,7 @@ impl FileService for Files {
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.read_file(&of, at, request.offset, limit).await;
         let found = found.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 
     async fn measure_usage(
@@ -116,7 +116,7 @@ impl FileService for Files {
         let (depth, top) = (request.max_depth, request.top);
         let found = self.engine.measure_usage(&of, paths, request.one_file_system, depth, top);
         let found = found.await.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 }
 

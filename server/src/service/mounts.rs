@@ -63,7 +63,7 @@ impl MountService for Mounts {
         let bytes = |list: Vec<prost::bytes::Bytes>| list.into_iter().map(Into::into).collect();
         let filter = Filter { fs_types, sources: bytes(sources), points: bytes(points) };
         let found = self.engine.mounts(&of, filter, !skip_usage).await.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 
     async fn create_mount(

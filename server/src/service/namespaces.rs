@@ -65,7 +65,7 @@ impl NamespaceService for Namespaces {
             .await
             .map_err(status::of)?;
         let of = of.unwrap_or(Target::Host);
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 }
 

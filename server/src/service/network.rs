@@ -48,7 +48,7 @@ impl NetworkService for Network {
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.network(&of).await.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 
     async fn list_sockets(
@@ -80,7 +80,7 @@ impl NetworkService for Network {
         };
         let sockets = self.engine.sockets(&of, filter).await.map_err(status::of)?;
         let found = Wanted { sockets, wanted };
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 }
 

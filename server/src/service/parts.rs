@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use tonic::{Response, Status};
 
-use super::{call::Call, stopping::Stopping};
-use crate::engine::{Engine, spec::Target};
+use super::{call::Call, status, stopping::Stopping};
+use crate::engine::{Engine, inspect::Look, spec::Target};
 
 /// What is told in parts.
 pub trait Parts: Send + 'static {
@@ -18,12 +18,14 @@ pub trait Parts: Send + 'static {
 }
 
 /// Parts of which each is told only if the caller may look into the target still, once it was found: what is there may
-/// have become more since the call was let in.
+/// have become more since the call was let in. What a container has reached is forgotten at its end, so that all that is
+/// told is of one run.
 struct Checked<P> {
     parts: P,
     call: Call,
     engine: Arc<Engine>,
     of: Target,
+    look: Look,
 }
 
 /// The answer to a call that looks into a target, which is named by the id of its container.
@@ -32,9 +34,10 @@ pub fn checked<P: Parts>(
     (call, of): (Call, Target),
     engine: &Arc<Engine>,
     stopping: Stopping,
-) -> Response<PartStream<P::Message>> {
+) -> Result<Response<PartStream<P::Message>>, Status> {
     let engine = engine.clone();
-    Response::new(stream(Checked { parts, call, engine, of }, stopping))
+    let look = engine.begin_look(&of).map_err(status::of)?;
+    Ok(Response::new(stream(Checked { parts, call, engine, of, look }, stopping)))
 }
 
 impl<P: Parts> Parts for Checked<P> {
@@ -43,6 +46,7 @@ impl<P: Parts> Parts for Checked<P> {
     async fn next(&mut self) -> Result<Option<P::Message>, Status> {
         let part = self.parts.next().await?;
         self.call.check_target(&self.engine, &self.of).await?;
+        self.look.check().map_err(status::of)?;
         Ok(part)
     }
 }

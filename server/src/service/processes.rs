@@ -53,7 +53,7 @@ impl ProcessService for Processes {
         let of = valid(|v| target(v, Field::root("target"), request.target))?;
         let of = call.target(&self.engine, of).await?;
         let found = self.engine.processes(&call.caller.scope, &of).await.map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 
     async fn watch_processes(
@@ -79,7 +79,7 @@ impl ProcessService for Processes {
             .watch_processes(call.caller.scope.clone(), of.clone(), interval)
             .await
             .map_err(status::of)?;
-        Ok(parts::checked(found, (call, of), &self.engine, self.stopping.clone()))
+        parts::checked(found, (call, of), &self.engine, self.stopping.clone())
     }
 }
 

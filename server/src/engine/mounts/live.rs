@@ -83,6 +83,9 @@ pub enum Which {
     Point(Target, Vec<u8>),
 }
 
+/// What is done with the container of a source.
+const COPY: &str = "bind from";
+
 impl Engine {
     /// Mounts something into a target. `may_have`: whether who asks may have all that can be seen in the container of
     /// the source. Somebody may mount something there between the first look and the copy of the source; this is asked
@@ -94,12 +97,20 @@ impl Engine {
     ) -> Result<Made> {
         let engine = self.clone();
         let container = self.container_in(&wanted.target);
+        let source =
+            wanted.source_container.as_ref().and_then(|id| self.registry.container(id).ok());
         let created =
             carry::change(async move { engine.create_mount_now(wanted, may_have).await }).await;
-        match (created, container) {
-            (Err(error), Some(container)) => Err(container.explain_gone("mount into", error).await),
-            (created, _) => created,
+        let mut error = match created {
+            Ok(made) => return Ok(made),
+            Err(error) => error,
+        };
+        for (container, action) in [(source, COPY), (container, "mount into")] {
+            if let Some(container) = container {
+                error = container.explain_gone(action, error).await;
+            }
         }
+        Err(error)
     }
 
     /// Takes a mount away.
@@ -165,8 +176,10 @@ impl Engine {
         let (process, namespace) = (site.process, site.mount_namespace()?);
         let from = wanted.source_container.as_ref().map(|id| self.registry.container(id));
         let from = from.transpose()?;
+        let run = from.as_ref().map(|from| from.running_process(COPY)).transpose()?;
         fault::point("create_mount.checked").await;
         let prepared = self.prepare(&wanted, &site).await?;
+        fault::point("create_mount.copied").await;
         let source_container_id = from.as_ref().map(|from| from.id.clone());
         let from = match &from {
             Some(from) => {
@@ -174,6 +187,8 @@ impl Engine {
                 if !may_have(&all) {
                     return Err(Error::MountUnderWay(from.spec.name.clone()));
                 }
+                // What it has reached is forgotten at its end.
+                run.map_or(Ok(()), |run| from.check_run(run, COPY))?;
                 all
             }
             None => None,
