@@ -74,6 +74,10 @@ impl Remote {
 
     /// Connects.
     pub async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
+        self.channel_with(2 << 20).await
+    }
+
+    async fn channel_with(&self, window: u32) -> Result<Channel, tonic::transport::Error> {
         let remote = self.clone();
         let connector = service_fn(move |_: Uri| {
             let remote = remote.clone();
@@ -83,8 +87,15 @@ impl Remote {
         endpoint
             .connect_timeout(Duration::from_secs(20))
             .initial_connection_window_size(256 << 20)
+            .initial_stream_window_size(window)
             .connect_with_connector(connector)
             .await
+    }
+
+    /// As [`Remote::api`], where each answer is taken no faster than it is read: so many bytes ahead.
+    pub async fn narrow_api(&self, window: u32) -> Result<Api, String> {
+        let channel = self.channel_with(window).await.map_err(|error| format!("{error:?}"))?;
+        Api::over(channel).await
     }
 
     /// Connects, and asks the agent for its description.
