@@ -153,6 +153,9 @@ fn a_container_whose_process_cannot_die_is_not_said_to_be_gone() {
 fn is_not_said_to_be_gone_while_a_child_lives(agent: &Agent, held: &mut Held, containers: &[&str]) {
     agent.ok(["exec", "c", "--", "touch", "/tmp/go"]);
     held.wait_until_asked();
+    let stopped = agent.ctl(["stop", "-t", "0", "c"]).run();
+    let said = stopped.errors();
+    assert!(stopped.code == 125 && said.contains("does not answer"), "{said}");
     for container in containers {
         let refused = agent.ctl(["rm", "-f", container]).run();
         let said = refused.errors();

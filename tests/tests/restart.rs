@@ -372,12 +372,11 @@ fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
     agent.finish();
 }
 
-/// The directory of a session goes entry by entry, and its monitor waits for an agent meanwhile.
-#[test]
-fn a_removal_that_is_cut_off_leaves_nothing_behind() {
+/// Ends an agent at a point of the removal of what has ended, and looks what the next one makes of what is left.
+fn is_cut_off(point: &str, left_behind: impl FnOnce(&Agent)) {
     let delays = |dir: &std::path::Path| dir.join("delays");
     let mut agent = Agent::start_behind(|dir| {
-        fs::write(delays(dir), "session.remove=stop").expect("a file");
+        fs::write(delays(dir), format!("{point}=stop")).expect("a file");
         let script = format!("CONTI_TEST_DELAYS=$(cat {}) exec \"$@\"", delays(dir).display());
         ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
     });
@@ -385,18 +384,34 @@ fn a_removal_that_is_cut_off_leaves_nothing_behind() {
     let mut run =
         run.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("contictl can be started");
     let contid = host::pinned(agent.pid()).expect("the agent is there");
-    wait::until_true("the agent has begun to remove the session", || contid.is_stopped());
+    wait::until_true("the agent has begun to remove it", || contid.is_stopped());
     agent.kill_stopped();
-    let sessions = agent.path("state/sessions");
-    let left = || {
-        fs::read_dir(&sessions).expect("a directory").map(|entry| entry.expect("an entry").path())
-    };
-    let dir = left().next().expect("its directory is there");
-    fs::remove_file(dir.join("monitor.sock")).expect("the first that goes");
+    left_behind(&agent);
     fs::write(delays(&agent.path("")), "").expect("a file");
     agent.restart();
     assert_eq!(agent.ok(["ps", "-aq"]), "", "no container is made of it");
-    assert_eq!(left().count(), 0, "and nothing is left of it");
+    for dir in ["state/sessions", "data/containers"] {
+        let left = fs::read_dir(agent.path(dir)).expect("a directory").count();
+        assert_eq!(left, 0, "{dir}: nothing is left of it");
+    }
     run.wait().expect("a child can be waited for");
     agent.finish();
+}
+
+/// The directory of a session goes entry by entry, and its monitor waits for an agent meanwhile.
+#[test]
+fn a_removal_that_is_cut_off_leaves_nothing_behind() {
+    is_cut_off("session.remove", |agent| {
+        let sessions = fs::read_dir(agent.path("state/sessions")).expect("a directory");
+        let dir = sessions.map(|entry| entry.expect("an entry").path()).next();
+        let socket = dir.expect("its directory is there").join("monitor.sock");
+        fs::remove_file(socket).expect("the first that goes");
+    });
+}
+
+/// As long as anything is found of its sessions, its own directory tells that its removal has begun.
+#[test]
+fn a_container_whose_removal_is_cut_off_is_not_set_aside() {
+    is_cut_off("forget.content", |_| {});
+    is_cut_off("forget.sessions", |_| {});
 }

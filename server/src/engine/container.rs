@@ -390,6 +390,13 @@ impl Container {
     /// is in the way, or the agent ends meanwhile, the record is still there, as one that only waits
     /// to be removed.
     pub fn remove_dir(dir: &Path) -> std::result::Result<(), Blocked> {
+        Container::remove_content(dir)?;
+        // The record last.
+        beneath::remove(dir)
+    }
+
+    /// As [`Container::remove_dir`], but for the directory itself, which tells that the removal has begun.
+    pub fn remove_content(dir: &Path) -> std::result::Result<(), Blocked> {
         let open = match Dir::open(dir) {
             Err(Blocked { errno: Errno::NOENT, .. }) => return Ok(()),
             other => other?,
@@ -398,10 +405,8 @@ impl Container {
             Err(Blocked { errno: Errno::NOENT, .. }) => {}
             other => other?,
         }
-        // The record last.
         open.remove("layers")?;
-        open.remove("etc")?;
-        beneath::remove(dir)
+        open.remove("etc")
     }
 
     /// Keeps it for another try to remove it.

@@ -52,7 +52,8 @@ impl Holdings {
                 what: format!(
                     "what containers and sessions of the one who made this are made of (arguments, environment, labels, \
                      mounts) takes {} KiB of the agent's memory, and this would take {} KiB more, of {} KiB for one \
-                     identity; remove containers, end sessions, or give them less",
+                     identity; remove containers, end sessions, or give them less (sessions that have ended count as \
+                     long as they can be asked for: they go when their container is stopped and removed)",
                     held >> 10,
                     bytes.div_ceil(1 << 10),
                     EACH >> 10
@@ -137,7 +138,7 @@ impl Engine {
     /// sessions, and each identity may have as many of these as it leaves to others.
     pub(super) fn check_files(&self, owner: Option<&str>) -> Result<()> {
         let (files, most) = most_sessions();
-        let most = most / 4 * 3;
+        let most = to_be_started(most);
         let (all, own) = self.registry.count_sessions(owner);
         if own < most.saturating_sub(all) {
             return Ok(());
@@ -156,6 +157,15 @@ impl Engine {
     /// find some of them and lose others.
     pub(super) fn check_files_for(&self, sessions: usize) -> Result<()> {
         let (files, most) = most_sessions();
+        if to_be_started(most) == 0 {
+            return Err(Error::Exhausted {
+                what: format!(
+                    "the agent may open {files} files, with which no container could be started: {LEAST_FILES} is the \
+                     least; give it more (ulimit -n, LimitNOFILE)"
+                ),
+                errno: libc::EMFILE,
+            });
+        }
         match sessions <= most {
             true => Ok(()),
             false => Err(Error::Exhausted {
@@ -174,6 +184,14 @@ impl Engine {
         self.holdings
             .take(spec.maker.as_deref(), size(&(&process.argv, &process.env, &process.identity)))
     }
+}
+
+/// The least files with which one session can be started.
+const LEAST_FILES: u64 = OWN_FILES + 4 * SESSION_FILES;
+
+/// How many of the sessions for which there are files are for containers and commands that are to be started.
+fn to_be_started(sessions: usize) -> usize {
+    sessions / 4 * 3
 }
 
 /// How many files the agent may open, and for how many sessions those are enough.

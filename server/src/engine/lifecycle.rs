@@ -2,6 +2,7 @@
 
 use std::{
     os::unix::ffi::OsStringExt as _,
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -402,6 +403,10 @@ impl Engine {
             }
         }
         session.wait_killed(&container.killed()).await?;
+        if container.state() == ContainerState::Stopped {
+            // In a pid namespace of another it may have processes that outlive its main process.
+            self.check_undying(std::slice::from_ref(&container)).await?;
+        }
         Ok(container.info())
     }
 
@@ -553,17 +558,8 @@ impl Engine {
     /// the way the container stays, and can only be deleted again.
     pub(super) async fn forget(&self, container: &Arc<Container>) -> Result<()> {
         container.now().deleted = true;
-        if let Err(blocked) = remove_dir(container).await {
-            warn!(container = %container.id, error = %blocked, "cannot be removed completely");
-            container.leave(&blocked);
-            return Err(Error::Refused {
-                tried: "cannot remove all of the container; clear away what is in the way and \
-                        delete it again:"
-                    .to_owned(),
-                argument: blocked.path.into_os_string().into_vec(),
-                errno: blocked.errno.raw_os_error(),
-            });
-        }
+        remove(container, Container::remove_content).await?;
+        fault::point("forget.content").await;
         self.made_mounts.forget_in(&container.id);
         let main = container.now().session_id.clone();
         for session in self.registry.sessions(Some(&container.id)) {
@@ -577,6 +573,9 @@ impl Engine {
                 self.registry.remove_session(&session.id);
             }
         }
+        fault::point("forget.sessions").await;
+        // Last: what is found of its sessions without it is taken for something of which nothing is known.
+        remove(container, Container::remove_dir).await?;
         self.registry.remove_container(container);
         // Nothing of it runs any more: whoever is told of its removal may count on its ids.
         container.now().id_range = None;
@@ -631,20 +630,34 @@ impl Engine {
     }
 }
 
-/// Removes the directory of a container. A want of files or of memory passes, and is no reason to leave a part of it.
-async fn remove_dir(container: &Container) -> std::result::Result<(), Blocked> {
+/// Removes something of the directory of a container. A want of files or of memory passes, and is no reason to leave a
+/// part of it; with anything else in the way the container stays.
+async fn remove(
+    container: &Container,
+    what: fn(&Path) -> std::result::Result<(), Blocked>,
+) -> Result<()> {
     let begun = Instant::now();
-    loop {
+    let blocked = loop {
         let dir = container.dir.clone();
-        match blocking(move || Container::remove_dir(&dir)).await {
+        match blocking(move || what(&dir)).await {
+            Ok(()) => return Ok(()),
             Err(Blocked { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM, .. })
                 if begun.elapsed() < bounds::SHORTAGE =>
             {
                 tokio::time::sleep(bounds::LOOK).await;
             }
-            done => return done,
+            Err(blocked) => break blocked,
         }
-    }
+    };
+    warn!(container = %container.id, error = %blocked, "cannot be removed completely");
+    container.leave(&blocked);
+    Err(Error::Refused {
+        tried:
+            "cannot remove all of the container; clear away what is in the way and delete it again:"
+                .to_owned(),
+        argument: blocked.path.into_os_string().into_vec(),
+        errno: blocked.errno.raw_os_error(),
+    })
 }
 
 /// Runs what may block on a thread that may.
