@@ -103,6 +103,16 @@ fn an_agent_that_may_have_too_few_threads_says_so() {
 }
 
 #[test]
+fn an_agent_that_may_open_too_few_files_for_any_container_says_so() {
+    let dir = programs();
+    let (state, data) = (dir.path().join("state"), dir.path().join("data"));
+    let few = ["prlimit", "--nofile=87:87"];
+    let said = refused(contid(dir.path(), &few, &state, &data, &dir.path().join("log")));
+    assert!(said.contains("may open 87 files") && said.contains("88 is the least"), "{said}");
+    assert!(said.contains("ulimit -n"), "{said}");
+}
+
+#[test]
 fn a_directory_that_is_somebody_elses_is_left_as_it_is() {
     let dir = programs();
     let (own, others) = (dir.path().join("own"), dir.path().join("others"));
