@@ -200,7 +200,10 @@ impl Log {
     fn add(&self, entry: &Entry, written: Option<Written>) {
         if let Some(shared) = &self.0 {
             let line = Line { bytes: entry.line(), durability: Durability::Written, written };
-            shared.charge(&entry.who, &line);
+            // What is refused has paces of its own.
+            if entry.event == Event::End {
+                shared.charge(&entry.who, &line);
+            }
             // It is counted, and told in the log once that can be written.
             let _ = shared.send(line);
         }

@@ -19,7 +19,7 @@ const LEAST: u64 = 64 << 10;
 const LEAST_AT_ONCE: u64 = 8 << 20;
 /// How often it is told of a caller that it is held up.
 const TOLD: Duration = Duration::from_secs(60);
-/// How many callers are told apart. Beyond that the one who has waited longest is forgotten.
+/// How many callers are told apart. Beyond that the one who has used least is forgotten.
 const CALLERS: usize = 1024;
 
 /// What callers have added to the log lately.
@@ -74,9 +74,10 @@ impl Volume {
     fn add_at(&self, caller: &str, bytes: usize, now: Instant) {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if !callers.contains_key(caller) && callers.len() >= CALLERS {
-            let oldest = callers.iter().min_by_key(|(_, used)| used.filled);
-            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
-                callers.remove(&oldest);
+            // Who owes is the last to be forgotten.
+            let least = callers.iter().max_by_key(|(_, used)| used.left_at(self, now));
+            if let Some(least) = least.map(|(name, _)| name.clone()) {
+                callers.remove(&least);
             }
         }
         let fresh = || Used { left: self.at_once, filled: now, told: None };
@@ -152,9 +153,11 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_callers_are_remembered() {
+    fn only_so_many_callers_are_remembered_and_who_owes_among_them() {
         let (volume, now) = (volume(4096), Instant::now());
+        volume.add_at("mallory", 9 << 20, now);
         (0..3000).for_each(|n| volume.add_at(&n.to_string(), 1, now));
         assert_eq!(volume.callers.lock().unwrap().len(), CALLERS);
+        assert!(volume.held_up_at("mallory", now) > Duration::ZERO);
     }
 }

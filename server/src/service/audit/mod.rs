@@ -172,6 +172,18 @@ impl AuditLayer {
         if guest && path != JOIN {
             return Err(status::unknown_method(&path));
         }
+        let (who, role) = who(&parts)?;
+        // What ends or removes something is what one does when the disk is full, or when a script runs wild.
+        let ends = audit::ends(&path);
+        // Before its message takes room.
+        let held_up = self.log.held_up(&who);
+        if held_up > HELD_UP && !ends {
+            let status = status::too_much_recorded(&who.identity);
+            return Err(self.denied(who, &path, Subject::default(), status));
+        }
+        if !held_up.is_zero() {
+            self.stopping.or(sleep(held_up.min(HELD_UP))).await?;
+        }
         // Larger ones are refused by their method.
         let max = if guest { GUEST_DECODE_MAX } else { DECODE_MAX };
         let (message, body, came) = self.stopping.or(first::read(body, max)).await?;
@@ -184,7 +196,6 @@ impl AuditLayer {
         if reach == Reach::Looks && !all {
             return Ok((Request::from_parts(parts, body), None));
         }
-        let (who, role) = who(&parts)?;
         if guest && !self.log.has_room_for(&who) {
             return Err(status::too_many_guests());
         }
@@ -196,16 +207,6 @@ impl AuditLayer {
         if missing && reach == Reach::Changes {
             let status = status::reason_required(&who.identity);
             return Err(self.denied(who, &path, subject, status));
-        }
-        // What ends or removes something is what one does when the disk is full, or when a script runs wild.
-        let ends = audit::ends(&path);
-        let held_up = self.log.held_up(&who);
-        if held_up > HELD_UP && !ends {
-            let status = status::too_much_recorded(&who.identity);
-            return Err(self.denied(who, &path, subject, status));
-        }
-        if !held_up.is_zero() {
-            self.stopping.or(sleep(held_up.min(HELD_UP))).await?;
         }
         let open = match (self.log.has_room_for_failures(&who, &path), ends) {
             (true, _) => {
