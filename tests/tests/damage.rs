@@ -22,6 +22,7 @@ use conti_tests::{
         monitor_of, of, signal, start, stop, the_process,
     },
     host::Pinned,
+    host_mount::HostMount,
     wait,
     wire::{self, Wire},
     world::World,
@@ -680,5 +681,34 @@ fn a_fifo_in_the_place_of_what_was_left_of_a_session_keeps_no_agent_from_serving
         assert_eq!(found.state(), SessionState::Ended);
     });
     agent.ok(["exec", "c", "--", "true"]);
+    agent.finish();
+}
+
+/// What lies below it is neither seen nor touched, and is there again when the mount is gone.
+#[test]
+fn a_container_on_whose_directory_something_is_mounted_is_kept_and_can_be_deleted_later() {
+    let mut agent = Agent::start();
+    let id = agent.ok(["create", "--name", "c", "--", "true"]).trim().to_owned();
+    agent.ok(["stop", "c"]);
+    let dir = agent.path("data/containers").join(&id);
+    let mount = HostMount::tmpfs(&dir);
+    fs::create_dir(dir.join("layers")).expect("a directory");
+    fs::write(dir.join("layers/others"), "").expect("a file");
+    let said = agent.ctl(["rm", "c"]).run().errors();
+    assert!(said.contains(&dir.display().to_string()), "{said}");
+    for is_empty in [false, true] {
+        agent.kill();
+        if is_empty {
+            fs::remove_dir_all(dir.join("layers")).expect("removed");
+        }
+        agent.restart();
+        assert!(agent.ok(["ps", "-aq"]).contains(&id[..12]), "it is there: {is_empty}");
+        assert_eq!(dir.join("layers/others").exists(), !is_empty, "what others have stays");
+    }
+    drop(mount);
+    agent.kill();
+    agent.restart();
+    agent.ok(["rm", "c"]);
+    assert_eq!(agent.ok(["ps", "-aq"]), "");
     agent.finish();
 }

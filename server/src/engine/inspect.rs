@@ -60,6 +60,8 @@ pub struct Inspection {
     turn: Turn,
     /// What is looked into, where that is a container, and its main process.
     container: Option<(Arc<Container>, ProcessId)>,
+    /// The process whose namespaces it is in.
+    of: Option<ProcessId>,
 }
 
 impl Engine {
@@ -117,6 +119,7 @@ impl Engine {
             over: false,
             turn,
             container: None,
+            of: question.process(),
         };
         // It is known, so that it can be ended, before it has something to hang on.
         inspection.receive().await?;
@@ -150,6 +153,11 @@ impl Inspection {
                     container.ends_soon().await;
                     let ended = container.running_process(LOOK).err();
                     return Err(ended.unwrap_or(Error::Internal(problem)));
+                }
+                (Err(Error::Internal(problem)), None) => {
+                    let gone =
+                        self.of.and_then(|of| Pinned::open(of.pid, Some(of.start_ticks)).err());
+                    return Err(gone.unwrap_or(Error::Internal(problem)));
                 }
                 (answers, _) => answers?,
             };

@@ -6,6 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use conti_runtime::{inspect::process as inspect, plan::IdMap};
@@ -211,6 +212,8 @@ impl Engine {
         let cgroup = Arc::new(cgroup);
         tokio::spawn(async move {
             let _until_it_is_gone = ids;
+            // Mostly it is what an agent before had ready, and just dies.
+            let mut pause = Duration::from_millis(10);
             loop {
                 let cgroup = cgroup.clone();
                 let remove = move || cgroup.is_empty() && cgroup.remove();
@@ -218,7 +221,8 @@ impl Engine {
                 if tokio::task::spawn_blocking(remove).await.unwrap_or(true) {
                     return;
                 }
-                tokio::time::sleep(KNOCK).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(KNOCK);
             }
         });
     }

@@ -581,6 +581,13 @@ impl Session {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 Err(self.wrong_state("it has ended"))
             }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Err(Error::Exhausted {
+                what: format!(
+                    "session {}: its monitor has more waiting for it than it can take; send less at a time",
+                    self.id
+                ),
+                errno: libc::EAGAIN,
+            }),
             Err(error) => Err(Error::Internal(format!(
                 "session {}: its monitor cannot be reached: {error}",
                 self.id
