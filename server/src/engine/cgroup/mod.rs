@@ -429,8 +429,9 @@ fn place(mount: &Path, root: &Path, own: &Path, name: &str) -> Option<PathBuf> {
         base.pop();
     }
     let dir = base.join(name);
-    // Nobody else is to have it open: the agent locks it.
-    match own::make_dir(&dir, 0o700) {
+    // Nobody else is to have it open: the agent locks it. Root of a container with ids of its own goes through it when
+    // it mounts its cgroup2 (kernfs_node_dentry in the kernel's fs/kernfs/mount.c).
+    match own::make_dir(&dir, 0o711) {
         Ok(()) => Some(dir),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(dir),
         Err(_) => None,
