@@ -27,6 +27,13 @@ impl HostMount {
         HostMount::new("tmpfs", at, MountFlags::empty())
     }
 
+    /// A directory, which is made where it is missing, on another one.
+    pub fn bind(source: &Path, at: &Path) -> HostMount {
+        fs::create_dir_all(source).expect("a directory");
+        mount_bind(source, at).expect("it can be bound");
+        HostMount(at.to_owned())
+    }
+
     /// A directory on itself, read-only.
     pub fn read_only(at: &Path) -> HostMount {
         mount_bind(at, at).expect("it can be bound");

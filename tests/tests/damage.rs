@@ -691,7 +691,8 @@ fn a_container_on_whose_directory_something_is_mounted_is_kept_and_can_be_delete
     let id = agent.ok(["create", "--name", "c", "--", "true"]).trim().to_owned();
     agent.ok(["stop", "c"]);
     let dir = agent.path("data/containers").join(&id);
-    let mount = HostMount::tmpfs(&dir);
+    // Of the same filesystem.
+    let mount = HostMount::bind(&agent.scratch("others"), &dir);
     fs::create_dir(dir.join("layers")).expect("a directory");
     fs::write(dir.join("layers/others"), "").expect("a file");
     let said = agent.ctl(["rm", "c"]).run().errors();

@@ -17,7 +17,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, openat},
+    fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, openat, statx},
     io::Errno,
     path::Arg,
 };
@@ -134,6 +134,13 @@ pub fn remove_dir(path: impl AsRef<Path>) -> io::Result<()> {
 /// [`std::os::unix::fs::symlink`].
 pub fn symlink(target: impl AsRef<Path>, link: impl AsRef<Path>) -> io::Result<()> {
     std::os::unix::fs::symlink(target, link)
+}
+
+/// Whether a path is that of a mount, and not of what was there before (STATX_ATTR_MOUNT_ROOT of statx(2)).
+pub fn is_mount_point(path: impl AsRef<Path>) -> bool {
+    let path = path.as_ref();
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
+    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Makes a directory with a mode, which is subject to the umask.

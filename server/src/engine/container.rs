@@ -319,7 +319,7 @@ impl Container {
     /// Whether nobody was told of the container of a directory without a record, or nothing is left of one. What lies
     /// below something that somebody has mounted there is not seen.
     pub fn is_untold(dir: &Path) -> bool {
-        if is_covered(dir) {
+        if own::is_mount_point(dir) {
             return false;
         }
         let is_marked = own::symlink_metadata(dir).is_ok_and(|found| found.mode() & UNTOLD != 0);
@@ -401,7 +401,7 @@ impl Container {
 
     /// As [`Container::remove_dir`], but for the directory itself, which tells that the removal has begun.
     pub fn remove_content(dir: &Path) -> std::result::Result<(), Blocked> {
-        if is_covered(dir) {
+        if own::is_mount_point(dir) {
             return Err(Blocked { tried: "remove", path: dir.to_owned(), errno: Errno::BUSY });
         }
         let open = match Dir::open(dir) {
@@ -601,10 +601,4 @@ impl Container {
             warnings,
         }
     }
-}
-
-/// Whether somebody has mounted something on a directory of a container.
-fn is_covered(dir: &Path) -> bool {
-    let device = |path: &Path| own::symlink_metadata(path).ok().map(|found| found.dev());
-    device(dir).is_some_and(|own| dir.parent().and_then(device) != Some(own))
 }

@@ -58,8 +58,7 @@ pub struct Inspection {
     /// Whether the last answer has come.
     over: bool,
     turn: Turn,
-    /// What is looked into, where that is a container, and its main process.
-    container: Option<(Arc<Container>, ProcessId)>,
+    look: Look,
     /// The process whose namespaces it is in.
     of: Option<ProcessId>,
 }
@@ -81,7 +80,7 @@ impl Engine {
         let container = self.container_in(target);
         fault::point("look_into.asked").await;
         let mut inspection = self.inspect(question, &[]).await?;
-        inspection.container = container.zip(question.process());
+        inspection.look = Look(container.zip(question.process()));
         Ok(inspection)
     }
 
@@ -118,7 +117,7 @@ impl Engine {
             fds: Vec::new(),
             over: false,
             turn,
-            container: None,
+            look: Look(None),
             of: question.process(),
         };
         // It is known, so that it can be ended, before it has something to hang on.
@@ -143,24 +142,12 @@ impl Inspection {
     /// The next answers, as many as came together. `None`: that was all.
     pub async fn next(&mut self) -> Result<Option<Vec<Answer>>> {
         while !self.over {
-            let answers = match (self.receive().await, &self.container) {
-                (Ok(answers), Some((container, process))) => {
-                    container.check_run(*process, LOOK)?;
-                    answers
-                }
-                // It was killed with what it looked into.
-                (Err(Error::Internal(problem)), Some((container, _))) => {
-                    container.ends_soon().await;
-                    let ended = container.running_process(LOOK).err();
-                    return Err(ended.unwrap_or(Error::Internal(problem)));
-                }
-                (Err(Error::Internal(problem)), None) => {
-                    let gone =
-                        self.of.and_then(|of| Pinned::open(of.pid, Some(of.start_ticks)).err());
-                    return Err(gone.unwrap_or(Error::Internal(problem)));
-                }
-                (answers, _) => answers?,
+            let answers = match self.receive().await {
+                Ok(answers) => answers,
+                Err(Error::Internal(problem)) => return Err(self.lost(problem).await),
+                Err(error) => return Err(error),
             };
+            self.look.check()?;
             let mut content = Vec::with_capacity(answers.len());
             for answer in answers {
                 match answer {
@@ -168,7 +155,7 @@ impl Inspection {
                     Answer::Done => self.over = true,
                     Answer::Failed(failure) => {
                         self.over = true;
-                        return Err(match &self.container {
+                        return Err(match &self.look.0 {
                             Some((container, _)) => {
                                 container.explain_gone(LOOK, failure.into()).await
                             }
@@ -183,6 +170,18 @@ impl Inspection {
             }
         }
         Ok(None)
+    }
+
+    /// Why there is no inspector any more: it was killed with what it looked into, or has a defect.
+    async fn lost(&self, problem: String) -> Error {
+        let ended = match &self.look.0 {
+            Some((container, _)) => {
+                container.ends_soon().await;
+                container.running_process(LOOK).err()
+            }
+            None => self.of.and_then(|of| Pinned::open(of.pid, Some(of.start_ticks)).err()),
+        };
+        ended.unwrap_or(Error::Internal(problem))
     }
 
     /// The fd that came beside the last answers.
