@@ -2,7 +2,7 @@
 # make demo-remote  the same from another machine: two hosts from network namespaces, invite, join, run
 # make shell   build, start a private agent, leave you in a shell in a fresh container
 # make test    install what the tests need, then run every check and every test
-# make test-vm the claims that need cgroup version 2 alone, or vsock, in an emulated machine
+# make test-vm what needs an old kernel, cgroup version 2 alone or vsock, in an emulated machine
 # make fuzz    fuzz with libFuzzer: TARGET=mountinfo for one alone, SECONDS=3600 for how long each (600)
 # make bench   time Conti against its peers and write docs/benchmarks.md
 # make build   only the release binaries, in target/bin

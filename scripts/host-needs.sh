@@ -60,4 +60,8 @@ if [ ! -x .tools/venv/bin/python ]; then
     skip python_client "a Python with grpcio-tools" "scripts/setup-test.sh was not run"
 fi
 
+if [ ! -e .tools/vm/kernel ]; then
+    skip virtual_machine "Debian's kernel in a virtual machine" "it is there on x86_64, once scripts/setup-test.sh was run"
+fi
+
 printf '%s\n' "$filter"
