@@ -127,7 +127,8 @@ impl Agent {
         wait::until("the agent answers", || {
             let child = self.child.as_mut()?;
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
-                panic!("contid ended at once with {status}");
+                let log = std::fs::read_to_string(self.dir.path().join("contid.log"));
+                panic!("contid ended at once with {status}: {}", log.unwrap_or_default());
             }
             self.runtime.block_on(Api::connect(&self.path("contid.sock"))).ok()
         });

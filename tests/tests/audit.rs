@@ -1,6 +1,8 @@
 //! The audit log: who did what, and nothing carried out that is not in it.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration,
+};
 
 use conti_proto::{
     METHODS,
@@ -11,8 +13,9 @@ use conti_proto::{
 };
 use conti_tests::{
     Agent,
-    api::{self, Api, process, session, shell, sleeper},
+    api::{self, Api, container, process, session, shell, sleeper},
     audit::{SMALL_DISK, behind, entries, files, fill, last, lost, read, with_policy},
+    host,
     pki::Authority,
     remote::knock,
     user::Common,
@@ -401,25 +404,30 @@ fn calls_that_fail_push_nothing_out_of_the_log() {
     world.agent.finish();
 }
 
-/// Those that are carried out and do nothing cost as little as those that fail.
+/// A call of its own that does nothing, and leaves much in the log.
+async fn wordy(mut api: Api) {
+    let kill = KillContainerRequest { container: "own".into(), signal: "CONT".into() };
+    let mut request = Request::new(kill);
+    let reason = MetadataValue::from_bytes("\u{1f600}".repeat(512).as_bytes());
+    request.metadata_mut().insert_bin("conti-reason-bin", reason);
+    api.containers.kill_container(request).await.expect("it is its own");
+}
+
+/// Those that are carried out and do nothing cost as little as those that fail; and what is held up takes no room.
 #[test]
 fn whoever_fills_the_log_too_fast_is_held_up_alone() {
+    const CALLS: usize = 100;
+    const LARGE: usize = 4_000_000;
     let world = World::start("[audit]\nmax_bytes = 1048576\nkeep = 20\n");
     let filling = |world: &World| world.agent.log().contains("fills the audit log so fast");
+    let memory = || host::anonymous_kib(world.agent.pid());
     world.agent.block_on(async {
         let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
         api.run(sleeper("own")).await.expect("it may");
-        let signal = |mut api: Api| async move {
-            let kill = KillContainerRequest { container: "own".into(), signal: "CONT".into() };
-            let mut request = Request::new(kill);
-            let reason = MetadataValue::from_bytes("\u{1f600}".repeat(512).as_bytes());
-            request.metadata_mut().insert_bin("conti-reason-bin", reason);
-            api.containers.kill_container(request).await.expect("it is its own");
-        };
         // The log is small: 8 MiB may be added at once.
         let mut calls = 0;
         while !filling(&world) {
-            let some: Vec<_> = (0..32).map(|_| tokio::spawn(signal(api.clone()))).collect();
+            let some: Vec<_> = (0..32).map(|_| tokio::spawn(wordy(api.clone()))).collect();
             for call in some {
                 call.await.expect("no panic");
             }
@@ -428,6 +436,30 @@ fn whoever_fills_the_log_too_fast_is_held_up_alone() {
         }
         let mut bob = world.as_role("bob", "operator").api().await.expect("it may look");
         bob.run(sleeper("bobs")).await.expect("it has written little");
+
+        // A debt of some seconds, and what comes meanwhile.
+        let wordy: Vec<_> = (0..50).map(|_| tokio::spawn(wordy(api.clone()))).collect();
+        let before = memory();
+        let large = |mut api: Api| async move {
+            let spec = container("large", process(["x".repeat(LARGE)]));
+            let request = CreateContainerRequest { spec: Some(spec), ..Default::default() };
+            api.containers.create_container(request).await.expect_err("too long").code()
+        };
+        let calls: Vec<_> = (0..CALLS).map(|_| tokio::spawn(large(api.clone()))).collect();
+        let mut most = 0;
+        while !calls.iter().all(tokio::task::JoinHandle::is_finished) {
+            most = most.max(memory().saturating_sub(before));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        for call in calls {
+            let code = call.await.expect("no panic");
+            assert!(matches!(code, Code::InvalidArgument | Code::ResourceExhausted), "{code:?}");
+        }
+        for call in wordy {
+            call.await.expect("no panic");
+        }
+        let all = (CALLS * LARGE / 1024) as u64;
+        assert!(most < all / 3, "{most} KiB for {CALLS} calls, which are {all} KiB");
     });
     let log = world.agent.log();
     let told: Vec<&str> = log.lines().filter(|line| line.contains("so fast")).collect();

@@ -1,5 +1,5 @@
-//! What a call is sent, as it comes: a message that has begun is to be there in time, and large ones that are
-//! not there yet are counted. Between the messages of a stream may lie days.
+//! What a call is sent, as it comes: a message that has begun is to be there in time, and large ones are counted until
+//! their service has taken them. Between the messages of a stream may lie days.
 
 use std::{
     pin::Pin,
@@ -73,7 +73,7 @@ impl Intake {
                 }
             }
             if self.missing == 0 {
-                (self.held, self.left) = (None, None);
+                self.left = None;
             }
         }
         Ok(())
@@ -104,6 +104,10 @@ impl http_body::Body for Intake {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        if this.missing == 0 {
+            // Whoever asks for more has taken what was there.
+            this.held = None;
+        }
         let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) else {
             let Some(left) = this.left else { return Poll::Pending };
             let waiting = || (Instant::now(), Box::pin(sleep(left)));
@@ -135,6 +139,8 @@ impl http_body::Body for Intake {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     fn intake() -> Intake {
@@ -156,13 +162,13 @@ mod tests {
             for part in bytes.chunks(size) {
                 intake.follow(part).unwrap();
             }
-            let idle = intake.left.is_none() && intake.held.is_none() && intake.head.is_empty();
+            let idle = intake.left.is_none() && intake.head.is_empty();
             assert!(idle && intake.missing == 0, "in parts of {size}");
         }
     }
 
     #[tokio::test]
-    async fn large_messages_are_counted_while_they_are_under_way() {
+    async fn large_messages_are_counted_until_they_are_taken() {
         let mut first = intake();
         first.follow(&message(60_000)[..100]).unwrap();
         assert_eq!(first.large.available_permits(), 40_000);
@@ -172,6 +178,8 @@ mod tests {
         let mut small = Intake::new(Body::empty(), "a".into(), first.large.clone());
         small.follow(&message(SMALL as u32)[..5]).unwrap();
         first.follow(&message(60_000)[100..]).unwrap();
+        assert_eq!(first.large.available_permits(), 40_000);
+        assert!(first.frame().await.is_none());
         assert_eq!(first.large.available_permits(), 100_000);
     }
 }

@@ -43,7 +43,7 @@ const CALLS_EACH: usize = 1024;
 const CALLS: usize = 4096;
 /// How long a question waits for others of the same identity.
 const TURN: Duration = Duration::from_secs(30);
-/// How many bytes of large messages that are not there yet one identity may have under way.
+/// How many bytes of large messages one identity may have under way.
 const LARGE_EACH: usize = 64 << 20;
 
 /// How many bytes of input may wait for the processes of one identity before a session with more than a little of
