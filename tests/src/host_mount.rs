@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rustix::mount::{
@@ -34,6 +35,17 @@ impl HostMount {
         HostMount(at.to_owned())
     }
 
+    /// A directory on another one, with an id map. Both are made where they are missing.
+    pub fn idmapped(source: &Path, at: &Path) -> HostMount {
+        for dir in [source, at] {
+            fs::create_dir_all(dir).expect("a directory");
+        }
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/python/idmapped.py");
+        let made = Command::new("python3").arg(script).args([source, at]).status();
+        assert!(made.expect("python3 runs").success(), "it can be mapped");
+        HostMount(at.to_owned())
+    }
+
     /// A directory on itself, read-only.
     pub fn read_only(at: &Path) -> HostMount {
         mount_bind(at, at).expect("it can be bound");
@@ -42,6 +54,11 @@ impl HostMount {
         let flags = MountFlags::BIND | MountFlags::RDONLY;
         mount_remount(at, flags, "").expect("it becomes read-only");
         bound
+    }
+
+    /// Passes what is mounted below it on to copies of it, as mounts are on a host with systemd.
+    pub fn share(&self) {
+        mount_change(&self.0, MountPropagationFlags::SHARED).expect("it is shared");
     }
 
     /// Where it is.

@@ -117,18 +117,21 @@ mod needs_user_namespaces {
     }
 
     #[test]
-    fn nothing_is_shared_with_a_user_namespace_of_its_own() {
+    fn no_mount_is_passed_on_to_or_from_a_user_namespace_of_its_own() {
         let agent = Agent::start();
         let source = agent.scratch("source");
         fs::create_dir(&source).expect("a directory");
-        let flag = format!("type=bind,src={},dst=/s,propagation=shared", source.display());
-        let run = ["run", "--rm", "--userns", "auto", "--mount", &flag, "--", "true"];
-        let refused = agent.ctl(run).run().exits(125).errors();
-        assert!(refused.contains("slave") && refused.contains("--userns host"), "{refused}");
         agent.ok(["run", "-d", "--name", "c", "--userns", "auto", "--", "sleep", "1000"]);
-        let refused = agent.ctl(["mount", "c", &flag, "--mkdir"]).run();
-        let refused = refused.exits(125).errors();
-        assert!(refused.contains("slave") && refused.contains("--userns host"), "{refused}");
+        for (propagation, why) in [("shared", "appear on the host"), ("slave", "no id map")] {
+            let source = source.display();
+            let flag = format!("type=bind,src={source},dst=/s,propagation={propagation}");
+            let run = ["run", "--rm", "--userns", "auto", "--mount", &flag, "--", "true"];
+            let mount = ["mount", "c", &flag, "--mkdir"];
+            for refused in [agent.ctl(run).run(), agent.ctl(mount).run()] {
+                let refused = refused.exits(125).errors();
+                assert!(refused.contains(why) && refused.contains("--userns host"), "{refused}");
+            }
+        }
         agent.ok(["rm", "-f", "c"]);
         agent.finish();
     }

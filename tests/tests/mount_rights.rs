@@ -1,19 +1,17 @@
 //! Mounts into what is alive: which places and which sources are not an operator's, and what an admin's
 //! mount means for those who enter afterwards.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use conti_proto::v1::{self, ContainerSpec, target};
 use conti_tests::{
     api::{self, Api, session, shell, sleeper},
+    host_mount::HostMount,
     rootfs, wait,
     wire::{self, Wire},
     world::World,
 };
+use rustix::mount::MountFlags;
 use tonic::{Code, Status};
 
 fn of(container: &str) -> Option<v1::Target> {
@@ -54,6 +52,13 @@ async fn unmount(api: &mut Api, id: &str) -> Result<(), Status> {
     api.mounts.delete_mount(request).await.map(|_| ())
 }
 
+/// A container with the ids of the host.
+fn host_ids(name: &str) -> ContainerSpec {
+    let host = v1::Namespace { mode: v1::NamespaceMode::Host.into(), ..Default::default() };
+    let namespaces = v1::Namespaces { user: Some(host), ..Default::default() };
+    ContainerSpec { namespaces: Some(namespaces), ..sleeper(name) }
+}
+
 /// Runs a script in the container `own`: its exit code and what it wrote.
 async fn run(api: &mut Api, script: &str) -> Result<(i32, String), Status> {
     let wire = Wire::open(api, wire::start(session("own", shell(script)))).await?;
@@ -69,24 +74,6 @@ async fn read(api: &mut Api, path: &str) -> Result<(), Status> {
     };
     let mut answer = api.files.read_file(request).await?.into_inner();
     answer.message().await.map(|_| ())
-}
-
-/// A mount that the test makes on the host. It goes with this value.
-struct HostMount(PathBuf);
-
-impl HostMount {
-    fn proc(at: &Path) -> HostMount {
-        fs::create_dir_all(at).expect("a directory");
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("proc", at, "proc", flags, None).expect("a proc");
-        HostMount(at.to_owned())
-    }
-}
-
-impl Drop for HostMount {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
 }
 
 #[test]
@@ -180,7 +167,7 @@ fn a_tree_with_a_proc_in_it_is_an_operators_to_bind_in_no_way() {
     wait::until_true("the policy was read again", || {
         world.agent.log().contains("the policy was read again")
     });
-    let held = HostMount::proc(&granted.join("deep/er/proc"));
+    let held = HostMount::new("proc", &granted.join("deep/er/proc"), MountFlags::empty());
     world.agent.block_on(async {
         let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
         api.run(sleeper("own")).await.expect("it may");
@@ -188,9 +175,9 @@ fn a_tree_with_a_proc_in_it_is_an_operators_to_bind_in_no_way() {
         for (source, from) in [
             (Path::new("/"), "own"),
             (Path::new("/dev"), "own"),
-            (&granted, ""),
+            (granted.as_path(), ""),
             (&granted.join("deep"), ""),
-            (&held.0, ""),
+            (held.path(), ""),
         ] {
             let refused = mount(&mut api, bound(source, "/mnt/r", true), from).await;
             let refused = refused.expect_err("it holds a filesystem of the kernel");
@@ -217,6 +204,60 @@ fn a_tree_with_a_proc_in_it_is_an_operators_to_bind_in_no_way() {
         }
     });
     drop(held);
+    world.agent.finish();
+}
+
+/// What is there when it is asked for is judged; what comes later could not be.
+#[test]
+fn what_the_host_mounts_later_comes_into_no_container_that_an_operator_has() {
+    let world = World::start("");
+    let granted = world.agent.scratch("granted");
+    let shared = HostMount::tmpfs(&granted);
+    shared.share();
+    let policy = format!("[operator]\nmounts = [{granted:?}]\nhost_user_namespace = true\n");
+    world.files.put("policy.toml", &policy);
+    wait::until_true("the policy was read again", || {
+        world.agent.log().contains("the policy was read again")
+    });
+    let with = |name: &str, propagation: v1::MountPropagation| {
+        let mut one = bound(&granted, "/mnt/r", true);
+        if let Some(v1::mount::Source::Bind(bind)) = &mut one.source {
+            bind.propagation = propagation.into();
+        }
+        ContainerSpec { mounts: vec![one], ..host_ids(name) }
+    };
+    world.agent.block_on(async {
+        let mut api = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut admin = world.as_role("root", "admin").api().await.expect("it may look");
+        api.run(host_ids("own")).await.expect("it may");
+        for how in [v1::MountPropagation::Slave, v1::MountPropagation::Shared] {
+            let spec = with("c", how);
+            let refused = mount(&mut api, spec.mounts[0].clone(), "").await.expect_err("nor alive");
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+            let refused = api.run(spec).await.expect_err("it takes in what comes");
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        }
+        api.run(with("private", v1::MountPropagation::Private)).await.expect("it may");
+        // An admin may, and is alone in it.
+        mount(&mut admin, with("", v1::MountPropagation::Slave).mounts[0].clone(), "")
+            .await
+            .expect("an admin may");
+        admin.run(with("admins", v1::MountPropagation::Slave)).await.expect("an admin may");
+        let proc = HostMount::new("proc", &granted.join("later"), MountFlags::empty());
+        for name in ["own", "admins"] {
+            let open = wire::start(session(name, shell("true")));
+            let refused = Wire::open(&mut api, open).await.map(drop).expect_err("not its own");
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        }
+        for (name, found) in [("private", "0\n"), ("own", "1\n"), ("admins", "1\n")] {
+            let script = "ls /mnt/r/later | grep -cx sys";
+            let open = wire::start(session(name, shell(script)));
+            let all = Wire::open(&mut admin, open).await.expect("it may").collect().await;
+            assert_eq!(String::from_utf8_lossy(&all.stdout), found, "{name}");
+        }
+        drop(proc);
+    });
+    drop(shared);
     world.agent.finish();
 }
 

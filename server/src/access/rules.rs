@@ -100,15 +100,15 @@ pub fn target(field: &str, path: &str) -> Result {
     }
 }
 
-/// Checks how a mount is passed on.
+/// Checks how a mount is passed on. What the host mounts below a source later is judged by nobody: it may be a proc.
 pub fn propagation(field: &str, mount: &Mount) -> Result {
-    match mount.source {
-        MountSource::Bind { propagation: Propagation::Shared, .. } => {
-            let problem = "passes what is mounted inside on to the host";
-            beyond(format!("{field}.bind.propagation"), problem)
-        }
-        _ => Ok(()),
-    }
+    let MountSource::Bind { propagation, .. } = mount.source else { return Ok(()) };
+    let problem = match propagation {
+        Propagation::Private => return Ok(()),
+        Propagation::Slave => "takes in whatever is mounted there on the host later",
+        Propagation::Shared => "passes what is mounted inside on to the host",
+    };
+    beyond(format!("{field}.bind.propagation"), problem)
 }
 
 /// Checks a mount.

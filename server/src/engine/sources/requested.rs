@@ -60,20 +60,25 @@ pub fn make(
     Ok(Bind { fd, dir: true, sources })
 }
 
-/// Refuses a mount that would be shared with a user namespace of others: the kernel lets no mount made there appear on
-/// the host (mount_namespaces(7)). `field`: that of the mount.
+/// Refuses a mount that passes mounts on, in a direction or both, where a user namespace of its own sees it: the kernel
+/// lets no mount made there appear on the host (mount_namespaces(7)), and what the host mounts later has no id map.
+/// `field`: that of the mount.
 pub fn check_propagation(mount: &Mount, field: &str) -> Result<()> {
-    match &mount.source {
-        MountSource::Bind { source, propagation: Propagation::Shared, .. } => Err(Error::Invalid {
-            field: format!("{field}.bind.propagation"),
-            problem: format!(
-                "{} cannot be shared with a user namespace of its own: use the propagation slave; {}",
-                source.display(),
-                explain::WITHOUT
-            ),
-        }),
-        _ => Ok(()),
-    }
+    let MountSource::Bind { source, propagation, .. } = &mount.source else { return Ok(()) };
+    let why = match propagation {
+        Propagation::Private => return Ok(()),
+        Propagation::Slave => "what is mounted there later would have no id map",
+        Propagation::Shared => "the kernel lets no mount that is made inside appear on the host",
+    };
+    Err(Error::Invalid {
+        field: format!("{field}.bind.propagation"),
+        problem: format!(
+            "{} cannot be {} with a user namespace of its own: {why}; {}",
+            source.display(),
+            if *propagation == Propagation::Slave { "a slave" } else { "shared" },
+            explain::WITHOUT
+        ),
+    })
 }
 
 /// Refuses an overlay where ids are mapped. `field`: that of the mount.
