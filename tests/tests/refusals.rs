@@ -2,8 +2,8 @@
 
 use std::{fs, process::Command};
 
-use conti_tests::{Agent, host, wait};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use conti_tests::{Agent, host, host_mount::HostMount, wait};
+use rustix::mount::MountFlags;
 
 fn refused(agent: &Agent, args: &[&str]) -> String {
     agent.ctl(args.iter().copied()).run().exits(125).errors()
@@ -86,15 +86,6 @@ fn a_container_that_was_to_be_joined_and_is_gone_is_named_with_its_field() {
 mod needs_user_namespaces {
     use super::*;
 
-    /// A mount that goes with this, also where the test fails.
-    struct Mounted(std::path::PathBuf);
-
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = unmount(&self.0, UnmountFlags::DETACH);
-        }
-    }
-
     #[test]
     fn an_overlay_is_refused_where_ids_are_mapped() {
         let agent = Agent::start();
@@ -111,11 +102,8 @@ mod needs_user_namespaces {
     fn what_takes_no_id_map_is_named_with_its_source_and_filesystem() {
         let agent = Agent::start();
         let dir = agent.scratch("a");
-        fs::create_dir_all(dir.join("b/c d")).expect("a directory");
         // procfs knows no idmapped mounts.
-        let point = dir.join("b/c d");
-        mount("proc", &point, "proc", MountFlags::RDONLY, None).expect("mounted");
-        let mounted = Mounted(point);
+        let mounted = HostMount::new("proc", &dir.join("b/c d"), MountFlags::RDONLY);
         let dir = dir.display().to_string();
         let (volume, rootfs) = (format!("{dir}:/host:ro"), format!("dir:{dir}"));
         let below = format!("{dir}/b/c d");
@@ -130,6 +118,29 @@ mod needs_user_namespaces {
         let live = format!("{dir}:/mnt:ro");
         let text = refused(&agent, &["mount", "c", &live]);
         assert_says(&text, &[&dir, &below, "type proc", "--userns host"]);
+        drop(mounted);
+        agent.finish();
+    }
+
+    #[test]
+    fn what_has_an_id_map_already_is_named() {
+        let agent = Agent::start();
+        let (plain, below) = (agent.scratch("plain"), agent.scratch("a/b"));
+        let mounted = HostMount::idmapped(&plain, &below);
+        let above = agent.scratch("a").display().to_string();
+        let below = below.display().to_string();
+        let volume = |source: &str| format!("{source}:/mnt");
+        let rootfs = format!("dir:{below}");
+        agent.ok(["run", "-d", "--name", "c", "--", "sleep", "1000"]);
+        for args in [
+            &["run", "--rm", "-v", &volume(&below), "--", "true"][..],
+            &["run", "--rm", "-v", &volume(&above), "--", "true"],
+            &["run", "--rm", "--rootfs", &rootfs, "--", "true"],
+            &["mount", "c", &volume(&below)],
+        ] {
+            let text = refused(&agent, args);
+            assert_says(&text, &[&below, "with an id map already", "--userns host"]);
+        }
         drop(mounted);
         agent.finish();
     }

@@ -20,6 +20,7 @@ use conti_runtime::{
 };
 use rustix::{
     fs::{Mode, OFlags, open},
+    io::Errno,
     mount::{OpenTreeFlags, open_tree},
 };
 
@@ -34,7 +35,7 @@ use super::{
 struct Unmappable {
     /// What is mounted.
     source: PathBuf,
-    /// What of it lies on a filesystem that takes none, and the type of that. `None`: it was not found.
+    /// What of it takes none, and why. `None`: it was not found.
     part: Option<(PathBuf, String)>,
 }
 
@@ -65,7 +66,7 @@ impl Engine {
                         Some((source.clone(), *recursive))
                     }
                     MountSource::Device { source, fs_type, .. } => {
-                        let part = Some((source.clone(), fs_type.clone()));
+                        let part = Some((source.clone(), takes_none(fs_type)));
                         return Some(sentence(
                             failure,
                             &Unmappable { source: source.clone(), part },
@@ -106,22 +107,20 @@ fn sentence(failure: &SetupFailure, what: &Unmappable) -> String {
     let (target, errno) = (&failure.argument, errno_text(failure.errno));
     format!(
         "could not map the ids of the mount on {target:?}: {errno}; {}; {WITHOUT}",
-        source_words(&what.source, what.part.as_ref())
+        source_words(&what.source, what.part.as_ref(), failure.errno)
     )
 }
 
 /// What to do where something takes no id map.
 pub const WITHOUT: &str = "a container that is made with --userns host can have it";
 
-/// What of a source takes no id map, in words.
-pub fn source_words(source: &Path, part: Option<&(PathBuf, String)>) -> String {
-    const NONE: &str = "which supports no idmapped mounts";
+/// What of a source takes no id map, in words. `errno`: that of the whole.
+pub fn source_words(source: &Path, part: Option<&(PathBuf, String)>, errno: i32) -> String {
     match part {
-        Some((path, fs_type)) if path == source => {
-            format!("its source {source:?} is of type {fs_type}, {NONE}")
-        }
-        Some((path, fs_type)) => {
-            format!("its source {source:?} holds {path:?}, of type {fs_type}, {NONE}")
+        Some((path, why)) if path == source => format!("its source {source:?} {why}"),
+        Some((path, why)) => format!("its source {source:?} holds {path:?}, which {why}"),
+        None if errno == libc::EPERM => {
+            format!("its source {source:?}, or what is mounted below it, {HAS_ONE}")
         }
         None => {
             format!("its source {source:?}, or what is mounted below it, is of a filesystem {NONE}")
@@ -129,8 +128,17 @@ pub fn source_words(source: &Path, part: Option<&(PathBuf, String)>) -> String {
     }
 }
 
+const NONE: &str = "which supports no idmapped mounts";
+/// The map of a mount that has one cannot be changed: can_idmap_mount in the kernel's fs/namespace.c.
+const HAS_ONE: &str = "is mounted with an id map already, and takes no other";
+
+/// That a filesystem of this type takes no id map, in words that go on from where it is.
+pub fn takes_none(fs_type: &str) -> String {
+    format!("is of type {fs_type}, {NONE}")
+}
+
 /// The first mount at a path of the host, or below it where `recursive`, that takes no id map: where it lies, and
-/// its type.
+/// why, in words that go on from there.
 pub fn unmappable_part(
     source: &Path,
     recursive: bool,
@@ -156,15 +164,17 @@ pub fn unmappable_part(
             all.push((source.join(below), opened, fs_type));
         }
     }
-    let takes_none = |mount: &OwnedFd| {
+    let problem = |mount: &OwnedFd, fs_type: &str| {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_EMPTY_PATH;
-        let copy = open_tree(mount, c"", flags);
-        copy.is_ok_and(|copy| set_id_map(copy.as_fd(), user_ns).is_err())
+        let copy = open_tree(mount, c"", flags).ok()?;
+        match set_id_map(copy.as_fd(), user_ns).err()? {
+            Errno::PERM => Some(HAS_ONE.to_owned()),
+            _ => Some(takes_none(fs_type)),
+        }
     };
-    let found = all.into_iter().find(|(_, mount, _)| takes_none(mount));
-    found.map(|(path, _, fs_type)| (path, fs_type))
+    all.into_iter().find_map(|(path, mount, fs_type)| Some((path, problem(&mount, &fs_type)?)))
 }
 
 #[cfg(test)]

@@ -176,7 +176,7 @@ async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
         }
         MountSource::Bind { source, .. } => (source.clone(), None),
         MountSource::Device { source, fs_type, .. } => {
-            (source.clone(), Some((source.clone(), fs_type.clone())))
+            (source.clone(), Some((source.clone(), explain::takes_none(fs_type))))
         }
         // Refused before, and without owners.
         MountSource::Overlay { .. } | MountSource::Tmpfs { .. } => Default::default(),
@@ -184,9 +184,9 @@ async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
     Err(Error::Invalid {
         field: "mount.source".to_owned(),
         problem: format!(
-            "cannot be mounted on {}, which has ids of its own ({errno}): {}; {}",
+            "cannot be mounted on {} of a container with ids of its own ({errno}): {}; {}",
             wanted.mount.target,
-            explain::source_words(&source, part.as_ref()),
+            explain::source_words(&source, part.as_ref(), errno.raw_os_error()),
             explain::WITHOUT
         ),
     })
