@@ -203,6 +203,20 @@ fn a_container_is_entered_by_its_name() {
 }
 
 #[test]
+fn what_is_chosen_of_a_container_without_a_namespace_is_chosen_of_the_whole() {
+    let agent = Agent::start();
+    let run = ["run", "-d", "--name", "c", "--hostname", "inside", "-e", "A=b", "-u", "7:8"];
+    agent.ok([&run[..], &["-w", "/usr", "--", "sleep", "1000"]].concat());
+    let script = ["--", "sh", "-c", "hostname; pwd; echo $A; id -u; id -g"];
+    for flags in [&[][..], &["-e"], &["-S", "-G"], &["-w"], &["-c"], &["-c", "-w", "-e"]] {
+        let told = agent.ok([&["enter", "c"], flags, &script].concat());
+        assert_eq!(told, "inside\n/usr\nb\n7\n8", "{flags:?}");
+    }
+    agent.ok(["rm", "-f", "c"]);
+    agent.finish();
+}
+
+#[test]
 fn entering_a_process_in_its_own_user_namespace_that_is_the_hosts_is_no_error() {
     let agent = Agent::start();
     let plain = Plain::start(&[]);

@@ -20,7 +20,7 @@ use crate::{
 /// Run a command in the namespaces of a container or of any process of the agent's host
 ///
 /// As nsenter does: stdin is passed on, and the command has a terminal where this client has one.
-/// Without any namespace a container is entered as a whole.
+/// Without any namespace a container is entered as a whole, with its own environment, directory, user and cgroups.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("where").required(true).args(["target", "container"])))]
 pub struct Enter {
@@ -149,10 +149,10 @@ impl Enter {
         }))
     }
 
-    /// Whether nothing was chosen of a container, so that all of it is meant.
+    /// Whether all of a container is meant. What else can be chosen of it comes with that: by itself it would be for a
+    /// command on the host's root.
     fn is_whole(&self, namespaces: &[NamespaceType]) -> bool {
-        let parts = [self.join_cgroup, self.root, self.wd, self.env, self.setuid, self.setgid];
-        namespaces.is_empty() && !parts.contains(&true)
+        namespaces.is_empty() && !self.root
     }
 
     fn namespaces(&self) -> Vec<NamespaceType> {
