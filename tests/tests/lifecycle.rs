@@ -325,6 +325,22 @@ fn a_created_container_can_be_deleted_without_ever_running() {
 }
 
 #[test]
+fn a_created_container_that_is_stopped_was_killed_by_a_client() {
+    let agent = Agent::start();
+    agent.ok(["create", "--name", "c", "--", "sleep", "1000"]);
+    agent.ok(["stop", "c"]);
+    let ended = agent.ctl(["wait", "c"]).run().exits(137).errors();
+    assert_eq!(ended.trim(), "contictl: the command was killed by a client");
+    agent.ok(["rm", "c"]);
+    agent.ok(["create", "--rm", "--name", "c", "--", "sleep", "1000"]);
+    agent.ok(["stop", "c"]);
+    agent.ok(["create", "--rm", "--name", "d", "--", "nonesuch"]);
+    agent.ctl(["start", "d"]).run().exits(127);
+    assert_eq!(agent.ok(["ps", "-a", "-q"]), "");
+    agent.finish();
+}
+
+#[test]
 fn auto_remove_deletes_the_container_after_its_end() {
     let agent = Agent::start();
     agent.api(async |mut api| {

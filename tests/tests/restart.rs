@@ -16,7 +16,7 @@ use conti_tests::{
     api::{exit_code, process, session, shell, sleeper, state},
     host,
     pattern::Pattern,
-    wait,
+    rootfs, wait,
     wire::{self, Wire},
 };
 
@@ -75,6 +75,39 @@ fn an_end_while_the_agent_is_down_is_known_exactly() {
             Wire::open(&mut api, wire::attach(&session_id, Some(0))).await.expect("attaches");
         assert_eq!(wire.collect().await.stdout, b"gone\n");
     });
+    agent.finish();
+}
+
+#[test]
+fn how_a_start_failed_is_known_to_the_next_agent() {
+    let mut agent = Agent::start();
+    agent.ok(["create", "--name", "never", "--", "nonesuch"]);
+    agent.ctl(["start", "never"]).run().exits(127);
+    // One that ran before keeps the end that it had.
+    let dir = agent.scratch("root");
+    rootfs::build(&dir);
+    let root = format!("dir:{}", dir.display());
+    agent.ok(["run", "-d", "--name", "once", "--rootfs", &root, "--", "sh", "-c", "exit 7"]);
+    agent.ctl(["wait", "once"]).run().exits(7);
+    fs::remove_file(dir.join("bin/sh")).expect("its command");
+    let known = |agent: &Agent| {
+        for (name, code) in [("never", 127), ("once", 7)] {
+            let told = agent.ctl(["wait", name]).run().exits(code).errors();
+            assert_eq!(told.contains("could not find the command"), code == 127, "{told}");
+        }
+        let listed = agent.ok(["ps", "-a"]);
+        assert!(listed.contains("start failed") && listed.contains("exit 7"), "{listed}");
+    };
+    for _ in 0..2 {
+        known(&agent);
+        agent.ctl(["start", "never"]).run().exits(127);
+        agent.ctl(["start", "once"]).run().exits(127);
+        known(&agent);
+        agent.terminate();
+        agent.restart();
+    }
+    known(&agent);
+    agent.ok(["rm", "never", "once"]);
     agent.finish();
 }
 

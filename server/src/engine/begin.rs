@@ -10,6 +10,7 @@ use conti_runtime::{
     journal::{self, Mode},
     own,
     plan::{NsType, Plan},
+    protocol::KillCause,
     sys::socket,
 };
 use rustix::event::{EventfdFlags, eventfd};
@@ -222,7 +223,7 @@ impl Engine {
             )
         });
         let session = match opened {
-            Ok(opened) => self.follow_main(container.clone(), opened),
+            Ok(opened) => self.follow_main(container.clone(), opened, begin.paused),
             Err(error) => {
                 {
                     let mut now = container.now();
@@ -243,7 +244,7 @@ impl Engine {
             }
             Err(error) => {
                 // Nothing of it is to come up later, when nobody asks for it any more.
-                self.kill_all(container, &session).await;
+                self.kill_all(container, &session, KillCause::ContainerGone).await;
                 session.kill_monitor();
                 let _ = timeout(bounds::GONE, session.wait()).await;
                 Err(error)

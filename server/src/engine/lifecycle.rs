@@ -190,6 +190,7 @@ impl Engine {
         self: &Arc<Self>,
         container: Arc<Container>,
         opened: Opened,
+        paused: bool,
     ) -> Arc<Session> {
         let Opened { session, monitor, to_agent } = opened;
         self.registry.add_session(session.clone());
@@ -197,17 +198,22 @@ impl Engine {
         tokio::spawn(async move {
             let outcome = supervise::follow(&followed, &monitor, to_agent).await;
             drop(monitor);
-            engine.main_ended(&container, &followed, outcome).await;
+            // Who asked for it undoes what did not come to be; of what was created the failure is the end.
+            let created = paused && matches!(followed.state(), State::Created(_));
+            let undone = outcome.failure.is_some() && !created;
+            engine.main_ended(&container, &followed, outcome, undone).await;
         });
         session
     }
 
-    /// Cleans up after a main process: nothing of the container runs any more when its end is told.
+    /// Cleans up after a main process: nothing of the container runs any more when its end is told. `undone`: its set-up
+    /// failed, and whoever asked for it undoes it.
     pub(super) async fn main_ended(
         self: &Arc<Self>,
         container: &Arc<Container>,
         session: &Arc<Session>,
         mut outcome: Outcome,
+        undone: bool,
     ) {
         let cgroup = container.now().cgroup.clone();
         if let Some(cgroup) = &cgroup {
@@ -217,7 +223,6 @@ impl Engine {
                 outcome.end.reason = EndReason::OutOfMemory;
             }
         }
-        let failed = outcome.failure.is_some();
         let spare = {
             let mut now = container.now();
             now.end = Some(outcome.end.clone());
@@ -254,14 +259,13 @@ impl Engine {
         let ends = join_all(others.map(|other| other.wait()));
         let _ = timeout(bounds::GONE, ends).await;
         info!(container = %container.id, end = ?outcome.end.reason, "ended");
-        // A failed set-up is undone by the one who asked for it.
         if lives {
             warn!(container = %container.id, "a process of it lives on: the kernel holds it");
         }
-        if container.spec.auto_remove && !failed && !lives {
+        if container.spec.auto_remove && !undone && !lives {
             self.registry.keep_ended(session);
             let _ = self.forget(container).await;
-        } else if !failed && let Err(error) = container.save(&self.facts.boot_id) {
+        } else if !undone && let Err(error) = container.save(&self.facts.boot_id) {
             warn!(container = %container.id, %error, "the end could not be recorded");
         }
         supervise::finish(session, outcome);
@@ -326,6 +330,9 @@ impl Engine {
                     let mut now = container.now();
                     (now.session, now.session_id, now.end) = before;
                     drop(now);
+                    if let Err(error) = container.save(&self.facts.boot_id) {
+                        warn!(container = %container.id, %error, "that it was not started could not be recorded");
+                    }
                     self.drop_session(failed);
                 } else if let Some(old) = before.0 {
                     self.drop_session(Some(old));
@@ -387,7 +394,7 @@ impl Engine {
             ContainerState::Created => {
                 // While its set-up goes on there is nothing that a signal could reach.
                 let _ = timeout(bounds::SET_UP, session.assembled()).await;
-                self.kill_all(&container, &session).await;
+                self.kill_all(&container, &session, KillCause::Client).await;
             }
             ContainerState::Running => {
                 // What is frozen makes no use of its time.
@@ -398,7 +405,7 @@ impl Engine {
                     timeout(grace, session.wait()).await.is_ok()
                 };
                 if !waited {
-                    self.kill_all(&container, &session).await;
+                    self.kill_all(&container, &session, KillCause::Client).await;
                 }
             }
         }
@@ -411,9 +418,14 @@ impl Engine {
     }
 
     /// Kills everything in a container, without anybody's help: a monitor may be stopped, a process frozen.
-    pub(super) async fn kill_all(&self, container: &Container, session: &Session) {
+    pub(super) async fn kill_all(
+        &self,
+        container: &Container,
+        session: &Session,
+        cause: KillCause,
+    ) {
         // The monitor is told first: it keeps the cause.
-        let _ = session.kill(KillCause::Client);
+        let _ = session.kill(cause);
         if let Some(process) = container.process() {
             process::kill(process);
         }
@@ -438,7 +450,7 @@ impl Engine {
     ///
     /// A process does not die: the kernel holds it. It has its files and its ids still.
     async fn kill_for_good(&self, container: &Arc<Container>, session: &Session) -> Result<()> {
-        self.kill_all(container, session).await;
+        self.kill_all(container, session, KillCause::Client).await;
         if let Err(error) = session.wait_killed(&container.killed()).await {
             let mut all = self.ending_with(container);
             all.push(container.clone());

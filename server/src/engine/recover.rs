@@ -418,16 +418,16 @@ impl Engine {
                         let engine = self.clone();
                         tokio::spawn(async move {
                             let outcome = alive.follow().await;
-                            let failed = outcome.failure.is_some();
-                            engine.main_ended(&container, &session, outcome).await;
-                            if failed {
-                                engine.give_up(&container).await;
-                            }
+                            // Who asked for it was a client of the agent before, or has it as a created one.
+                            engine.main_ended(&container, &session, outcome, false).await;
                         });
                     }
-                    Found::Ended(session, outcome) => {
+                    Found::Ended(session, mut outcome) => {
+                        let noted = container.now().end.clone();
                         // The state is rebuilt before the registry is served to anybody.
-                        if container.now().end.is_some() {
+                        if let Some(end) = noted {
+                            // Of a set-up that failed a monitor leaves nothing.
+                            outcome.end = end;
                             supervise::finish(&session, outcome);
                         } else if container.spec.auto_remove {
                             // A large tree takes its time to be removed: nobody waits for that.
@@ -436,10 +436,10 @@ impl Engine {
                             drop(now);
                             let engine = self.clone();
                             tokio::spawn(async move {
-                                engine.main_ended(&container, &session, outcome).await;
+                                engine.main_ended(&container, &session, outcome, false).await;
                             });
                         } else {
-                            self.main_ended(&container, &session, outcome).await;
+                            self.main_ended(&container, &session, outcome, false).await;
                         }
                     }
                 }
@@ -533,15 +533,6 @@ impl Engine {
             // Whoever waits for what was there in its place looks again.
             supervise::finish(&silent, Outcome { end, failure: None });
         });
-    }
-
-    /// A container whose set-up failed, and the one who asked for it was a client of the agent before.
-    async fn give_up(self: &Arc<Self>, container: &Arc<Container>) {
-        if container.spec.auto_remove {
-            let _ = self.forget(container).await;
-        } else if let Err(error) = container.save(&self.facts.boot_id) {
-            warn!(container = %container.id, %error, "its failure could not be recorded");
-        }
     }
 
     /// Goes on with what the agent before recorded.

@@ -112,6 +112,12 @@ impl Setup {
     }
 }
 
+/// Whether it is an end, and no failure of the set-up: that a client ended it, or that its time was up, says more than
+/// how far the set-up was by then.
+pub fn is_end(cause: Option<KillCause>) -> bool {
+    matches!(cause, Some(KillCause::Client | KillCause::Deadline))
+}
+
 impl Process {
     pub fn new(plan: Plan, child: Child, ends: Ends) -> Process {
         let whom = match child {
@@ -140,10 +146,9 @@ impl Process {
                 self.setup = None;
                 let kill = Signal::KILL.as_raw();
                 let killed = WaitStatus::Signaled { signal: kill, core: false };
-                // That time was up says more than how far the set-up was by then.
-                let late = Some(KillCause::Deadline);
-                Some(Err(match self.cause_of(kill) == late {
-                    true => Outcome::Ended(killed, late),
+                let cause = self.cause_of(kill);
+                Some(Err(match is_end(cause) {
+                    true => Outcome::Ended(killed, cause),
                     false => Outcome::Failed(failure),
                 }))
             }
@@ -338,8 +343,7 @@ impl Process {
         };
         Some(match self.failed.take() {
             None => Outcome::Ended(status, cause),
-            // That time was up says more than that the set-up was not over by then.
-            Some(None) if cause == Some(KillCause::Deadline) => Outcome::Ended(status, cause),
+            Some(None) if is_end(cause) => Outcome::Ended(status, cause),
             Some(failure) => Outcome::Failed(failure.unwrap_or_else(|| ended_early(&Ok(status)))),
         })
     }

@@ -20,7 +20,7 @@ use rustix::{
 use super::{
     agent::{Agent, Links},
     forker::Forker,
-    process::{Outcome, Process, Progress},
+    process::{Outcome, Process, Progress, is_end},
     record,
     stdio::Ends,
     streams::Streams,
@@ -314,7 +314,7 @@ impl Session {
     }
 
     fn killed_before_birth(&mut self, cause: Option<KillCause>) {
-        if cause == Some(KillCause::Deadline) {
+        if is_end(cause) {
             let wait = WaitStatus::Signaled { signal: Signal::KILL.as_raw(), core: false };
             return self.end(wait, cause);
         }
