@@ -71,7 +71,7 @@ reasons! {
     /// The offset of a write lies past what was taken.
     InputOffset = "INPUT_OFFSET",
     /// The caller's role or the agent's policy does not allow it: metadata `identity`, `role` and `needs`
-    /// say which would.
+    /// say which would, and `grant` what an operator can be granted to do it.
     PermissionDenied = "PERMISSION_DENIED",
     /// The agent does not know who calls.
     Unauthenticated = "UNAUTHENTICATED",

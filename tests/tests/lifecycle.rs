@@ -126,6 +126,34 @@ fn stop_with_no_grace_kills_at_once() {
     agent.finish();
 }
 
+/// Each has its grace, and none that of another.
+#[test]
+fn several_are_stopped_at_once_and_what_fails_is_told_of_its_own() {
+    let agent = Agent::start();
+    // Each goes on until it has seen that the other was told to stop as well.
+    let dir = agent.scratch("seen");
+    std::fs::create_dir(&dir).expect("a directory");
+    let volume = format!("{}:/seen", dir.display());
+    for (name, other) in [("a", "b"), ("b", "a")] {
+        let script = format!(
+            "trap 'touch /seen/{name}; until [ -e /seen/{other} ]; do sleep 0.01; done; exit 3' TERM; \
+             touch /seen/{name}.ready; while :; do sleep 0.01; done"
+        );
+        agent.ok(["run", "-d", "--name", name, "-v", &volume, "--", "sh", "-c", &script]);
+    }
+    wait::until_true("both hear", || {
+        ["a.ready", "b.ready"].iter().all(|name| dir.join(name).exists())
+    });
+    let told = agent.ctl(["stop", "-t", "100", "a", "nonesuch", "b"]).run().exits(125).errors();
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("there is no container \"nonesuch\""), "{told}");
+    for name in ["a", "b"] {
+        agent.ctl(["wait", name]).run().exits(3);
+    }
+    agent.ok(["rm", "a", "b"]);
+    agent.finish();
+}
+
 #[test]
 fn kill_sends_a_signal_by_name_or_number_and_defaults_to_sigkill() {
     let agent = Agent::start();

@@ -101,7 +101,7 @@ fn who_may_not_read_what_is_mounted_is_cut_from_open_streams() {
         for wire in [&mut viewer, &mut former, &mut driver, &mut own] {
             let why = cut(wire).await;
             assert_eq!(why.code(), Code::PermissionDenied, "{why:?}");
-            assert!(why.message().contains("mounted on /mnt/e since"), "{why:?}");
+            assert!(why.message().contains("mounted on /mnt/e, since"), "{why:?}");
         }
         let why = reader.message().await.expect_err("it is cut");
         assert_eq!(why.code(), Code::PermissionDenied, "{why:?}");

@@ -416,10 +416,19 @@ fn an_operator_cannot_become_root_of_the_host_by_what_it_asks_for() {
         for (field, spec) in cases {
             let refused = api.run(spec).await.expect_err(field);
             assert_eq!(refused.code(), Code::PermissionDenied, "{field}: {refused:?}");
-            assert_eq!(
-                (metadata(&refused)["field"].as_str(), metadata(&refused)["needs"].as_str()),
-                (field, "admin")
-            );
+            let facts = metadata(&refused);
+            assert_eq!((facts["field"].as_str(), facts["needs"].as_str()), (field, "admin"));
+            // What the owner of the machine would write, where there is something.
+            let grant = match field {
+                "spec.process.confinement.cap_add" => Some("capabilities"),
+                "spec.mounts[0].bind.source" => Some("mounts"),
+                "spec.rootfs.dir.path" => Some("rootfs"),
+                "spec.devices[0].path" => Some("devices"),
+                _ => None,
+            };
+            assert_eq!(facts.get("grant").map(String::as_str), grant, "{field}");
+            let named = grant.is_none_or(|grant| refused.message().contains(grant));
+            assert!(named, "{}", refused.message());
         }
         assert!(api.list().await.is_empty(), "nothing was made");
 
@@ -561,6 +570,10 @@ fn a_viewer_sees_and_changes_nothing() {
         let starting =
             wire::Wire::open(&mut viewer, wire::start(session("a", process(["true"])))).await;
         assert_eq!(starting.err().expect("it would start one").code(), Code::PermissionDenied);
+        let stop = v1::StopContainerRequest { container: "a".into(), ..Default::default() };
+        let refused = viewer.containers.stop_container(stop).await.expect_err("it would stop it");
+        let said = "stop container (conti.v1.ContainerService/StopContainer)";
+        assert!(refused.message().contains(said), "{refused:?}");
     });
     world.agent.finish();
 }

@@ -28,6 +28,22 @@ mod needs_user_namespaces {
     use super::*;
 
     #[test]
+    fn what_containers_get_is_told_of_the_agent() {
+        for (flags, told) in [
+            (&[][..], "each container has its own, with ids of"),
+            (&["--userns-pool", "1700000000:131072"], "1700000000:131072"),
+            (&["--userns", "host"], "contid runs with --userns host"),
+        ] {
+            let flags: Vec<std::ffi::OsString> = flags.iter().map(Into::into).collect();
+            let agent = Agent::start_with(|_| flags);
+            let info = agent.ok(["info"]);
+            let line = info.lines().find(|line| line.starts_with("user_namespaces"));
+            assert!(line.is_some_and(|line| line.contains(told)), "{info}");
+            agent.finish();
+        }
+    }
+
+    #[test]
     fn each_container_has_ids_that_no_other_has_also_after_a_restart_of_the_agent() {
         let mut agent = Agent::start();
         let run = |name: &str| {

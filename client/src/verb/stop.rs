@@ -6,10 +6,10 @@ use clap::Args;
 use conti_proto::v1::StopContainerRequest;
 
 use crate::{
-    error::Result,
+    error::{Error, Result},
     flags::value::{duration, duration_message, signal},
     output::{self, Format},
-    verb::{Context, for_each},
+    verb::{Context, for_each, missing},
 };
 
 /// Stop containers: a signal, a grace, then a kill
@@ -27,18 +27,22 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Stops them, one after the other.
+    /// Stops them, all at once: each may take its grace.
     pub async fn run(self, context: &Context) -> Result<u8> {
         let connection = context.connect().await?;
         let grace = self.time.map(duration_message);
         let signal = self.signal.unwrap_or_default();
-        for_each(&self.containers, async |container| {
-            let request = StopContainerRequest {
-                container: container.to_owned(),
-                signal: signal.clone(),
-                grace,
-            };
-            let response = connection.containers().stop_container(request).await?.into_inner();
+        let stops = self.containers.iter().map(|container| {
+            let mut client = connection.containers();
+            let (container, signal) = (container.clone(), signal.clone());
+            let request = StopContainerRequest { container, signal, grace };
+            tokio::spawn(async move { client.stop_container(request).await })
+        });
+        let mut stops = stops.collect::<Vec<_>>().into_iter();
+        for_each(&self.containers, async |_| {
+            let stop = stops.next().ok_or_else(|| missing("the container"))?;
+            let broke = |error| Error::Stream(format!("the call broke off: {error}"));
+            let response = stop.await.map_err(broke)??.into_inner();
             match (context.format, response.container) {
                 (Format::Json, Some(container)) => {
                     output::json(&output::json::container(&container))

@@ -77,9 +77,10 @@ pub fn made(made: &Shown, grants: &Grants, userns: &Userns) -> Result {
     from.iter().try_for_each(|one| reached(one, grants, userns)).map_err(|_| Beyond {
         field: "mounts".to_owned(),
         problem: format!(
-            "has a part of a container mounted on {} since that is not confined",
+            "has a part of a container that is not confined mounted on {}, since it was started",
             made.mount.target
         ),
+        grant: None,
     })
 }
 

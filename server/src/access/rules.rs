@@ -28,6 +28,8 @@ pub struct Beyond {
     pub field: String,
     /// What is asked for, e.g. `mounts /etc of the host`.
     pub problem: String,
+    /// The grant that allows it, as policies write it, e.g. `mounts`.
+    pub grant: Option<&'static str>,
 }
 
 /// Whether something goes beyond a caller's grants.
@@ -35,13 +37,23 @@ pub type Result = std::result::Result<(), Beyond>;
 
 /// Something that goes beyond a caller's grants.
 pub fn beyond(field: impl Into<String>, problem: impl Into<String>) -> Result {
-    Err(Beyond { field: field.into(), problem: problem.into() })
+    Err(Beyond { field: field.into(), problem: problem.into(), grant: None })
+}
+
+/// Something that a grant would allow.
+pub fn without(
+    grant: &'static str,
+    field: impl Into<String>,
+    problem: impl Into<String>,
+) -> Result {
+    Err(Beyond { field: field.into(), problem: problem.into(), grant: Some(grant) })
 }
 
 /// Checks a container. `userns`: what user namespaces the agent gives.
 pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Result {
     if let Rootfs::Dir { path, .. } = &spec.rootfs {
-        host_path("rootfs.dir.path", "takes its root from", path, &grants.bounds.rootfs)?;
+        let problem = ("rootfs", "takes its root from");
+        host_path("rootfs.dir.path", problem, path, &grants.bounds.rootfs)?;
     }
     let namespaces = &spec.namespaces;
     for (name, namespace) in [
@@ -61,21 +73,25 @@ pub fn container(spec: &ContainerSpec, grants: &Grants, userns: &Userns) -> Resu
     for (index, device) in spec.devices.iter().enumerate() {
         if !grants.devices.contains(&device.path) {
             let problem = format!("is the device {} of the host", device.path.display());
-            beyond(format!("devices[{index}].path"), problem)?;
+            without("devices", format!("devices[{index}].path"), problem)?;
         }
     }
     process("process", &spec.process, grants)?;
     // Last: what is privileged has the host's because of that.
     if !grants.host_user_namespace {
         if namespaces.user == Namespace::Host && userns.wanted == userns::Default::Auto {
-            let why = userns.problem.as_ref().map(|problem| {
-                format!(": this host gives no other ({problem}), so that it takes the grant host_user_namespace")
-            });
-            let why = why.unwrap_or_default();
-            beyond("namespaces.user", format!("is that of the host{why}"))?;
+            let why = match &userns.problem {
+                Some(problem) => format!(": this host gives no other ({problem})"),
+                None if spec.joins().next().is_some() => {
+                    ": that of a container whose namespaces it joins".to_owned()
+                }
+                None => String::new(),
+            };
+            let problem = format!("is that of the host{why}");
+            without("host_user_namespace", "namespaces.user", problem)?;
         }
         if !namespaces.uid_maps.is_empty() && !userns.gave(namespaces) {
-            beyond("namespaces.uid_mappings", "chooses ids of the host")?;
+            without("host_user_namespace", "namespaces.uid_mappings", "chooses ids of the host")?;
         }
     }
     Ok(())
@@ -116,7 +132,7 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
     target(&format!("{field}.target"), &mount.target)?;
     propagation(field, mount)?;
     let dirs = &grants.bounds.mounts;
-    let verb = "mounts";
+    let verb = ("mounts", "mounts");
     match &mount.source {
         MountSource::Tmpfs { .. } => Ok(()),
         MountSource::Device { source, .. } => {
@@ -141,7 +157,7 @@ pub fn mount(field: &str, mount: &Mount, grants: &Grants) -> Result {
 /// Checks a mount that was made in a living container: by the facts that were stored with it.
 pub fn made(made: &Shown, grants: &Grants) -> Result {
     let at = |what: &str| {
-        let problem = format!("has {what} mounted on {} since", made.mount.target);
+        let problem = format!("has {what} mounted on {}, since it was started", made.mount.target);
         beyond("mounts", problem)
     };
     let Some(facts) = &made.facts else { return at("something of which nothing is known") };
@@ -197,7 +213,7 @@ pub fn confinement(
     let more = capabilities & !(Confinement::DEFAULT_CAPABILITIES | grants.capabilities);
     if more != 0 {
         let problem = format!("adds {}", capability::names(more).join(", "));
-        beyond(at("cap_add"), problem)?;
+        without("capabilities", at("cap_add"), problem)?;
     }
     if oom_score_adj.is_some_and(|adj| adj < 0) {
         beyond(
@@ -208,10 +224,16 @@ pub fn confinement(
     Ok(())
 }
 
-fn host_path(field: &str, verb: &str, path: &Path, dirs: &[std::path::PathBuf]) -> Result {
+/// `grant` and `verb`: what would allow it, and what it does with the path.
+fn host_path(
+    field: &str,
+    (grant, verb): (&'static str, &str),
+    path: &Path,
+    dirs: &[std::path::PathBuf],
+) -> Result {
     match within(dirs, path) {
         Some(_) => Ok(()),
-        None => beyond(field, format!("{verb} {} of the host", path.display())),
+        None => without(grant, field, format!("{verb} {} of the host", path.display())),
     }
 }
 

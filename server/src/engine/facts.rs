@@ -5,7 +5,11 @@ use std::{io, os::fd::AsFd as _};
 use conti_runtime::{host, own};
 use rustix::mount::{FsOpenFlags, fsopen};
 
-use super::{Config, cgroup::Cgroups, userns::Userns};
+use super::{
+    Config,
+    cgroup::Cgroups,
+    userns::{self, Userns},
+};
 
 /// The host of an agent.
 #[derive(Debug, Clone)]
@@ -118,14 +122,11 @@ fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
             overlay_layer_fds(),
             "overlayfs is told its layers by path (Linux 6.13)",
         ),
-        feature(
-            "user_namespaces",
-            userns.problem.is_none(),
-            &format!(
-                "containers have the host's user namespace: {}",
-                userns.problem.as_deref().unwrap_or_default()
-            ),
-        ),
+        Feature {
+            name: "user_namespaces",
+            available: userns.problem.is_none(),
+            detail: whose_ids(userns),
+        },
         feature(
             "device_policy",
             cgroups.enforces_devices(),
@@ -143,6 +144,17 @@ fn features(cgroups: &Cgroups, userns: &Userns) -> Vec<Feature> {
         ),
         feature("time_namespace", own::exists("/proc/self/ns/time"), "time namespaces are refused"),
     ]
+}
+
+fn whose_ids(userns: &Userns) -> String {
+    match (&userns.problem, userns.wanted) {
+        (Some(problem), _) => format!("containers have the host's user namespace: {problem}"),
+        (None, userns::Default::Host) => {
+            "containers have the host's unless they ask for their own: contid runs with --userns host"
+                .to_owned()
+        }
+        (None, userns::Default::Auto) => format!("each container has its own, with ids of {}", userns.pool),
+    }
 }
 
 fn filesystem(name: &str) -> bool {

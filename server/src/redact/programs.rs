@@ -81,6 +81,7 @@ const PROGRAMS: &[Program] = &[
     of(&["xfreerdp*", "wfreerdp*", "rdesktop"], &[After("-p"), Glued("/p: /password:")]),
     of(&["ipmitool"], &[After("-P")]),
     of(&["set password"], &[Operands(1)]),
+    of(&["ip xfrm"], &[Operands(2)]),
     of(&["radtest"], &[Operands(1)]),
     of(&["radclient"], &[Operands(2)]),
     of(&["snmp*", "net-snmp-*"], &[After("-A -X -c")]),

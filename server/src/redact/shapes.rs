@@ -387,6 +387,7 @@ const GIVEN: &[&str] = &[
     "curl  http://h/#access_token=hunter2",
     "env  SSHPASS=hunter2  sshpass  -e  ssh  h",
     "openssl  dgst  -mac  HMAC  -macopt  hexkey:hunter2  f",
+    "ip  xfrm  state  add  src  1.2.3.4  dst  1.2.3.5  proto  esp  spi  1  enc  aes  hunter2",
     "openssl  s_client  -psk  hunter2",
     "openssl  enc  -K  hunter2  -iv  0",
     "openssl  pkeyutl  -passin=pass:hunter2",

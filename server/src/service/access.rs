@@ -85,8 +85,7 @@ impl<S> Access<S> {
         let caller = self.policy.now().caller(peer).ok_or_else(|| status::no_role(peer))?;
         let least = LEAST.get(path).ok_or_else(|| status::unknown_method(path))?;
         if caller.role < *least {
-            let what = format!("{} is not for its role", path.trim_start_matches('/'));
-            return Err(status::denied(&caller, *least, "method", &what));
+            return Err(status::denied(&caller, *least, "method", &in_words(path)));
         }
         Ok(caller)
     }
@@ -101,6 +100,20 @@ impl<S> Access<S> {
         let code = status::code_name(status.code());
         self.log.denied(who, path, Subject::default(), code, status.message());
     }
+}
+
+/// A method in words, and as it is: `stop container (conti.v1.ContainerService/StopContainer)`.
+fn in_words(path: &str) -> String {
+    let path = path.trim_start_matches('/');
+    let method = path.rsplit('/').next().unwrap_or(path);
+    let mut words = String::new();
+    for letter in method.chars() {
+        if letter.is_ascii_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_lowercase());
+    }
+    format!("{words} ({path})")
 }
 
 /// Whether a request is a call of gRPC. A page in a browser can have others sent, with the certificate of who looks at

@@ -106,8 +106,9 @@ impl Call {
                 let check = |one| reached::reached(one, grants, engine.userns());
                 surroundings.iter().try_for_each(check)
             })
-            .map_err(|Beyond { field, problem }| {
-                denied(&format!("the session is not confined: {field} {problem}"))
+            .map_err(|Beyond { field, problem, grant }| {
+                let what = format!("the session is not confined: {field} {problem}");
+                status::denied_without(&self.caller, Role::Admin, grant, "session", &what)
             })?;
         // Also if the caller does not see it: one that is damaged has no labels.
         match engine.stored(&Scope::default(), container) {
@@ -143,17 +144,17 @@ impl Call {
             return Err(status::denied(&self.caller, Role::Admin, "container", what));
         }
         self.confined(engine, container).map_err(|beyond| {
-            let Beyond { field, problem } = beyond;
+            let Beyond { field, problem, grant } = beyond;
             let name = &container.spec.name;
             let what = format!("container {name} is not confined: {field} {problem}");
-            status::denied(&self.caller, Role::Admin, &field, &what)
+            status::denied_without(&self.caller, Role::Admin, grant, &field, &what)
         })
     }
 
     /// Whether a container, each whose namespaces it has joined, and each that is in its pid namespace, is one that the
     /// caller may have. Each is looked at once, however they have joined one another.
     fn confined(&self, engine: &Engine, container: &Container) -> Result<(), Beyond> {
-        let joins = |problem: String| Beyond { field: "namespaces".to_owned(), problem };
+        let joins = |problem| Beyond { field: "namespaces".to_owned(), problem, grant: None };
         self.confined_alone(engine, container)?;
         let mut seen = HashSet::from([container.id.clone()]);
         let mut left: Vec<String> = container.spec.joins().cloned().collect();
@@ -343,7 +344,11 @@ impl Call {
         let grants = &self.caller.grants;
         let chosen = !spec.namespaces.uid_maps.is_empty() && !grants.host_user_namespace;
         let own_ids = match chosen {
-            true => rules::beyond("namespaces.uid_mappings", "chooses ids of the host"),
+            true => rules::without(
+                "host_user_namespace",
+                "namespaces.uid_mappings",
+                "chooses ids of the host",
+            ),
             false => Ok(()),
         };
         own_ids
@@ -352,8 +357,9 @@ impl Call {
         if let Some((name, value)) =
             self.caller.scope.0.iter().find(|(name, value)| spec.labels.get(*name) != Some(value))
         {
-            let what =
-                format!("it may only make containers with the label {name}={value}; give it");
+            let what = format!(
+                "it may only make containers with the label {name}={value}, and this one has it not"
+            );
             return Err(status::denied(&self.caller, Role::Admin, &format!("{at}.labels"), &what));
         }
         let ids: Vec<String> = spec.joins().cloned().collect();
@@ -422,6 +428,10 @@ impl Call {
             SessionTarget::Debug(target, Tools::Host) => {
                 self.target(engine, target.clone()).await?;
             }
+            SessionTarget::Process(_) => self.admin(
+                &format!("{at}.target"),
+                "where it enters only parts of a target, the rest is the host's; a container is entered as a whole",
+            )?,
             _ => self.admin(&format!("{at}.target"), "it reaches the host")?,
         }
         Ok(spec)
@@ -438,18 +448,12 @@ impl Call {
         }
         let checked = rules::target("mount.target", &mount.target)
             .and_then(|()| rules::propagation("mount", mount));
-        checked.map_err(|beyond| {
-            let what = format!("{} {}", beyond.field, beyond.problem);
-            status::denied(&self.caller, Role::Admin, &beyond.field, &what)
-        })?;
+        checked.map_err(|beyond| self.denied(beyond))?;
         // A path of a container that the caller may enter is none of the host.
         let inside = in_container && matches!(mount.source, MountSource::Bind { .. });
         if !inside {
             let checked = rules::mount("mount", mount, &self.caller.grants);
-            checked.map_err(|Beyond { field, problem }| {
-                let what = format!("{field} {problem}");
-                status::denied(&self.caller, Role::Admin, &field, &what)
-            })?;
+            checked.map_err(|beyond| self.denied(beyond))?;
         }
         Ok(Some(self.caller.grants.bounds.mounts.clone()))
     }
@@ -468,8 +472,11 @@ impl Call {
                     Target::Process { .. } | Target::Host => None,
                 };
                 let made = made.ok_or_else(|| {
-                    let what = "only what was mounted into a living container is unmounted there";
-                    status::denied(&self.caller, Role::Admin, "point", what)
+                    let what = format!(
+                        "nothing was mounted on {:?} while the container ran, and the rest is a part of it",
+                        String::from_utf8_lossy(&point)
+                    );
+                    status::denied(&self.caller, Role::Admin, "point", &what)
                 })?;
                 Ok(Which::Id(made.id.clone()))
             }
@@ -485,9 +492,12 @@ impl Call {
     }
 
     fn beyond(&self, at: &str, beyond: Beyond) -> Status {
-        let field = format!("{at}.{}", beyond.field);
-        let what = format!("{field} {}", beyond.problem);
-        status::denied(&self.caller, Role::Admin, &field, &what)
+        self.denied(Beyond { field: format!("{at}.{}", beyond.field), ..beyond })
+    }
+
+    fn denied(&self, Beyond { field, problem, grant }: Beyond) -> Status {
+        let what = format!("{field} {problem}");
+        status::denied_without(&self.caller, Role::Admin, grant, &field, &what)
     }
 }
 

@@ -165,16 +165,30 @@ pub fn sequence(problem: &str) -> Status {
 /// The status of a call whose caller may not have what it asks for. `field`: what of the request it is;
 /// `what`: the same as a sentence.
 pub fn denied(caller: &Caller, needs: Role, field: &str, what: &str) -> Status {
+    denied_without(caller, needs, None, field, what)
+}
+
+/// As [`denied`], where a grant would do as well, as policies write it.
+pub fn denied_without(
+    caller: &Caller,
+    needs: Role,
+    grant: Option<&str>,
+    field: &str,
+    what: &str,
+) -> Status {
     let (name, role) = (caller.name(), caller.role.as_str());
     let needs = needs.as_str();
+    let or = grant.map(|grant| format!(" or a grant of it: {grant} in the agent's policy"));
+    let or = or.unwrap_or_default();
     let message =
-        format!("{name} may not do this: {what} (its role is {role}, this needs {needs})");
-    let metadata = vec![
+        format!("{name} may not do this: {what} (its role is {role}, this needs {needs}{or})");
+    let mut metadata = vec![
         ("identity", name),
         ("role", role.to_owned()),
         ("needs", needs.to_owned()),
         ("field", field.to_owned()),
     ];
+    metadata.extend(grant.map(|grant| ("grant", grant.to_owned())));
     let details = ErrorDetails::new();
     build(Code::PermissionDenied, message, Reason::PermissionDenied, metadata, details)
 }
