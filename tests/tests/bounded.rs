@@ -586,6 +586,24 @@ mod held {
     }
 
     #[test]
+    fn a_deadline_that_passes_while_a_command_is_set_up_ends_it_however_far_that_is() {
+        // By the time that it is killed, what was setting it up has ended, and it is there.
+        let late = "CONTI_TEST_DELAYS=monitor.deadline=300";
+        let agent = Agent::start_behind(|_| ["env", late].map(Into::into).to_vec());
+        container(&agent, "c", &[]);
+        for milliseconds in 1..=8 {
+            let deadline = format!("{milliseconds}ms");
+            let call = ["exec", "--deadline", &deadline, "c", "--", "sleep", "4711"];
+            let ended = agent.ctl(call).timeout(GIVEN_UP).run();
+            let told = ended.errors();
+            assert!(told.contains("deadline") && !told.contains("does not answer"), "{told}");
+        }
+        wait::until_true("it is gone", || !agent.ok(["procs", "c"]).contains("sleep 4711"));
+        agent.ok(["rm", "-f", "c"]);
+        agent.finish();
+    }
+
+    #[test]
     fn a_process_that_is_stopped_before_its_command_is_let_go_on() {
         let stop = "CONTI_TEST_DELAYS=init.execute=stop";
         let agent = Agent::start_behind(|_| ["env", stop].map(Into::into).to_vec());

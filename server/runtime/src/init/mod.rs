@@ -110,6 +110,16 @@ pub enum Child {
     Staged(Stage),
 }
 
+impl Child {
+    /// Readable when it has ended.
+    pub fn pidfd(&self) -> &OwnedFd {
+        match self {
+            Child::Born { pidfd, .. } => pidfd,
+            Child::Staged(stage) => stage.pidfd(),
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) fn sample_plan() -> crate::plan::Plan {
     use crate::plan::*;

@@ -21,10 +21,11 @@ use std::{
     fs::File,
     io::{self, Write},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
@@ -206,12 +207,24 @@ impl Forker {
         self.socket = None;
     }
 
-    /// Gives it up whatever it does: it carries nothing out any more. What it may have cloned by then ends by
-    /// itself, because nobody reads how far its set-up has come.
-    pub fn kill(&mut self) {
-        self.let_go();
+    /// Gives it up whatever it does: it carries nothing out any more. Its last word is still there.
+    pub fn kill(&self) {
         // One that is gone already needs no signal.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits for its end.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let time = Timespec { tv_sec: 0, tv_nsec: i64::from(time.subsec_nanos()) };
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut fds, Some(&time)).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Ends what it has cloned, and had not told of when it was given up.
+    pub fn kill_born(&mut self) {
+        if let Some(Ok(child)) = self.child() {
+            let _ = pidfd_send_signal(child.pidfd(), Signal::KILL);
+        }
     }
 
     /// Whether it is a forker still, and no stage, which is reaped by its own handle.

@@ -60,6 +60,8 @@ pub struct Process {
     killed: bool,
     /// It has ended, and nobody but its tracer can reap it: its pidfd is readable for ever.
     held: bool,
+    /// What was sent to the stage, a kill rather than another: it may have ended before.
+    unheard: Option<i32>,
 }
 
 /// Who is waited for.
@@ -134,6 +136,7 @@ impl Process {
             causes: [None; SIGNALS],
             killed: false,
             held: false,
+            unheard: None,
         }
     }
 
@@ -154,9 +157,10 @@ impl Process {
             }
             init::Outcome::Born { pid, pidfd, signal } => {
                 self.whom = Whom::process(pid, pidfd);
-                // It was meant for the process, which was born a moment before.
-                if let Some(number) = signal {
-                    self.signal(number, None);
+                // It was meant for the process, which was born a moment before. A stage that had ended by then took it
+                // all the same.
+                if let Some(number) = signal.or(self.unheard) {
+                    self.signal(number, self.cause_of(number));
                 }
                 Some(Ok(()))
             }
@@ -265,6 +269,9 @@ impl Process {
         let sent = group || pidfd_send_signal(self.pidfd(), signal).is_ok();
         // A stage that was killed may have cloned before.
         let is_process = matches!(self.whom, Whom::Process { .. });
+        if !is_process && self.unheard != Some(Signal::KILL.as_raw()) {
+            self.unheard = Some(number);
+        }
         self.killed |= sent && signal == Signal::KILL && is_process;
         if sent
             && let Some(slot) = usize::try_from(number).ok().and_then(|n| self.causes.get_mut(n))

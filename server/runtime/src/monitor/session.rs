@@ -26,6 +26,7 @@ use super::{
     streams::Streams,
 };
 use crate::{
+    fault,
     init::{self, Child},
     journal::Writer,
     plan::{Plan, SetupFailure, Step},
@@ -41,6 +42,9 @@ const IDLE_MAX: Duration = Duration::from_secs(64);
 /// signal, or has closed its output; and the longest pause between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// How long a forker that was killed is waited for.
+const UNBORN: Duration = Duration::from_millis(200);
 
 /// How often a monitor whose session is over looks whether anybody may still ask for it.
 const ORPHAN_CHECK: Duration = Duration::from_secs(5);
@@ -249,7 +253,11 @@ impl Session {
                 self.idle.get_or_insert((Instant::now() + IDLE, IDLE));
             }
             Source::Forker => self.handle_forker(),
-            Source::Left => drop(self.left.take_if(|forker| forker.try_reap())),
+            Source::Left => {
+                if let Some(mut forker) = self.left.take_if(|forker| forker.try_reap()) {
+                    forker.kill_born();
+                }
+            }
             Source::Status => self.handle_status(),
             Source::Output(index) => {
                 if self.streams.read(index) {
@@ -303,13 +311,32 @@ impl Session {
         if let Some(process) = &mut self.process {
             process.signal(signal, cause);
             self.look_soon();
-        } else if signal == Signal::KILL.as_raw()
-            && let Some(mut birth) = self.birth.take()
-        {
-            // It may be frozen, and dies when it is not any more; nobody waits for that.
+        } else if signal == Signal::KILL.as_raw() && self.birth.is_some() {
+            self.kill_unborn(cause);
+        }
+    }
+
+    /// Ends what the forker was asked for, which it may have cloned by now.
+    fn kill_unborn(&mut self, cause: Option<KillCause>) {
+        self.handle_forker();
+        if let Some(birth) = &self.birth {
             birth.forker.kill();
-            self.left = Some(birth.forker);
-            self.killed_before_birth(cause);
+            // With its last word. One that is frozen ends when it is not any more, and what that brought forth then.
+            if birth.forker.ends_within(UNBORN) {
+                self.handle_forker();
+            }
+        }
+        match (&mut self.process, self.birth.take()) {
+            (Some(process), _) => {
+                process.signal(Signal::KILL.as_raw(), cause);
+                self.look_soon();
+            }
+            (None, Some(birth)) => {
+                self.left = Some(birth.forker);
+                self.killed_before_birth(cause);
+            }
+            // It has brought forth nothing, which was told.
+            (None, None) => {}
         }
     }
 
@@ -398,6 +425,7 @@ impl Session {
     fn handle_time(&mut self, now: Instant) {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.deadline = None;
+            fault::point("monitor.deadline");
             self.signal(Signal::KILL.as_raw(), Some(KillCause::Deadline));
         }
         if let Some((moment, pause)) = self.look
