@@ -405,22 +405,56 @@ fn an_agent_with_too_few_files_for_what_runs_does_not_start_and_ends_nothing() {
     agent.finish();
 }
 
+/// Starts an agent that stops at a point, which the next one does not.
+fn stopping_at(point: &str) -> Agent {
+    Agent::start_behind(|dir| {
+        let delays = dir.join("delays");
+        fs::write(&delays, format!("{point}=stop")).expect("a file");
+        let script = format!("CONTI_TEST_DELAYS=$(cat {}) exec \"$@\"", delays.display());
+        ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
+    })
+}
+
+/// Does something with the client until the agent stops at its point, and kills the agent.
+fn cut_off(agent: &mut Agent, args: &[&str]) -> std::process::Child {
+    let mut client = agent.ctl(args.iter().copied()).into_command();
+    let client = client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let client = client.spawn().expect("contictl can be started");
+    let contid = host::pinned(agent.pid()).expect("the agent is there");
+    wait::until_true("the agent has come to its point", || contid.is_stopped());
+    agent.kill_stopped();
+    fs::write(agent.path("delays"), "").expect("a file");
+    client
+}
+
+/// What was left of the run before has a main session too, which is not the one that runs.
+#[test]
+fn a_container_that_is_started_again_when_the_agent_is_killed_runs_on() {
+    let mut agent = stopping_at("start.begun");
+    let script = "test -e /ran && exec sleep 1000; touch /ran; exit 7";
+    agent.ok(["run", "-d", "--name", "c", "--", "sh", "-c", script]);
+    agent.ctl(["wait", "c"]).run().exits(7);
+    let mut client = cut_off(&mut agent, &["start", "c"]);
+    let sessions =
+        |agent: &Agent| fs::read_dir(agent.path("state/sessions")).expect("a directory").count();
+    assert_eq!(sessions(&agent), 2, "of both runs");
+    agent.restart();
+    assert!(agent.ok(["ps"]).contains("running"), "{}", agent.ok(["ps", "-a"]));
+    assert_eq!(sessions(&agent), 1);
+    agent.ok(["exec", "c", "--", "true"]);
+    assert!(!agent.log().contains("no container that is known"), "{}", agent.log());
+    agent.ok(["stop", "-t", "0", "c"]);
+    agent.ctl(["wait", "c"]).run().exits(137);
+    client.wait().expect("a child can be waited for");
+    agent.ok(["rm", "c"]);
+    agent.finish();
+}
+
 /// Ends an agent at a point of the removal of what has ended, and looks what the next one makes of what is left.
 fn is_cut_off(point: &str, left_behind: impl FnOnce(&Agent)) {
-    let delays = |dir: &std::path::Path| dir.join("delays");
-    let mut agent = Agent::start_behind(|dir| {
-        fs::write(delays(dir), format!("{point}=stop")).expect("a file");
-        let script = format!("CONTI_TEST_DELAYS=$(cat {}) exec \"$@\"", delays(dir).display());
-        ["sh", "-c", &script, "sh"].map(Into::into).to_vec()
-    });
-    let mut run = agent.ctl(["run", "--rm", "--", "true"]).into_command();
-    let mut run =
-        run.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("contictl can be started");
-    let contid = host::pinned(agent.pid()).expect("the agent is there");
-    wait::until_true("the agent has begun to remove it", || contid.is_stopped());
-    agent.kill_stopped();
+    let mut agent = stopping_at(point);
+    let mut run = cut_off(&mut agent, &["run", "--rm", "--", "true"]);
     left_behind(&agent);
-    fs::write(delays(&agent.path("")), "").expect("a file");
     agent.restart();
     assert_eq!(agent.ok(["ps", "-aq"]), "", "no container is made of it");
     for dir in ["state/sessions", "data/containers"] {

@@ -306,6 +306,8 @@ impl Engine {
         match container.state() {
             ContainerState::Created => {
                 let session = self.main_session(&container.id)?;
+                // What could not be begun now would be given up.
+                container.check_thawed()?;
                 self.record_as(&session, record).await?;
                 container.now().start_time = Some(SystemTime::now());
                 container.save(&self.facts.boot_id)?;
@@ -335,6 +337,7 @@ impl Engine {
                     }
                     self.drop_session(failed);
                 } else if let Some(old) = before.0 {
+                    fault::point("start.begun").await;
                     self.drop_session(Some(old));
                 }
                 begun

@@ -8,6 +8,7 @@ mod monitors;
 mod places;
 
 use std::{
+    collections::HashSet,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -120,7 +121,7 @@ impl Engine {
             found.into_iter().partition(|f| f.session().record.main);
         let homeless = main.iter().chain(&others).any(Found::is_homeless);
         let (mut keep, mut owned) = (Vec::new(), Vec::new());
-        for session in main.into_iter().chain(others) {
+        for session in self.without_earlier(main).into_iter().chain(others) {
             self.take_over(session, &mut keep).await;
         }
         for container in self.registry.containers() {
@@ -152,6 +153,26 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Main sessions without those of earlier runs, which are removed: the agent died while it started their containers
+    /// again.
+    fn without_earlier(&self, main: Vec<Found>) -> Vec<Found> {
+        let ids: HashSet<String> = main.iter().map(|found| found.session().id.clone()).collect();
+        let is_earlier = |found: &Found| {
+            let session = found.session();
+            let of = session.record.container.as_ref();
+            let container = of.and_then(|of| self.registry.container(&of.id).ok());
+            let current = container.map(|container| container.now().session_id.clone());
+            matches!(found, Found::Ended(..))
+                && current.is_some_and(|current| current != session.id && ids.contains(&current))
+        };
+        let (earlier, main): (Vec<Found>, Vec<Found>) = main.into_iter().partition(is_earlier);
+        for session in earlier.iter().map(Found::session) {
+            info!(session = session.id, "is of an earlier run of its container, and is removed");
+            store::remove(&session.dir);
+        }
+        main
     }
 
     /// The container of a directory. `None`: it never came to be one, or its removal has begun; it is `left` then.
