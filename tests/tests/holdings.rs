@@ -104,6 +104,61 @@ fn heavy_what_one_identity_makes_the_agent_hold_is_bounded() {
     world.agent.finish();
 }
 
+/// A container in the pid namespace of `own`, with as much in the way of mounts.
+fn neighbour(name: &str, mounts: usize) -> ContainerSpec {
+    let deep = "x".repeat(200);
+    // What is the same is kept once.
+    let deep = format!("/mnt/{name}/{}", [deep.as_str(); 18].join("/"));
+    let tmpfs = |n: usize| v1::Mount {
+        target: format!("{deep}/{n}"),
+        source: Some(v1::mount::Source::Tmpfs(v1::TmpfsMount::default())),
+        read_only: false,
+    };
+    let pid =
+        v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "own".to_owned() };
+    let namespaces = v1::Namespaces { pid: Some(pid), ..Default::default() };
+    let mounts = (0..mounts).map(tmpfs).collect();
+    ContainerSpec { mounts, namespaces: Some(namespaces), ..sleeper(name) }
+}
+
+#[test]
+fn heavy_what_neighbours_bring_counts_to_them() {
+    const SESSIONS: usize = 100;
+    let world = World::start("");
+    world.agent.block_on(async {
+        let mut olga = world.as_role("olga", "operator").api().await.expect("it may look");
+        let mut carl = world.as_role("carl", "operator").api().await.expect("it may look");
+        olga.run(sleeper("own")).await.expect("it may");
+        for _ in 0..SESSIONS {
+            exec(&mut olga, "").await.expect("it may");
+        }
+        // Each is kept with all of these sessions.
+        let mut n = 0;
+        loop {
+            assert!(n < 20, "it brings any number of containers");
+            match carl.run(neighbour(&format!("beside{n}"), 40)).await {
+                Ok(_) => n += 1,
+                refusal => break refused(refusal, "one more"),
+            }
+        }
+        assert!(n > 0, "one at least");
+        // Who was there before has as much room as ever.
+        let mut dora = world.as_role("dora", "operator").api().await.expect("it may look");
+        let (left, all) = (fill(&mut olga, 960_000).await, fill(&mut dora, 970_000).await);
+        assert!(left + 3 >= all, "{left} of {all}");
+        while !dora.list().await.iter().any(|one| one.name.starts_with("c970000")) {
+            dora.delete_all().await.expect("its own");
+        }
+        for name in (0..n).map(|n| format!("beside{n}")) {
+            carl.delete(&name).await.expect("its own");
+        }
+        while !olga.list().await.is_empty() {
+            olga.delete_all().await.expect("its own");
+        }
+    });
+    world.agent.finish();
+}
+
 #[test]
 fn whoever_has_many_sessions_leaves_files_to_others() {
     let limited = ["sh", "-c", "ulimit -n 400; exec \"$@\"", "sh"];

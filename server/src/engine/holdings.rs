@@ -116,6 +116,39 @@ impl Holding {
         *held = held.saturating_sub(*now) + bytes;
         *now = bytes;
     }
+
+    fn bytes(&self) -> usize {
+        *self.bytes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is held for a session: by whoever started it, and by those who brought more within its reach since.
+#[derive(Debug)]
+pub struct Shares {
+    own: Holding,
+    brought: Vec<Holding>,
+}
+
+impl Shares {
+    /// As it was started.
+    pub fn new(own: Holding) -> Shares {
+        Shares { own, brought: Vec::new() }
+    }
+
+    /// It takes so much now. `by`: who brought what it has become larger by, if not whoever started it.
+    pub fn set(&mut self, bytes: usize, by: Option<&str>) {
+        let before = self.own.bytes() + self.brought.iter().map(Holding::bytes).sum::<usize>();
+        let Some(more) = bytes.checked_sub(before) else {
+            return self.own.set(self.own.bytes().saturating_sub(before - bytes));
+        };
+        match by.filter(|by| *by != self.own.owner) {
+            None => self.own.set(self.own.bytes() + more),
+            Some(by) => match self.brought.iter().find(|one| one.owner == by) {
+                Some(one) => one.set(one.bytes() + more),
+                None => self.brought.push(self.own.of.note(Some(by), more)),
+            },
+        }
+    }
 }
 
 impl Drop for Holding {

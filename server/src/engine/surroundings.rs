@@ -2,7 +2,7 @@
 //! started it, and so may read what it wrote. They are kept with the session and with its recording, which
 //! outlive the container.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use conti_runtime::{inspect::held_namespaces::HeldNamespaces, plan::NsType};
 use serde::{Deserialize, Serialize};
@@ -255,7 +255,8 @@ impl Engine {
         }
         let brought = self.all_shown_in(container);
         let bytes = size(&brought);
-        let mut more: HashMap<Option<String>, usize> = HashMap::new();
+        let by = container.spec.maker.as_deref();
+        let mut more = 0;
         let mut is_too_much = |session: &Arc<Session>| {
             let before = session.surroundings();
             let mut now = before.clone();
@@ -263,7 +264,7 @@ impl Engine {
             if session.ended() || before == now {
                 return false;
             }
-            *more.entry(session.record.maker.clone()).or_default() += bytes;
+            more += bytes;
             let grows = |before: Vec<Reached>, now: Vec<Reached>| {
                 now.len() > NEIGHBOURS_MAX && now.len() > before.len()
             };
@@ -284,11 +285,12 @@ impl Engine {
                 });
             }
         }
-        // What it is made of is kept with each of them.
-        more.iter().try_for_each(|(of, bytes)| self.holdings.check(of.as_deref(), *bytes))?;
+        // What it is made of is kept with each of them, and counts to who brings it.
+        self.holdings.check(by, more)?;
         // One that has ended reads nothing of it.
         let runs = |session: &Session| !session.ended();
-        let note = |other: &Arc<Container>| self.note_in(&other.id, runs, |of| add(of, &brought));
+        let note =
+            |other: &Arc<Container>| self.note_in(&other.id, by, runs, |of| add(of, &brought));
         reaching.iter().try_for_each(note)
     }
 
@@ -304,8 +306,10 @@ impl Engine {
         // What has ended in between may have seen it, and is told what is known of it in the end.
         let concerns =
             |session: &Session| !session.ended() || has_noted(&session.reached(), &shown.id);
-        let noted =
-            all.iter().map(|id| self.note_in(id, concerns, |of| note_mount(of, shown, there)));
+        let by = self.registry.container(container).ok().and_then(|one| one.spec.maker.clone());
+        let note =
+            |id| self.note_in(id, by.as_deref(), concerns, |of| note_mount(of, shown, there));
+        let noted = all.iter().map(|id| note(id));
         noted.fold(Ok(()), Result::and)
     }
 
@@ -316,10 +320,12 @@ impl Engine {
         reaching.iter().map(|one| one.id.clone()).chain([container.to_owned()]).collect()
     }
 
-    /// Notes something with those sessions in a container that it concerns, and with their recordings.
+    /// Notes something with those sessions in a container that it concerns, and with their recordings. `by`: who brings
+    /// it.
     fn note_in(
         &self,
         container: &str,
+        by: Option<&str>,
         concerns: impl Fn(&Session) -> bool,
         change: impl Fn(&mut Surroundings),
     ) -> Result<()> {
@@ -328,7 +334,7 @@ impl Engine {
         let noted = all.into_iter().map(|session| {
             let mut reached = session.reached();
             change(&mut reached);
-            match self.write_surroundings(&session, &reached) {
+            match self.write_surroundings(&session, &reached, by) {
                 // Its record, or its recording, has been removed meanwhile.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
                 written => written.map_err(io_error("cannot write what a session comes to reach")),
@@ -337,23 +343,24 @@ impl Engine {
         noted.fold(Ok(()), Result::and)
     }
 
-    fn write_surroundings(&self, session: &Session, now: &Surroundings) -> io::Result<()> {
+    fn write_surroundings(
+        &self,
+        session: &Session,
+        now: &Surroundings,
+        by: Option<&str>,
+    ) -> io::Result<()> {
         session.surroundings_changes.send_replace(());
-        session.write_record(now)?;
+        session.write_record(now, by)?;
         match session.recorded() {
             Some(_) => self.recordings().set_surroundings(&session.id, now.clone()),
             None => Ok(()),
         }
     }
 
-    /// How many sessions of each identity a mount in a container is kept with.
-    pub(super) fn sessions_reaching(&self, container: &str) -> HashMap<Option<String>, usize> {
+    /// How many sessions a mount in a container is kept with.
+    pub(super) fn sessions_reaching(&self, container: &str) -> usize {
         let all = self.with_reaching(container).into_iter();
-        let mut counts = HashMap::new();
-        for session in all.flat_map(|one| self.registry.sessions_and_opening(&one)) {
-            *counts.entry(session.record.maker.clone()).or_default() += 1;
-        }
-        counts
+        all.map(|one| self.registry.sessions_and_opening(&one).len()).sum()
     }
 
     /// Whether a container is another one, or reaches it.
@@ -384,7 +391,7 @@ impl Engine {
         let reached = session.reached();
         match *reached == session.record.surroundings {
             true => Ok(()),
-            false => self.write_surroundings(session, &reached),
+            false => self.write_surroundings(session, &reached, None),
         }
     }
 }
@@ -400,14 +407,16 @@ impl Session {
         self.surroundings_changes.subscribe()
     }
 
-    /// Writes its record with what has changed since it was opened.
-    pub(super) fn write_record(&self, surroundings: &Surroundings) -> io::Result<()> {
+    /// Writes its record with what has changed since it was opened. `by`: who changed it, if not whoever started it.
+    pub(super) fn write_record(
+        &self,
+        surroundings: &Surroundings,
+        by: Option<&str>,
+    ) -> io::Result<()> {
         let surroundings = surroundings.clone();
         let mut record = Record { surroundings, ..self.record.clone() };
         record.io.policy.record = self.recorded();
-        if let Some(holding) = self.holding.get() {
-            holding.set(size(&record));
-        }
+        self.count(size(&record), by);
         record.write(&self.dir)
     }
 }

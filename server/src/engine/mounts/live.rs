@@ -274,16 +274,15 @@ impl Engine {
         }
     }
 
-    /// Checks whether there is room for one more mount in a container: it counts to what is held of its maker, and of
-    /// all whose sessions reach it.
+    /// Checks whether there is room for one more mount in a container: it counts to what is held of its maker, with each
+    /// session that reaches it.
     fn check_room_for(&self, made: &Made) -> Result<()> {
         let Some(container) = &made.container_id else { return Ok(()) };
         let maker = self.registry.container(container)?.spec.maker.clone();
         let own = |id: &str| self.registry.container(id).is_ok_and(|one| one.spec.maker == maker);
         let bytes = size(&made.shown());
-        self.holdings.check(maker.as_deref(), self.made_mounts.size_in(own) + bytes)?;
-        let mut reaching = self.sessions_reaching(container).into_iter();
-        reaching.try_for_each(|(of, count)| self.holdings.check(of.as_deref(), count * bytes))
+        let kept = self.sessions_reaching(container).saturating_mul(bytes);
+        self.holdings.check(maker.as_deref(), self.made_mounts.size_in(own) + bytes + kept)
     }
 
     /// Has it attached: whether it is of the kernel's then.

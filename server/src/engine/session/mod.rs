@@ -40,7 +40,7 @@ use super::{
     cgroup::Cgroups,
     counts::Counts,
     error::{Error, Result, Stuck},
-    holdings::Holding,
+    holdings::{Holding, Shares},
     info::{SessionEnd, SessionInfo, SessionState},
     monitor::Monitor,
     process,
@@ -68,7 +68,7 @@ pub struct Session {
     /// Shared with the monitor until the end; a copy of what is left from then on.
     journal: RwLock<Journal>,
     /// What it makes the agent hold.
-    pub(super) holding: OnceLock<Holding>,
+    shares: OnceLock<Mutex<Shares>>,
     /// The process that starts the session's own for the monitor, where there is one.
     forker: Option<ProcessId>,
     /// The monitor, as long as there is one.
@@ -174,7 +174,14 @@ impl Session {
     /// Counts it to what its maker makes the agent hold.
     pub(super) fn hold(&self, holding: Holding) {
         // Once.
-        let _ = self.holding.set(holding);
+        let _ = self.shares.set(Mutex::new(Shares::new(holding)));
+    }
+
+    /// Its record takes so much now. `by`: who brought what came since, if not whoever started it.
+    pub(super) fn count(&self, bytes: usize, by: Option<&str>) {
+        if let Some(shares) = self.shares.get() {
+            shares.lock().unwrap_or_else(PoisonError::into_inner).set(bytes, by);
+        }
     }
 
     /// Puts a session together. `monitor` and `to_monitor` are missing where it has ended already.
@@ -198,7 +205,7 @@ impl Session {
             record,
             dir,
             journal: RwLock::new(journal),
-            holding: OnceLock::new(),
+            shares: OnceLock::new(),
             forker: monitor.as_ref().and_then(|monitor| monitor.forker()),
             monitor: Mutex::new(monitor),
             to_monitor: Mutex::new(to_monitor),
@@ -371,7 +378,7 @@ impl Session {
         let state = state.unwrap_or_else(|| Err(self.obstacle("the command was to be set up")));
         if state.is_err() {
             // A monitor that is stopped hears it when it goes on.
-            let _ = self.kill(protocol::KillCause::Client);
+            let _ = self.kill(protocol::KillCause::ContainerGone);
         }
         state
     }

@@ -179,7 +179,7 @@ impl Engine {
                 Tape::create(self.recordings(), about, wanted, &session.dir)
             });
             let tape = tape.transpose()?;
-            session.write_record(&reached)?;
+            session.write_record(&reached, None)?;
             Ok(tape)
         })();
         match begun {
