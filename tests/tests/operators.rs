@@ -317,7 +317,7 @@ fn what_of_another_team_has_joined_ones_own_is_not_named() {
         let joined =
             v1::Namespace { mode: v1::NamespaceMode::Container.into(), container: "mine".into() };
         let joins = v1::Namespaces { pid: Some(joined), ..Default::default() };
-        let red = ContainerSpec { namespaces: Some(joins), ..labelled("theirs", "red") };
+        let red = ContainerSpec { namespaces: Some(joins.clone()), ..labelled("theirs", "red") };
         admin.run(red).await.expect("an admin joins anything");
         let mine = || Some(v1::Target { target: Some(target::Target::Container("mine".into())) });
         // Its processes are in sight, as they are inside. Whose they are is not.
@@ -332,6 +332,24 @@ fn what_of_another_team_has_joined_ones_own_is_not_named() {
             let shown = format!("{processes:?}");
             assert!(shown.matches("sleep").count() >= 2, "{shown}");
             assert_eq!(shown.contains("theirs"), told, "{shown}");
+        }
+        // Nor what it is made of, where that closes what one could have before.
+        let secret = world.agent.scratch("codename");
+        std::fs::create_dir(&secret).expect("a directory");
+        let mut joins = joins;
+        joins.user = joins.pid.clone();
+        let zebra = ContainerSpec {
+            namespaces: Some(joins),
+            mounts: vec![bind(&secret, "/zebra")],
+            ..labelled("zebra", "red")
+        };
+        let session = blue.get("mine").await.expect("its own").session_id;
+        admin.run(zebra).await.expect("an admin joins anything");
+        for open in [wire::attach(&session, None), wire::view(&session)] {
+            let refused = wire::Wire::open(&mut blue, open).await.err().expect("not any more");
+            assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+            let said = format!("{refused:?}");
+            assert!(!said.contains("codename") && !said.contains("zebra"), "{refused:?}");
         }
     });
     world.agent.finish();

@@ -106,9 +106,15 @@ impl Call {
                 let check = |one| reached::reached(one, grants, engine.userns());
                 surroundings.iter().try_for_each(check)
             })
-            .map_err(|Beyond { field, problem, grant }| {
-                let what = format!("the session is not confined: {field} {problem}");
-                status::denied_without(&self.caller, Role::Admin, grant, "session", &what)
+            .map_err(|Beyond { field, problem, grant }| match self.caller.scope.0.is_empty() {
+                true => {
+                    let what = format!("the session is not confined: {field} {problem}");
+                    status::denied_without(&self.caller, Role::Admin, grant, "session", &what)
+                }
+                // Whose that is, it need not see.
+                false => {
+                    denied("the session reaches, or has reached, what this caller may not have")
+                }
             })?;
         // Also if the caller does not see it: one that is damaged has no labels.
         match engine.stored(&Scope::default(), container) {
