@@ -27,6 +27,7 @@ use rustix::{
 use super::{
     Engine, bounds,
     error::{Error, errno_text, setup_sentence},
+    sources::bind::{self, HostPath},
     spec::{ContainerSpec, MountSource, Rootfs},
 };
 
@@ -57,8 +58,13 @@ impl Engine {
     async fn unmappable(&self, failure: &SetupFailure, spec: &ContainerSpec) -> Option<String> {
         let map = *spec.namespaces.uid_maps.first()?;
         let target = failure.argument.clone();
+        let bounds = spec.bounds.as_ref();
+        let mut within = bounds.map(|bounds| bounds.mounts.clone());
         let found = match (target.as_str(), &spec.rootfs) {
-            ("/", Rootfs::Dir { path, .. }) => Some((path.clone(), true)),
+            ("/", Rootfs::Dir { path, .. }) => {
+                within = bounds.map(|bounds| bounds.rootfs.clone());
+                Some((path.clone(), true))
+            }
             _ => {
                 let mount = spec.mounts.iter().find(|mount| mount.target == target)?;
                 match &mount.source {
@@ -82,7 +88,8 @@ impl Engine {
         let of = source.clone();
         let part = bounds::foreign(bounds::SOURCES, "cannot look at a mount", move || {
             let namespace = UserNamespace::new(image.as_fd(), map).ok()?;
-            unmappable_part(&of, recursive, namespace.fd.as_fd())
+            let source = HostPath { path: &of, within: within.as_deref() };
+            unmappable_part(source, recursive, namespace.fd.as_fd())
         });
         let part = part.await.ok().flatten();
         Some(sentence(failure, &Unmappable { source, part }))
@@ -140,11 +147,13 @@ pub fn takes_none(fs_type: &str) -> String {
 /// The first mount at a path of the host, or below it where `recursive`, that takes no id map: where it lies, and
 /// why, in words that go on from there.
 pub fn unmappable_part(
-    source: &Path,
+    source: HostPath<'_>,
     recursive: bool,
     user_ns: BorrowedFd<'_>,
 ) -> Option<(PathBuf, String)> {
-    let at = open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    // As it was opened: a link may have been put in its place, which is not to tell of what lies elsewhere.
+    let at = bind::open(source, "mount", "cannot open").ok()?;
+    let source = source.path;
     let real = own::read_link(format!("/proc/self/fd/{}", at.as_raw_fd()));
     let (real, top) = (real.ok()?, mount_id(&at).ok()?.id);
     let text = host::read("/proc/self/mountinfo").ok()?;

@@ -24,7 +24,7 @@ use crate::engine::{
     error::{Error, Result},
     explain,
     sources::{
-        bind::{self, Bind},
+        bind::{self, Bind, HostPath},
         requested,
     },
     spec::{Mount, MountSource, Target},
@@ -167,10 +167,11 @@ async fn map_ids(mounted: &OwnedFd, to: &Site, wanted: &Wanted) -> Result<()> {
     };
     let (source, part) = match &wanted.mount.source {
         MountSource::Bind { source, recursive, .. } if wanted.source_container.is_none() => {
-            let (of, recursive) = (source.clone(), *recursive);
+            let (of, recursive, within) = (source.clone(), *recursive, wanted.within.clone());
             let user = to.held.fd(NsType::User).and_then(|user| user.try_clone_to_owned().ok());
             let part = bounds::foreign(bounds::SOURCES, "cannot look at a mount", move || {
-                explain::unmappable_part(&of, recursive, user?.as_fd())
+                let source = HostPath { path: &of, within: within.as_deref() };
+                explain::unmappable_part(source, recursive, user?.as_fd())
             });
             (source.clone(), part.await.ok().flatten())
         }
