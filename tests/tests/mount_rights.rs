@@ -190,12 +190,16 @@ fn a_tree_with_a_proc_in_it_is_an_operators_to_bind_in_no_way() {
             assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
         }
         assert_eq!(run(&mut api, "ls /mnt").await.expect("it may").1, "");
-        // Without the mounts below, and where there are none.
-        let spec = ContainerSpec { mounts: vec![bound(&granted, "/m", false)], ..sleeper("c") };
-        api.run(spec).await.expect("the directory alone");
+        // Without what is mounted below it would be laid bare.
+        let alone = bound(&granted, "/mnt/r", false);
+        let refused = mount(&mut api, alone.clone(), "").await.expect_err("what lies below");
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        let spec = ContainerSpec { mounts: vec![alone], ..sleeper("c") };
+        let refused = api.run(spec).await.expect_err("what lies below");
+        assert!(refused.message().contains("mounted below"), "{refused:?}");
         for (source, recursive, from) in [
             (Path::new("/"), false, "own"),
-            (&granted, false, ""),
+            (&granted.join("plain"), false, ""),
             (&granted.join("plain"), true, ""),
         ] {
             let made = mount(&mut api, bound(source, "/mnt/r", recursive), from).await;

@@ -394,7 +394,8 @@ fn what_a_link_led_a_live_mount_to_is_kept_with_the_sessions_that_it_reaches() {
 fn no_link_in_the_place_of_a_granted_device_leads_to_another() {
     let world = World::start("");
     let places = Places::make(&world);
-    let device = places.srv.join("device");
+    // Not where directories were granted: the policy would be refused.
+    let device = world.agent.scratch("device");
     let node = |path: &Path, minor| {
         let made = rustix::fs::mknodat(
             rustix::fs::CWD,

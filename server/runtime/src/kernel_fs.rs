@@ -4,9 +4,13 @@
 //! could mount there, or have a copy of them without the covers, would get round that. So rules about such places
 //! look at what was opened, and never at a path: any path may lead there by a link.
 
-use std::{collections::HashMap, os::fd::AsFd};
+use std::{collections::HashMap, os::fd::AsFd, sync::OnceLock};
 
-use rustix::{fs::fstatfs, io::Errno};
+use rustix::{
+    fs::{fstat, fstatfs},
+    io::Errno,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+};
 
 use crate::mountinfo::Entry;
 
@@ -48,11 +52,33 @@ fn all() -> impl Iterator<Item = &'static (&'static str, u32)> {
 
 /// Whether an open file, by whatever path it was come to, is of one of them.
 pub fn holds(file: impl AsFd) -> Result<bool, Errno> {
+    let file = file.as_fd();
     let magic = (fstatfs(file)?.f_type as u64 & 0xffff_ffff) as u32;
+    if LIKE_DEVTMPFS.contains(&magic) {
+        let device = fstat(file)?.st_dev;
+        return Ok(devtmpfs() == Some(device));
+    }
     Ok(magic != 0 && all().any(|(_, number)| *number == magic))
 }
 
-fn is_type(name: &[u8]) -> bool {
+/// What statfs(2) says of a devtmpfs: tmpfs or ramfs, as which it is made (the kernel's drivers/base/devtmpfs.c).
+const LIKE_DEVTMPFS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// The device number of the host's devtmpfs: however often it is mounted, it is one. `None`: there is none, or this process
+/// may not mount it.
+fn devtmpfs() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let context = fsopen("devtmpfs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+        fsconfig_create(&context).ok()?;
+        let attributes = MountAttrFlags::empty();
+        let mounted = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).ok()?;
+        Some(fstat(&mounted).ok()?.st_dev)
+    })
+}
+
+/// Whether a filesystem of this type, as mountinfo names it, is one of them.
+pub fn is_type(name: &[u8]) -> bool {
     all().any(|(known, _)| known.as_bytes() == name)
 }
 

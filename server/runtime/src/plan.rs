@@ -336,7 +336,7 @@ pub struct JoinedNamespace {
 /// An entry of the root of a set of tools.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tool {
-    /// Its name, a single part of a path.
+    /// Its name: a single part of a path, or for a mount below an entry that comes before it several.
     pub name: String,
     /// What it is.
     pub kind: ToolKind,

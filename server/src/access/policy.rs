@@ -181,8 +181,30 @@ impl Policy {
         for (index, entry) in policy.callers.iter().enumerate() {
             entry.check().map_err(|problem| format!("[[caller]] {}: {problem}", index + 1))?;
         }
+        policy.check_devices()?;
         policy.audit.check().map_err(|problem| format!("[audit]: {problem}"))?;
         Ok(policy)
+    }
+
+    /// Whether each device lies where nobody who was granted a directory can put another one in its place.
+    fn check_devices(&self) -> Result<(), String> {
+        let Granted { mounts, rootfs, devices, .. } = &self.operator;
+        let (mut directories, mut all) = (vec![mounts, rootfs], vec![devices]);
+        for Entry { mounts, rootfs, devices, .. } in &self.callers {
+            directories.extend([mounts, rootfs]);
+            all.push(devices);
+        }
+        let directories: Vec<&PathBuf> = directories.into_iter().flatten().flatten().collect();
+        for device in all.into_iter().flatten().flatten() {
+            if let Some(directory) = directories.iter().find(|one| device.starts_with(one)) {
+                return Err(format!(
+                    "the device {} lies in {}, which is granted as a directory: another device could be put in its place",
+                    device.display(),
+                    directory.display()
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// What the machine's owner should know of this policy: grants that make whoever has them root of the host.
@@ -476,6 +498,9 @@ mod tests {
             "[recording]\nsession = \"all\"",
             "[operators]",
             "[operator]\nmounts = [\"/\"]",
+            "[operator]\nmounts = [\"/srv/a\"]\ndevices = [\"/srv/a/b/device\"]",
+            "[operator]\nmounts = [\"/srv/a\"]\n[[caller]]\nidentity = \"b\"\ndevices = [\"/srv/a/device\"]",
+            "[operator]\ndevices = [\"/srv/a\"]\n[[caller]]\nidentity = \"b\"\nrootfs = [\"/srv\"]",
             "[operator]\nmounts = [\"srv\"]",
             "[operator]\nmounts = [\"/srv/../etc\"]",
             "[operator]\ncapabilities = [\"NET\"]",

@@ -129,7 +129,14 @@ fn place(tool: &Tool, fds: &PlanFds, root: BorrowedFd<'_>) -> Result<(), Errno> 
     match &tool.kind {
         ToolKind::Link(text) => symlinkat(text.as_str(), root, tool.name.as_str()),
         ToolKind::Mount { fd, dir } => {
-            let point = make_point(root, &tool.name, *dir)?;
+            let point = match tool.name.contains('/') {
+                false => make_point(root, &tool.name, *dir)?,
+                true => match open_plain(root, &tool.name) {
+                    // It went meanwhile on the host, where it was looked for.
+                    Err(Errno::NOENT) => return Ok(()),
+                    point => point?,
+                },
+            };
             attach(fds.borrow(*fd)?, point.as_fd())
         }
     }

@@ -1,11 +1,22 @@
 //! Files and directories of the host, as detached mounts of their own.
 
 use std::{
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    ffi::OsString,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Path, PathBuf},
 };
 
-use conti_runtime::{kernel_fs, own, sys::mount};
+use conti_runtime::{
+    host,
+    inspect::process::mount_id,
+    kernel_fs,
+    mountinfo::{Entry, unescape},
+    own,
+    sys::mount,
+};
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
     io::Errno,
@@ -46,6 +57,9 @@ impl Options {
     /// A part of the agent's own, alone.
     pub const OWN: Options =
         Options { recursive: false, read_only: false, recursive_read_only: false, ..Options::VIEW };
+
+    /// The same as [`Options::VIEW`] of one mount, without those below.
+    pub const ONE: Options = Options { recursive: false, ..Options::VIEW };
 
     /// A private, recursive view that cannot be written.
     pub const VIEW: Options = Options {
@@ -109,6 +123,42 @@ pub fn open<'a>(
     })
 }
 
+/// Opens what is to be a layer of an overlay. What the kernel shows of itself is none, for nobody: what is below an overlay is
+/// used with the rights of who has made it (Documentation/filesystems/overlayfs.rst), and without its covers.
+pub fn open_layer<'a>(
+    source: impl Into<HostPath<'a>>,
+    step: &'static str,
+    what: &'static str,
+) -> Result<OwnedFd> {
+    let source = source.into();
+    let opened = open(source, step, what)?;
+    let refused = |errno, hint| failed(step, what, source.path.to_string_lossy(), errno, hint);
+    if kernel_fs::holds(&opened).map_err(|errno| refused(errno, hint(errno)))? {
+        return Err(refused(Errno::PERM, "what the kernel shows of itself is no layer"));
+    }
+    match source.within.is_some() && covers(&opened) {
+        true => Err(refused(Errno::PERM, LEFT_OUT)),
+        false => Ok(opened),
+    }
+}
+
+const LEFT_OUT: &str = "on the host something is mounted below it, which may hide or protect what lies there: an admin alone \
+                        has it without that";
+
+/// Whether something is mounted below an open directory, as the agent sees it. Where that cannot be told: yes.
+fn covers(opened: &OwnedFd) -> bool {
+    let found = || {
+        let (on, at) = (mount_id(opened).ok()?.id, real_path(opened)?);
+        let text = host::read("/proc/self/mountinfo").ok()?;
+        let below = |entry: Entry<'_>| {
+            let point = PathBuf::from(OsString::from_vec(unescape(entry.point)));
+            entry.parent == on && point.starts_with(&at)
+        };
+        Some(Entry::all(&text).any(below))
+    };
+    found().unwrap_or(true)
+}
+
 /// Opens what is at a path itself, without a link on the way.
 pub fn open_itself(path: &Path, step: &'static str, what: &'static str) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
@@ -132,6 +182,9 @@ pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bi
     if source.within.is_some() && kernel {
         let hint = "what the kernel shows of itself is bound by an admin alone";
         return Err(refused(Errno::PERM, hint));
+    }
+    if source.within.is_some() && !options.recursive && covers(&opened) {
+        return Err(refused(Errno::PERM, LEFT_OUT));
     }
     let bound = clone_fd(opened.as_fd(), options).map_err(|errno| refused(errno, hint(errno)))?;
     let sources = real_path(&opened).filter(|_| !kernel).into_iter().collect();

@@ -6,20 +6,20 @@
 //! overlay of its own on top (an overlay over `/` itself would have its upper below its lower).
 
 use std::{
-    ffi::OsString,
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     io,
-    os::unix::{ffi::OsStringExt as _, fs::PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
 use conti_runtime::{
-    beneath, host,
+    beneath, host, kernel_fs,
     mountinfo::{self, unescape},
     own,
 };
 
+use super::bind::{self, Bind};
 use crate::engine::{
     error::{Error, Result},
     id,
@@ -150,17 +150,29 @@ impl HostView {
         }
         Ok(HostView { template, programs })
     }
+}
 
-    /// Mounts of the host below a program directory: an overlay would show empty directories there.
-    pub fn mounts_below(&self, program: &str) -> Vec<PathBuf> {
-        let prefix = format!("/{program}/");
-        let text = host::read("/proc/self/mountinfo").unwrap_or_default();
-        let points = mountinfo::Entry::all(&text).map(|entry| unescape(entry.point));
-        points
-            .filter(|point| point.starts_with(prefix.as_bytes()))
-            .map(|point| PathBuf::from(OsString::from_vec(point)))
-            .collect()
-    }
+/// The mounts of the host below a program directory, each alone and read-only, with its place, those above before those
+/// below: by itself the directory would show empty ones there. Left out is what the kernel shows of itself, a proc of a
+/// root filesystem that somebody has there say: nothing of it would be covered.
+///
+/// Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown, nor is one whose place has no
+/// name in a plan.
+pub fn mounts_below(program: &str) -> Vec<(String, Bind)> {
+    let prefix = format!("/{program}/");
+    let text = host::read("/proc/self/mountinfo").unwrap_or_default();
+    let shown = mountinfo::Entry::all(&text).filter(|entry| !kernel_fs::is_type(entry.fs_type));
+    let points = shown.filter_map(|entry| String::from_utf8(unescape(entry.point)).ok());
+    let mut points: Vec<String> = points.filter(|point| point.starts_with(&prefix)).collect();
+    points.sort();
+    points.dedup();
+    let bound = points.into_iter().filter_map(|point| {
+        let bound = bind::clone(Path::new(&point), bind::Options::ONE).ok()?;
+        // By then something else may lie there.
+        let plain = kernel_fs::holds(&bound.fd).is_ok_and(|kernel| !kernel);
+        plain.then_some((point, bound))
+    });
+    bound.collect()
 }
 
 /// A part of a template, by its path in there.

@@ -97,5 +97,5 @@ pub fn check_mappable(mount: &Mount, field: &str) -> Result<()> {
 }
 
 fn directory(path: HostPath<'_>) -> Result<std::os::fd::OwnedFd> {
-    bind::open(path, "mount", "cannot open a layer of the overlay")
+    bind::open_layer(path, "mount", "cannot open a layer of the overlay")
 }

@@ -19,7 +19,7 @@ use super::{
     FdList,
     bind::{self, HostPath},
     failed, filesystem,
-    host_view::HostView,
+    host_view::{self, HostView},
 };
 use crate::engine::{
     error::{Error, Result},
@@ -126,17 +126,9 @@ fn host(
             target: format!("/{program}"),
             attrs: MountAttrs { read_only: request.read_only, ..MountAttrs::default() },
         });
-        for path in view.mounts_below(program) {
-            // Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown, nor is one whose
-            // place has no name in a plan.
-            let Some(target) = path.to_str() else { continue };
-            let Ok(bound) = bind::clone(&path, bind::Options::VIEW) else { continue };
-            let fd = fds.add(bound.fd);
-            mounts.push(Mount {
-                what: MountWhat::Detached { fd, dir: bound.dir },
-                target: target.to_owned(),
-                attrs: MountAttrs::default(),
-            });
+        for (target, bound) in host_view::mounts_below(program) {
+            let what = MountWhat::Detached { fd: fds.add(bound.fd), dir: bound.dir };
+            mounts.push(Mount { what, target, attrs: MountAttrs::default() });
         }
     }
     Ok(Prepared { root, mounts, opened: None, etc_written: true, warnings: layers.warnings })
@@ -152,10 +144,11 @@ fn directory(source: HostPath<'_>, options: bind::Options) -> Result<(OwnedFd, P
     Ok((bound.fd, bound.sources.pop()))
 }
 
-/// Opens the directory of a root where it is.
+/// Opens the directory of a root where it is, for a layer.
 fn open_directory(source: HostPath<'_>) -> Result<OwnedFd> {
     let path = source.path;
-    let opened = bind::open(source, "rootfs", CANNOT_OPEN).map_err(|error| no_root(path, error))?;
+    let opened = bind::open_layer(source, "rootfs", CANNOT_OPEN);
+    let opened = opened.map_err(|error| no_root(path, error))?;
     match rustix::fs::fstat(&opened).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
         Ok(FileType::Directory) => Ok(opened),
         _ => Err(failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), Errno::NOTDIR, MUST_BE)),
@@ -170,7 +163,7 @@ fn no_root(path: &Path, error: Error) -> Error {
         // What the path leads out of says more than what it must be.
         Error::Source { errno, hint, .. } => {
             let errno = Errno::from_raw_os_error(errno);
-            let hint = if errno == Errno::XDEV { hint } else { MUST_BE };
+            let hint = if [Errno::XDEV, Errno::PERM].contains(&errno) { hint } else { MUST_BE };
             failed("rootfs", CANNOT_OPEN, path.to_string_lossy(), errno, hint)
         }
         other => other,
@@ -264,11 +257,15 @@ impl<'a> Layers<'a> {
     ) -> Result<(Root, Place)> {
         let (upper, work) = self.make_layer(name).map_err(no_layer)?;
         let volatile = self.request.volatile;
-        let once = bind::Options { recursive: false, ..bind::Options::VIEW };
+        let path = lower.path;
+        let lower = open_directory(lower)?;
+        let place = bind::real_path(&lower);
         if self.request.mapped {
             // Layers get the id map first, and the overlay belongs to the user namespace: init makes it.
-            let (lower, place) = directory(lower, once)?;
-            let lower = fds.add(lower);
+            let lower = bind::clone_fd(lower.as_fd(), bind::Options::ONE).map_err(|errno| {
+                failed("rootfs", "cannot bind", path.to_string_lossy(), errno, MUST_BE)
+            })?;
+            let lower = fds.add(lower.fd);
             idmapped.push(lower);
             if let Some(mapped) = &self.mapped
                 && name == "root"
@@ -282,9 +279,8 @@ impl<'a> Layers<'a> {
             return Ok((Root::Overlay(Overlay { lower, upper, work, volatile }), place));
         }
         // The directory itself, where it is: kernels before 6.15 take no detached mount as a layer.
-        let lower = open_directory(lower)?;
         let mounted = filesystem::overlay(lower.as_fd(), upper.as_fd(), work.as_fd(), volatile)?;
-        Ok((Root::Mount(fds.add(mounted)), bind::real_path(&lower)))
+        Ok((Root::Mount(fds.add(mounted)), place))
     }
 
     /// Makes `NAME/upper` and `NAME/work`, or finds them as an earlier start left them. What belongs

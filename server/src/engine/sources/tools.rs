@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::{
     FdList, bind, failed,
-    host_view::{HostView, PROGRAMS},
+    host_view::{self, HostView, PROGRAMS},
 };
 use crate::engine::{error::Result, spec::Tools};
 
@@ -26,10 +26,15 @@ pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<T
     match tools {
         Tools::Host => {
             // Nothing else of the host: the rest of it is private. Its /etc is what containers begin with.
-            let names = PROGRAMS.iter().filter(|name| is_there(&Path::new("/").join(name)));
-            let programs = names.map(|name| entry(Path::new("/"), name, fds));
-            let mut all = programs.collect::<Result<Vec<_>>>()?;
-            all.push(entry(&view.template, "etc", fds)?);
+            let mut all = Vec::new();
+            for name in PROGRAMS.iter().filter(|name| is_there(&Path::new("/").join(name))) {
+                all.push(entry(Path::new("/"), name, bind::Options::ONE, fds)?);
+                all.extend(host_view::mounts_below(name).into_iter().map(|(point, bound)| {
+                    let kind = ToolKind::Mount { fd: fds.add(bound.fd), dir: bound.dir };
+                    Tool { name: point.trim_start_matches('/').to_owned(), kind }
+                }));
+            }
+            all.push(entry(&view.template, "etc", bind::Options::ONE, fds)?);
             Ok(all)
         }
         Tools::Dir(root) => {
@@ -49,7 +54,7 @@ pub fn prepare(tools: &Tools, view: &HostView, fds: &mut FdList) -> Result<Vec<T
             if names.len() > ENTRIES_MAX {
                 return Err(refused(Errno::TOOBIG));
             }
-            names.iter().map(|name| entry(root, name, fds)).collect()
+            names.iter().map(|name| entry(root, name, bind::Options::VIEW, fds)).collect()
         }
     }
 }
@@ -58,12 +63,12 @@ fn is_there(path: &Path) -> bool {
     own::symlink_metadata(path).is_ok()
 }
 
-fn entry(root: &Path, name: &str, fds: &mut FdList) -> Result<Tool> {
+fn entry(root: &Path, name: &str, options: bind::Options, fds: &mut FdList) -> Result<Tool> {
     let path = root.join(name);
     let kind = match own::read_link(&path) {
         Ok(text) => ToolKind::Link(text.to_string_lossy().into_owned()),
         Err(_) => {
-            let bound = bind::clone(&path, bind::Options::VIEW)?;
+            let bound = bind::clone(&path, options)?;
             ToolKind::Mount { fd: fds.add(bound.fd), dir: bound.dir }
         }
     };
