@@ -345,10 +345,13 @@ mod needs_forkers {
         wait::until_true("the forker is gone", || !stopped.0.alive());
 
         let frozen = forker(main);
-        let above = host::cgroups(frozen.pid).into_iter().find(|dir| {
-            dir.to_string_lossy().contains("/conti-") && dir.join("freezer.state").is_file()
+        // It may be on its way there.
+        let above = wait::until("it is in its cgroups", || {
+            host::cgroups(frozen.pid).into_iter().find(|dir| {
+                dir.to_string_lossy().contains("/conti-") && dir.join("freezer.state").is_file()
+            })
         });
-        let below = above.expect("a freezer").join("below");
+        let below = above.join("below");
         fs::create_dir(&below).expect("a cgroup");
         fs::write(below.join("cgroup.procs"), frozen.pid.to_string()).expect("moved");
         let guard = Frozen::freeze(frozen.pid);
@@ -368,7 +371,13 @@ mod needs_forkers {
             all.filter(|process| status(process.pid, "Name:") == name).collect::<Vec<_>>()
         };
         for name in ["conti-forker", "conti-monitor"] {
-            wait::until_true("slots are ready", || all("conti-forker").len() >= 3);
+            wait::until_true("slots are ready", || {
+                // One that was being made when the others were killed is found dead when it is taken.
+                all("conti-forker").len() >= 3 || {
+                    agent.ok(["run", "--rm", "--", "true"]);
+                    false
+                }
+            });
             let killed = all(name);
             killed.iter().for_each(|process| signal(process, Signal::KILL));
             killed.iter().for_each(Pinned::wait_gone);

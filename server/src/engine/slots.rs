@@ -12,10 +12,14 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures::future::join_all;
-use tokio::sync::{Notify, Semaphore};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::timeout,
+};
 use tracing::warn;
 
 use super::{
@@ -29,6 +33,10 @@ use super::{
 
 /// How many slots are kept ready.
 const READY: usize = 3;
+
+/// How soon it is tried again to make one where that failed, and the longest pause between attempts.
+const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 /// How many monitors are made ready for running containers at once. Each takes a file for each hierarchy of cgroups
 /// meanwhile, and an agent that was started again makes one for every container.
@@ -78,10 +86,12 @@ impl Slots {
 
     /// Keeps slots ready, until they are closed.
     pub async fn keep_filled(&self) {
+        let mut pause = AGAIN;
         while !self.closed.load(Ordering::Acquire) {
             while self.lock().len() < READY {
                 match self.make().await {
                     Ok(slot) => {
+                        pause = AGAIN;
                         if let Some(late) = self.keep(slot) {
                             return give_back(late).await;
                         }
@@ -92,7 +102,12 @@ impl Slots {
                     }
                 }
             }
-            self.taken.notified().await;
+            if self.lock().len() < READY {
+                let _ = timeout(pause, self.taken.notified()).await;
+                pause = (pause * 2).min(AGAIN_MAX);
+            } else {
+                self.taken.notified().await;
+            }
         }
     }
 
