@@ -319,24 +319,30 @@ impl Session {
     /// Ends what the forker was asked for, which it may have cloned by now.
     fn kill_unborn(&mut self, cause: Option<KillCause>) {
         self.handle_forker();
-        if let Some(birth) = &self.birth {
-            birth.forker.kill();
-            // With its last word. One that is frozen ends when it is not any more, and what that brought forth then.
-            if birth.forker.ends_within(UNBORN) {
-                self.handle_forker();
-            }
-        }
-        match (&mut self.process, self.birth.take()) {
-            (Some(process), _) => {
+        let Some(mut birth) = self.birth.take() else {
+            // It had answered by then.
+            if let Some(process) = &mut self.process {
                 process.signal(Signal::KILL.as_raw(), cause);
                 self.look_soon();
             }
-            (None, Some(birth)) => {
+            return;
+        };
+        birth.forker.kill();
+        // It may have had a last word. One that is frozen ends when it is not any more, and what that brought forth then.
+        let last = birth.forker.ends_within(UNBORN).then(|| birth.forker.child()).flatten();
+        match last {
+            Some(Ok(child)) => {
+                self.left = Some(birth.forker).filter(Forker::is_to_be_reaped);
+                self.begin(birth.plan, child, birth.status, birth.stdio);
+                if let Some(process) = &mut self.process {
+                    process.signal(Signal::KILL.as_raw(), cause);
+                    self.look_soon();
+                }
+            }
+            _ => {
                 self.left = Some(birth.forker);
                 self.killed_before_birth(cause);
             }
-            // It has brought forth nothing, which was told.
-            (None, None) => {}
         }
     }
 

@@ -151,12 +151,17 @@ fn a_paused_session_waits_for_its_start() {
         assert_eq!((&out[..], end.wait), (&b"ran\n"[..], WaitStatus::Exited(0)));
         session.release();
 
-        // An init that is killed before its command is a set-up that failed.
-        let session = agent.run(&paused);
-        assert!(matches!(receive(&session.control).0, FromMonitor::Created(_)));
-        session.signal(9, Some(KillCause::Client));
-        assert_eq!(session.expect_failure().step, Step::Init);
-        session.release();
+        // An init that is killed before its command is a set-up that failed, unless a client has ended it.
+        for cause in [None, Some(KillCause::ContainerGone), Some(KillCause::Client)] {
+            let session = agent.run(&paused);
+            assert!(matches!(receive(&session.control).0, FromMonitor::Created(_)));
+            session.signal(9, cause);
+            match cause {
+                Some(KillCause::Client) => assert_eq!(session.stream(b"").2.cause, cause),
+                _ => assert_eq!(session.expect_failure().step, Step::Init),
+            }
+            session.release();
+        }
     });
 }
 
