@@ -108,7 +108,9 @@ fn nothing_is_laid_bare_by_leaving_out_what_is_mounted_below() {
     let granted = world.agent.scratch("granted");
     let below = granted.join("a/below");
     std::fs::create_dir_all(&below).expect("a directory");
-    let policy = format!("[operator]\nmounts = [{granted:?}]\nrootfs = [{granted:?}]\n");
+    let policy = format!(
+        "[operator]\nmounts = [{granted:?}]\nrootfs = [{granted:?}]\nhost_user_namespace = true\n"
+    );
     world.files.put("policy.toml", &policy);
     wait::until_true("the policy was read again", || {
         world.agent.log().contains("the policy was read again")
@@ -138,6 +140,25 @@ fn nothing_is_laid_bare_by_leaving_out_what_is_mounted_below() {
         }
         admin.run(with(bound(&a))).await.expect("an admin may");
         admin.delete("c").await.expect("it is there");
+        // With it, and then without it from there.
+        let mut whole = bound(&a);
+        if let Some(v1::mount::Source::Bind(bind)) = &mut whole.source {
+            bind.non_recursive = false;
+        }
+        for spec in [with(whole.clone()), ContainerSpec { mounts: vec![whole], ..host_ids("c") }] {
+            api.run(spec).await.expect("as it is on the host");
+            let target = Some(v1::Target { target: Some(target::Target::Container("c".into())) });
+            let request = v1::CreateMountRequest {
+                target,
+                mount: Some(v1::Mount { target: "/mnt/bare".into(), ..bound("/mnt/m".as_ref()) }),
+                source_container: "c".into(),
+                create_point: true,
+                ..Default::default()
+            };
+            let refused = api.mounts.create_mount(request).await.expect_err("it leaves it out");
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+            api.delete("c").await.expect("its own");
+        }
         // What is mounted itself, and what has nothing below.
         for source in [&below, &plain] {
             api.run(with(bound(source))).await.expect("it may");

@@ -35,6 +35,14 @@ pub(super) fn clone(
     if plain && kernel {
         return Err(not_bound(path));
     }
+    if plain && !recursive {
+        let text = joined.mountinfo()?;
+        let on = mount_id(&found).map_err(|errno| refused("cannot look at", errno))?;
+        if Tree::of(&text).is_covered(on.id) {
+            let problem = "it is bound with what is mounted below it, which may hide or protect what lies there:";
+            return Err(Failure::unfit(problem, path));
+        }
+    }
     let (tree, dir) =
         copy(found.as_fd(), recursive || kernel).map_err(|errno| refused("cannot bind", errno))?;
     answers.add_with_fd(&Answer::Tree { dir }, tree.as_fd())
