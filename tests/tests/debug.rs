@@ -171,13 +171,15 @@ fn a_plain_process_and_the_host_are_targets_too() {
         host::namespace(&plain.pid.to_string(), "net")
     );
     assert_eq!(mountinfo(plain.pid), before);
-    let own = mountinfo(std::process::id());
+    // Others mount something on the host meanwhile.
+    let here = agent.path("").display().to_string();
+    let own = host::mounts_mentioning(&here);
     assert_eq!(
         shell(&agent, &[], "host", "readlink /proc/self/ns/net").trim(),
         host::namespace("self", "net")
     );
     assert!(shell(&agent, &[], "host", "ls /target").contains("usr"));
-    assert_eq!(mountinfo(std::process::id()), own);
+    assert_eq!(host::mounts_mentioning(&here), own);
     let wrong = format!("pid:{}@1", plain.pid);
     let error = agent.ctl(["debug", &wrong, "--", "true"]).run().exits(125).errors();
     assert!(error.contains("now that of another"), "{error}");

@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use conti_tests::{Agent, plain::Plain, rootfs};
+use conti_tests::{Agent, plain::Plain, rootfs, wait};
 
 /// Starts a session that sleeps, and gives its pid as the container sees it.
 fn sleeping(agent: &Agent, flags: &[&str], seconds: &str) -> u64 {
@@ -73,14 +73,18 @@ fn proc_self_is_the_targets_main_process() {
         let text = fs::read_to_string(format!("/proc/{}/{file}", agent.pid()));
         text.expect("it is there").strip_suffix('\n').expect("a line").to_owned()
     };
-    assert_eq!(agent.ok(["cat", "host", "/proc/mounts"]), own("mounts"));
-    assert_eq!(agent.ok(["cat", "host", "/proc/self/mountinfo"]), own("mountinfo"));
+    // Others mount something on the host meanwhile.
+    for (path, file) in [("/proc/mounts", "mounts"), ("/proc/self/mountinfo", "mountinfo")] {
+        wait::until_true("it is the same", || agent.ok(["cat", "host", path]) == own(file));
+    }
     assert_eq!(agent.ok(["cat", "host", "/proc/net/route"]), own("net/route"));
     assert!(agent.ok(["cat", "host", "/proc/self/comm"]).starts_with("contid"));
     // And a process of the host its own, by its number in the proc that it sees.
     let plain = Plain::start(&[]);
-    let theirs = fs::read_to_string(format!("/proc/{}/mountinfo", plain.pid)).expect("it runs");
-    assert_eq!(agent.ok(["cat", &plain.target(), "/proc/self/mountinfo"]), theirs.trim_end());
+    let theirs = || fs::read_to_string(format!("/proc/{}/mountinfo", plain.pid)).expect("it runs");
+    wait::until_true("it is the same", || {
+        agent.ok(["cat", &plain.target(), "/proc/self/mountinfo"]) == theirs().trim_end()
+    });
     assert!(agent.ok(["cat", &plain.target(), "/proc/self/status"]).contains("\nPid:\t1\n"));
     let hostname = agent.ok(["cat", &plain.target(), "/proc/sys/kernel/hostname"]);
     assert_eq!(hostname, "plain-process");

@@ -31,10 +31,9 @@ fn the_root_is_pivoted_and_no_host_mount_is_left() {
 #[test]
 fn nothing_of_the_container_is_mounted_on_the_host() {
     let agent = Agent::start();
-    let before = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
     agent.ok(["run", "-d", "--name", "c", "--mount", "type=tmpfs,dst=/mnt", "--", "sleep", "1000"]);
     let dir = agent.path("").to_string_lossy().into_owned();
-    assert_eq!(host::mounts_mentioning(&dir), Vec::<String>::new(), "before: {before}");
+    assert_eq!(host::mounts_mentioning(&dir), Vec::<String>::new());
     agent.finish();
 }
 
