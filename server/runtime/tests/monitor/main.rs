@@ -382,6 +382,13 @@ fn a_forker_that_is_stopped_holds_up_neither_deadline_nor_agent() {
         let (control, pid, _) = stopped();
         let session = Session::order(control, pid, &shell("echo ran"));
         session.signal(9, Some(KillCause::Client));
+        let (out, _, end) = session.stream(b"");
+        assert_eq!((&out[..], end.cause), (&b""[..], Some(KillCause::Client)));
+        session.release();
+        // What the agent gives up has failed.
+        let (control, pid, _) = stopped();
+        let session = Session::order(control, pid, &shell("echo ran"));
+        session.signal(9, Some(KillCause::ContainerGone));
         assert_eq!(session.expect_failure().step, Step::Clone);
         assert_eq!(session.reader.head(), 0);
         session.release();
