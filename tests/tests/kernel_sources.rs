@@ -130,6 +130,24 @@ fn nothing_is_laid_bare_by_leaving_out_what_is_mounted_below() {
         let rooted = ContainerSpec { rootfs: Some(root), ..sleeper("c") };
         let with = |mount| ContainerSpec { mounts: vec![mount], ..sleeper("c") };
         let held = HostMount::read_only(&below);
+        // Recursive binds leave these out.
+        let unbindable = rustix::mount::MountPropagationFlags::UNBINDABLE;
+        rustix::mount::mount_change(&below, unbindable).expect("it is unbindable");
+        let whole = |source: &Path| {
+            let mut whole = bound(source);
+            if let Some(v1::mount::Source::Bind(bind)) = &mut whole.source {
+                bind.non_recursive = false;
+            }
+            whole
+        };
+        for wanted in [whole(&a), whole(&granted)] {
+            let refused = mount(&mut api, wanted.clone()).await.expect_err("nor alive");
+            assert!(refused.message().contains("mounted below"), "{refused:?}");
+            let refused = api.run(with(wanted)).await.expect_err("it leaves out what protects");
+            assert!(refused.message().contains("mounted below"), "{refused:?}");
+        }
+        let private = rustix::mount::MountPropagationFlags::PRIVATE;
+        rustix::mount::mount_change(&below, private).expect("it is private");
         for spec in [with(bound(&a)), with(bound(&granted)), rooted] {
             let refused = api.run(spec).await.expect_err("it leaves out what protects");
             assert!(refused.message().contains("mounted below"), "{refused:?}");
@@ -141,10 +159,7 @@ fn nothing_is_laid_bare_by_leaving_out_what_is_mounted_below() {
         admin.run(with(bound(&a))).await.expect("an admin may");
         admin.delete("c").await.expect("it is there");
         // With it, and then without it from there.
-        let mut whole = bound(&a);
-        if let Some(v1::mount::Source::Bind(bind)) = &mut whole.source {
-            bind.non_recursive = false;
-        }
+        let whole = whole(&a);
         for spec in [with(whole.clone()), ContainerSpec { mounts: vec![whole], ..host_ids("c") }] {
             api.run(spec).await.expect("as it is on the host");
             let target = Some(v1::Target { target: Some(target::Target::Container("c".into())) });
@@ -172,14 +187,19 @@ fn nothing_is_laid_bare_by_leaving_out_what_is_mounted_below() {
 
 #[test]
 fn the_hosts_programs_bring_along_what_is_mounted_below_them_but_none_of_it() {
-    // In a mount namespace of the agent's own, as a chroot among the programs would be.
-    let script = "mount --make-rprivate / && mount -t tmpfs -o mode=755 none /usr/src && mkdir /usr/src/proc /usr/src/deep \
-                  && mount -t proc proc /usr/src/proc && mount -t tmpfs none /usr/src/deep && touch /usr/src/deep/file \
-                  && mount -t devtmpfs none /usr/games && exec \"$@\"";
+    // In a mount namespace of the agent's own, as a chroot among the programs would be, with mounts on its proc and devices;
+    // and what the host hides there.
+    let script = "mount --make-rprivate / && mount -t tmpfs -o mode=755 none /usr/src && cd /usr/src \
+                  && mkdir proc deep hidden \
+                  && mount -t proc proc proc && mount -t tmpfs none proc/fs \
+                  && mount -t tmpfs none deep && touch deep/file && echo hidden >deep/masked && mount --bind /dev/null deep/masked \
+                  && touch hidden/secret && mount -t tmpfs none hidden && mount --make-unbindable hidden \
+                  && mount -t devtmpfs none /usr/games && mount -t tmpfs none /usr/games/shm && exec \"$@\"";
     let words = ["unshare", "--mount", "sh", "-c", script, "sh"];
     let agent = Agent::start_behind(|_| words.map(OsString::from).to_vec());
-    let look = ["--", "sh", "-c", "echo $(ls /usr/src /usr/src/proc /usr/src/deep /usr/games)"];
-    let expected = "/usr/games: /usr/src: deep proc /usr/src/deep: file /usr/src/proc:";
+    let look = "cd /usr/src; echo $(ls . proc deep hidden /usr/games); cat deep/masked";
+    let look = ["--", "sh", "-c", look];
+    let expected = ".: deep hidden proc /usr/games: deep: file masked hidden: proc:";
     for userns in ["auto", "host"] {
         agent.ok(["run", "-d", "--name", "c", "--userns", userns, "--", "sleep", "1000"]);
         for verb in ["exec", "debug"] {

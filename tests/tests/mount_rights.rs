@@ -197,8 +197,10 @@ fn a_tree_with_a_proc_in_it_is_an_operators_to_bind_in_no_way() {
         let spec = ContainerSpec { mounts: vec![alone], ..sleeper("c") };
         let refused = api.run(spec).await.expect_err("what lies below");
         assert!(refused.message().contains("mounted below"), "{refused:?}");
+        let root = mount(&mut api, bound(Path::new("/"), "/mnt/r", false), "own").await;
+        assert_eq!(root.expect_err("with all below").code(), Code::FailedPrecondition);
         for (source, recursive, from) in [
-            (Path::new("/"), false, "own"),
+            (Path::new("/tmp"), false, "own"),
             (&granted.join("plain"), false, ""),
             (&granted.join("plain"), true, ""),
         ] {

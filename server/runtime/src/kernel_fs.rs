@@ -119,13 +119,6 @@ impl<'a> Tree<'a> {
         None
     }
 
-    /// Whether mounts lie on one that may hide or protect what is below them. On an overlay of Conti's they are what the
-    /// container has beside its programs.
-    pub fn is_covered(&self, id: u64) -> bool {
-        let layered = self.0.get(&id).is_some_and(|entry| entry.fs_type == b"overlay");
-        !layered && self.0.values().any(|entry| entry.parent == id)
-    }
-
     /// Where those lie that are mounted below a mount: each before what it lies on.
     pub fn below(&self, id: u64) -> Vec<&'a [u8]> {
         let mut on: HashMap<u64, Vec<&Entry<'a>>> = HashMap::new();

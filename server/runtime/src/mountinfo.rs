@@ -101,6 +101,21 @@ pub fn unescape(field: &[u8]) -> Vec<u8> {
     plain
 }
 
+/// The place of a mount that a bind of a directory leaves out, and which may hide or protect what lies there. `on`: the mount
+/// that the directory is in; `at`: where, as mountinfo has it.
+pub fn left_out(mountinfo: &[u8], on: u64, at: &[u8], recursive: bool) -> Option<Vec<u8>> {
+    let is_below = |point: &[u8]| match point.strip_prefix(at) {
+        Some(rest) => !rest.is_empty() && (at.ends_with(b"/") || rest.starts_with(b"/")),
+        None => false,
+    };
+    let mut points = Entry::all(mountinfo).filter_map(|entry| {
+        // One that cannot be bound stays behind without a word (copy_tree in the kernel's fs/namespace.c).
+        let left = if recursive { entry.unbindable } else { entry.parent == on };
+        left.then(|| unescape(entry.point))
+    });
+    points.find(|point| is_below(point))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

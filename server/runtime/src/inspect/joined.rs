@@ -3,10 +3,13 @@
 //! The kernel lets nobody change another mount namespace, so it is joined; but nothing in it is executed, and
 //! no path of it is looked up but the one that was asked for. Whatever is found is held by its fd.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::{
+    ffi::CString,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
 
 use rustix::{
-    fs::{Mode, OFlags, ResolveFlags, openat2},
+    fs::{Mode, OFlags, ResolveFlags, openat2, readlinkat},
     io::Errno,
     mount::{UnmountFlags, unmount},
     process::{chroot, fchdir},
@@ -56,6 +59,12 @@ impl Joined {
     pub(super) fn mountinfo(&self) -> Result<Vec<u8>, Failure> {
         let own = std::process::id() as i32;
         process::mountinfo(&self.own).map_err(|error| process::gone(own, &error))
+    }
+
+    /// Where an open file lies, as this process sees it.
+    pub(super) fn path_of(&self, file: &OwnedFd) -> Result<Vec<u8>, Errno> {
+        let link = format!("fd/{}", file.as_raw_fd());
+        readlinkat(&self.own, link, Vec::new()).map(CString::into_bytes)
     }
 
     /// Unmounts lazily what is mounted where an fd is open: that very mount, whatever leads to it by now. What

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     kernel_fs::{self, Tree},
     launcher::NEW_ROOT,
+    mountinfo::left_out,
     protocol::ProcessId,
     sys::process::unshare_mounts,
 };
@@ -35,12 +36,14 @@ pub(super) fn clone(
     if plain && kernel {
         return Err(not_bound(path));
     }
-    if plain && !recursive {
+    if plain {
         let text = joined.mountinfo()?;
         let on = mount_id(&found).map_err(|errno| refused("cannot look at", errno))?;
-        if Tree::of(&text).is_covered(on.id) {
-            let problem = "it is bound with what is mounted below it, which may hide or protect what lies there:";
-            return Err(Failure::unfit(problem, path));
+        let at = joined.path_of(&found).map_err(|errno| refused("cannot look at", errno))?;
+        if let Some(point) = left_out(&text, on.id, &at, recursive) {
+            let problem =
+                "what is mounted there would be left out, and may hide or protect what lies below:";
+            return Err(Failure::unfit(problem, &point));
         }
     }
     let (tree, dir) =

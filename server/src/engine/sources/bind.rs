@@ -1,21 +1,15 @@
 //! Files and directories of the host, as detached mounts of their own.
 
 use std::{
-    ffi::OsString,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-        unix::ffi::OsStringExt as _,
+        unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
 };
 
 use conti_runtime::{
-    host,
-    inspect::process::mount_id,
-    kernel_fs,
-    mountinfo::{Entry, unescape},
-    own,
-    sys::mount,
+    host, inspect::process::mount_id, kernel_fs, mountinfo::left_out, own, sys::mount,
 };
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2},
@@ -136,25 +130,23 @@ pub fn open_layer<'a>(
     if kernel_fs::holds(&opened).map_err(|errno| refused(errno, hint(errno)))? {
         return Err(refused(Errno::PERM, "what the kernel shows of itself is no layer"));
     }
-    match source.within.is_some() && covers(&opened) {
+    match source.within.is_some() && leaves_out(&opened, false) {
         true => Err(refused(Errno::PERM, LEFT_OUT)),
         false => Ok(opened),
     }
 }
 
-const LEFT_OUT: &str = "on the host something is mounted below it, which may hide or protect what lies there: an admin alone \
-                        has it without that";
+const LEFT_OUT: &str = "what is mounted below it on the host would be left out (an overlay and non-recursive leave all of it, \
+                        and nothing takes an unbindable mount), and may hide or protect what lies there: that is for admins";
 
-/// Whether something is mounted below an open directory, as the agent sees it. Where that cannot be told: yes.
-fn covers(opened: &OwnedFd) -> bool {
+/// Whether something is mounted below an open directory, as the agent sees it, which a bind leaves out. Where that cannot
+/// be told: yes.
+fn leaves_out(opened: &OwnedFd, recursive: bool) -> bool {
     let found = || {
-        let (on, at) = (mount_id(opened).ok()?.id, real_path(opened)?);
+        let on = mount_id(opened).ok()?.id;
+        let at = own::read_link(format!("/proc/self/fd/{}", opened.as_raw_fd())).ok()?;
         let text = host::read("/proc/self/mountinfo").ok()?;
-        let below = |entry: Entry<'_>| {
-            let point = PathBuf::from(OsString::from_vec(unescape(entry.point)));
-            entry.parent == on && point.starts_with(&at)
-        };
-        Some(Entry::all(&text).any(below))
+        Some(left_out(&text, on, at.as_os_str().as_bytes(), recursive).is_some())
     };
     found().unwrap_or(true)
 }
@@ -183,7 +175,7 @@ pub fn clone<'a>(source: impl Into<HostPath<'a>>, options: Options) -> Result<Bi
         let hint = "what the kernel shows of itself is bound by an admin alone";
         return Err(refused(Errno::PERM, hint));
     }
-    if source.within.is_some() && !options.recursive && covers(&opened) {
+    if source.within.is_some() && leaves_out(&opened, options.recursive) {
         return Err(refused(Errno::PERM, LEFT_OUT));
     }
     let bound = clone_fd(opened.as_fd(), options).map_err(|errno| refused(errno, hint(errno)))?;

@@ -19,7 +19,12 @@ use conti_runtime::{
     own,
 };
 
-use super::bind::{self, Bind};
+use rustix::mount::MountAttrFlags;
+
+use super::{
+    bind::{self, Bind},
+    filesystem,
+};
 use crate::engine::{
     error::{Error, Result},
     id,
@@ -153,27 +158,60 @@ impl HostView {
 }
 
 /// The mounts of the host below a program directory, each alone and read-only, with its place, those above before those
-/// below: by itself the directory would show empty ones there. Left out is what the kernel shows of itself, a proc of a
-/// root filesystem that somebody has there say: nothing of it would be covered.
+/// below: by itself the directory would show empty ones there. What the kernel shows of itself, a proc of a root filesystem
+/// that somebody has there say, would come without its covers: an empty directory or /dev/null is in its place, and nothing
+/// of what is mounted below it. The same where a mount cannot be bound: it may hide what lies there.
 ///
-/// Best effort: a mount that came or went meanwhile, or that cannot be bound, is not shown, nor is one whose place has no
-/// name in a plan.
+/// Best effort: a mount that came or went meanwhile is not shown, nor is one whose place has no name in a plan.
 pub fn mounts_below(program: &str) -> Vec<(String, Bind)> {
     let prefix = format!("/{program}/");
     let text = host::read("/proc/self/mountinfo").unwrap_or_default();
-    let shown = mountinfo::Entry::all(&text).filter(|entry| !kernel_fs::is_type(entry.fs_type));
-    let points = shown.filter_map(|entry| String::from_utf8(unescape(entry.point)).ok());
-    let mut points: Vec<String> = points.filter(|point| point.starts_with(&prefix)).collect();
-    points.sort();
-    points.dedup();
-    let bound = points.into_iter().filter_map(|point| {
-        let bound = bind::clone(Path::new(&point), bind::Options::ONE).ok()?;
-        // By then something else may lie there.
-        let plain = kernel_fs::holds(&bound.fd).is_ok_and(|kernel| !kernel);
-        plain.then_some((point, bound))
+    let all = mountinfo::Entry::all(&text);
+    let mut points: Vec<(String, bool)> = all
+        .filter_map(|entry| {
+            let hidden = kernel_fs::is_type(entry.fs_type) || entry.unbindable;
+            Some((String::from_utf8(unescape(entry.point)).ok()?, hidden))
+        })
+        .filter(|(point, _)| point.starts_with(&prefix))
+        .collect();
+    // Of several at one place one that is hidden hides it.
+    points.sort_by(|(a, a_hidden), (b, b_hidden)| a.cmp(b).then(b_hidden.cmp(a_hidden)));
+    points.dedup_by(|next, first| next.0 == first.0);
+    let mut covered: Option<String> = None;
+    let bound = points.into_iter().filter_map(|(point, hidden)| {
+        if covered.as_ref().is_some_and(|covered| point.starts_with(covered)) {
+            return None;
+        }
+        let bound = match hidden {
+            true => None,
+            // By then something else may lie there.
+            false => bind::clone(Path::new(&point), bind::Options::ONE)
+                .ok()
+                .filter(|bound| kernel_fs::holds(&bound.fd).is_ok_and(|kernel| !kernel)),
+        };
+        if let Some(bound) = bound {
+            return Some((point, bound));
+        }
+        covered = Some(format!("{point}/"));
+        Some((point.clone(), cover(Path::new(&point))?))
     });
     bound.collect()
 }
+
+/// What is put in the place of something that is not shown. `None`: there is nothing.
+fn cover(place: &Path) -> Option<Bind> {
+    match own::symlink_metadata(place).ok()?.is_dir() {
+        false => bind::clone(Path::new("/dev/null"), bind::Options::ONE).ok(),
+        true => {
+            let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let fd = filesystem::tmpfs(COVER_BYTES, 0o555, (0, 0), attributes).ok()?;
+            Some(Bind { fd, dir: true, sources: Vec::new() })
+        }
+    }
+}
+
+/// A filesystem in which nothing is ever written.
+const COVER_BYTES: u64 = 4096;
 
 /// A part of a template, by its path in there.
 struct Part {
