@@ -335,6 +335,17 @@ fn forker(main: u32) -> Pinned {
 mod needs_forkers {
     use super::*;
 
+    /// Whether a forker has come to all of its cgroups: before that it is none that is kept ready.
+    fn is_attached(forker: u32) -> bool {
+        let own = host::cgroups(forker)
+            .into_iter()
+            .filter(|dir| dir.to_string_lossy().contains("/conti-"));
+        let own: std::collections::BTreeSet<_> = own.collect();
+        let name = own.first().and_then(|dir| dir.file_name()).unwrap_or_default();
+        let all = host::cgroups_named(&[name.to_string_lossy().into_owned()].into());
+        !own.is_empty() && own == all.into_iter().collect()
+    }
+
     #[test]
     fn a_forker_that_is_stopped_or_frozen_is_replaced() {
         let agent = Agent::start();
@@ -400,7 +411,10 @@ mod needs_forkers {
             let all = host::descendants(agent.pid()).into_iter();
             all.filter(|process| status(process.pid, "Name:") == "conti-forker").collect::<Vec<_>>()
         };
-        wait::until_true("slots are ready", || all().len() >= 3);
+        wait::until_true("slots are ready", || {
+            let all = all();
+            all.len() >= 3 && all.iter().all(|forker| is_attached(forker.pid))
+        });
         let stopped: Vec<_> = all().into_iter().map(Stopped::stop).collect();
         agent.ok(["run", "--rm", "--", "true"]);
         wait::until_true("the forkers are gone", || !stopped.iter().any(|one| one.0.alive()));
