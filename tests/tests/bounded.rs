@@ -1,7 +1,12 @@
 //! Processes that are stopped and cgroups that are frozen hold up nobody for ever: each call ends, or says what is
 //! in its way and can be made again. No time is measured: a call that does not end is given up by the harness.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+};
 
 use conti_proto::v1::{
     ContainerState, DisconnectPolicy, SessionPolicy, SessionSpec, Terminal, session_end::Reason,
@@ -335,15 +340,25 @@ fn forker(main: u32) -> Pinned {
 mod needs_forkers {
     use super::*;
 
-    /// Whether a forker has come to all of its cgroups: before that it is none that is kept ready.
-    fn is_attached(forker: u32) -> bool {
-        let own = host::cgroups(forker)
-            .into_iter()
-            .filter(|dir| dir.to_string_lossy().contains("/conti-"));
-        let own: std::collections::BTreeSet<_> = own.collect();
-        let name = own.first().and_then(|dir| dir.file_name()).unwrap_or_default();
-        let all = host::cgroups_named(&[name.to_string_lossy().into_owned()].into());
-        !own.is_empty() && own == all.into_iter().collect()
+    fn measured() -> Agent {
+        Agent::start_with(|dir| {
+            let socket = format!("unix://{}", dir.join("metrics.sock").display());
+            vec!["--metrics-listen".into(), socket.into()]
+        })
+    }
+
+    /// Waits until as many slots are kept ready as there ever are: the agent says so, since a forker that is on its way to
+    /// one looks no different.
+    fn wait_for_slots(agent: &Agent) {
+        let ask = || {
+            let mut stream = UnixStream::connect(agent.path("metrics.sock"))?;
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+            let mut told = String::new();
+            stream.read_to_string(&mut told).map(|_| told)
+        };
+        wait::until_true("slots are ready", || {
+            ask().is_ok_and(|told| told.lines().any(|line| line == "conti_spare_slots 3"))
+        });
     }
 
     #[test]
@@ -376,19 +391,13 @@ mod needs_forkers {
     /// What was kept ready and has died is not met by whoever needs it next.
     #[test]
     fn what_is_kept_ready_and_is_killed_is_replaced() {
-        let agent = Agent::start();
+        let agent = measured();
         let all = |name: &str| {
             let all = host::descendants(agent.pid()).into_iter();
             all.filter(|process| status(process.pid, "Name:") == name).collect::<Vec<_>>()
         };
         for name in ["conti-forker", "conti-monitor"] {
-            wait::until_true("slots are ready", || {
-                // One that was being made when the others were killed is found dead when it is taken.
-                all("conti-forker").len() >= 3 || {
-                    agent.ok(["run", "--rm", "--", "true"]);
-                    false
-                }
-            });
+            wait_for_slots(&agent);
             let killed = all(name);
             killed.iter().for_each(|process| signal(process, Signal::KILL));
             killed.iter().for_each(Pinned::wait_gone);
@@ -406,15 +415,12 @@ mod needs_forkers {
 
     #[test]
     fn slots_whose_forkers_are_stopped_are_replaced() {
-        let agent = Agent::start();
+        let agent = measured();
         let all = || {
             let all = host::descendants(agent.pid()).into_iter();
             all.filter(|process| status(process.pid, "Name:") == "conti-forker").collect::<Vec<_>>()
         };
-        wait::until_true("slots are ready", || {
-            let all = all();
-            all.len() >= 3 && all.iter().all(|forker| is_attached(forker.pid))
-        });
+        wait_for_slots(&agent);
         let stopped: Vec<_> = all().into_iter().map(Stopped::stop).collect();
         agent.ok(["run", "--rm", "--", "true"]);
         wait::until_true("the forkers are gone", || !stopped.iter().any(|one| one.0.alive()));

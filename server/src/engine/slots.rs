@@ -7,6 +7,7 @@
 //! useful (its cgroups are made and its monitor is forked), only cheaper.
 
 use std::{
+    collections::VecDeque,
     os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -56,7 +57,8 @@ pub struct Slot {
 pub struct Slots {
     launcher: Arc<Launcher>,
     cgroups: Arc<Cgroups>,
-    ready: Mutex<Vec<Slot>>,
+    /// The oldest is taken first: one that has died is met, and replaced.
+    ready: Mutex<VecDeque<Slot>>,
     taken: Notify,
     closed: AtomicBool,
     spares: Semaphore,
@@ -68,14 +70,14 @@ impl Slots {
         Slots {
             launcher,
             cgroups,
-            ready: Mutex::new(Vec::new()),
+            ready: Mutex::default(),
             taken: Notify::new(),
             closed: AtomicBool::new(false),
             spares: Semaphore::new(SPARES_AT_ONCE),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Slot>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -117,14 +119,14 @@ impl Slots {
         if self.closed.load(Ordering::Acquire) {
             return Some(slot);
         }
-        ready.push(slot);
+        ready.push_back(slot);
         None
     }
 
     /// Takes a slot, or makes one where none is ready. One whose processes somebody has stopped or killed is given back.
     pub async fn take(&self) -> Result<Slot> {
         loop {
-            let ready = self.lock().pop();
+            let ready = self.lock().pop_front();
             self.taken.notify_one();
             match ready {
                 Some(slot) if slot.monitor.is_able(&self.cgroups) => return Ok(slot),
