@@ -65,7 +65,11 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
         }
         Some(Ok(forker::Side::Monitor(forker))) => match forker.attached(&control) {
             Ok(()) => Some(forker),
-            Err(error) => return refuse(&control, &error),
+            Err(error) => {
+                // One that is stopped would stay.
+                forker.kill();
+                return refuse(&control, &error);
+            }
         },
         Some(Err(error)) => return refuse(&control, &error),
     };
@@ -73,6 +77,7 @@ pub fn run(fds: Vec<OwnedFd>, oom_score_adj: i32) {
     let prepared =
         FromMonitor::Prepared { forker: forker.as_ref().map(Forker::id), monitor: own_id() };
     if tell(&control, &prepared).is_err() {
+        forker.iter().for_each(Forker::kill);
         return;
     }
     if forker.is_some() {
