@@ -13,6 +13,10 @@ if [ -z "$bin" ]; then
     bin=${CARGO_TARGET_DIR:-target}/bin-vsock
     INTO=$bin scripts/build.sh --features contid/vsock,contictl/vsock
 fi
+if ldd "$bin/contid" 2>/dev/null | grep -q '=>'; then
+    echo "$bin/contid needs shared libraries, and the machine has none: build with scripts/build.sh" >&2
+    exit 1
+fi
 scripts/vm/setup.sh
 tools=$PWD/.tools/vm
 tool() { LD_LIBRARY_PATH=$tools/usr/lib/x86_64-linux-gnu:$tools/lib/x86_64-linux-gnu "$@"; }
