@@ -60,7 +60,7 @@ pub struct Process {
     killed: bool,
     /// It has ended, and nobody but its tracer can reap it: its pidfd is readable for ever.
     held: bool,
-    /// What was sent to the stage, a kill rather than another: it may have ended before.
+    /// The last signal sent to the stage, or SIGKILL if that was sent: the stage may have ended before.
     unheard: Option<i32>,
 }
 

@@ -318,31 +318,23 @@ impl Session {
 
     /// Ends what the forker was asked for, which it may have cloned by now.
     fn kill_unborn(&mut self, cause: Option<KillCause>) {
+        // It may have answered.
         self.handle_forker();
-        let Some(mut birth) = self.birth.take() else {
-            // It had answered by then.
-            if let Some(process) = &mut self.process {
-                process.signal(Signal::KILL.as_raw(), cause);
-                self.look_soon();
-            }
-            return;
-        };
-        birth.forker.kill();
-        // It may have had a last word. One that is frozen ends when it is not any more, and what that brought forth then.
-        let last = birth.forker.ends_within(UNBORN).then(|| birth.forker.child()).flatten();
-        match last {
-            Some(Ok(child)) => {
-                self.left = Some(birth.forker).filter(Forker::is_to_be_reaped);
-                self.begin(birth.plan, child, birth.status, birth.stdio);
-                if let Some(process) = &mut self.process {
-                    process.signal(Signal::KILL.as_raw(), cause);
-                    self.look_soon();
-                }
-            }
-            _ => {
+        if let Some(mut birth) = self.birth.take() {
+            birth.forker.kill();
+            // A frozen forker ends when it is thawed, and what it has cloned then.
+            let last_word =
+                birth.forker.ends_within(UNBORN).then(|| birth.forker.child()).flatten();
+            let Some(Ok(child)) = last_word else {
                 self.left = Some(birth.forker);
-                self.killed_before_birth(cause);
-            }
+                return self.killed_before_birth(cause);
+            };
+            self.left = Some(birth.forker).filter(Forker::is_to_be_reaped);
+            self.begin(birth.plan, child, birth.status, birth.stdio);
+        }
+        if let Some(process) = &mut self.process {
+            process.signal(Signal::KILL.as_raw(), cause);
+            self.look_soon();
         }
     }
 
