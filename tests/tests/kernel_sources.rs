@@ -190,8 +190,8 @@ fn the_hosts_programs_bring_along_what_is_mounted_below_them_but_none_of_it() {
     // In a mount namespace of the agent's own, as a chroot among the programs would be, with mounts on its proc and devices;
     // and what the host hides there.
     let script = "mount --make-rprivate / && mount -t tmpfs -o mode=755 none /usr/src && cd /usr/src \
-                  && mkdir proc deep hidden \
-                  && mount -t proc proc proc && mount -t tmpfs none proc/fs \
+                  && mkdir proc proc-b deep hidden \
+                  && mount -t proc proc proc-b && mount -t proc proc proc && mount -t tmpfs none proc/fs \
                   && mount -t tmpfs none deep && touch deep/file && echo hidden >deep/masked && mount --bind /dev/null deep/masked \
                   && touch hidden/secret && mount -t tmpfs none hidden && mount --make-unbindable hidden \
                   && mount -t devtmpfs none /usr/games && mount -t tmpfs none /usr/games/shm && exec \"$@\"";
@@ -199,7 +199,7 @@ fn the_hosts_programs_bring_along_what_is_mounted_below_them_but_none_of_it() {
     let agent = Agent::start_behind(|_| words.map(OsString::from).to_vec());
     let look = "cd /usr/src; echo $(ls . proc deep hidden /usr/games); cat deep/masked";
     let look = ["--", "sh", "-c", look];
-    let expected = ".: deep hidden proc /usr/games: deep: file masked hidden: proc:";
+    let expected = ".: deep hidden proc proc-b /usr/games: deep: file masked hidden: proc:";
     for userns in ["auto", "host"] {
         agent.ok(["run", "-d", "--name", "c", "--userns", userns, "--", "sleep", "1000"]);
         for verb in ["exec", "debug"] {

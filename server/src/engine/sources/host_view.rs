@@ -174,8 +174,10 @@ pub fn mounts_below(program: &str) -> Vec<(String, Bind)> {
         })
         .filter(|(point, _)| point.starts_with(&prefix))
         .collect();
-    // Of several at one place one that is hidden hides it.
-    points.sort_by(|(a, a_hidden), (b, b_hidden)| a.cmp(b).then(b_hidden.cmp(a_hidden)));
+    // By parts, so that what lies below a place follows it at once. Of several mounts at one place a hidden one comes first.
+    points.sort_by(|(a, a_hidden), (b, b_hidden)| {
+        Path::new(a).cmp(Path::new(b)).then(b_hidden.cmp(a_hidden))
+    });
     points.dedup_by(|next, first| next.0 == first.0);
     let mut covered: Option<String> = None;
     let bound = points.into_iter().filter_map(|(point, hidden)| {
