@@ -186,7 +186,7 @@ impl Policy {
         Ok(policy)
     }
 
-    /// Whether each device lies where nobody who was granted a directory can put another one in its place.
+    /// Refuses a device below a granted directory: whoever has the directory could replace it.
     fn check_devices(&self) -> Result<(), String> {
         let Granted { mounts, rootfs, devices, .. } = &self.operator;
         let (mut directories, mut all) = (vec![mounts, rootfs], vec![devices]);

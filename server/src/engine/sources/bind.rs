@@ -117,8 +117,8 @@ pub fn open<'a>(
     })
 }
 
-/// Opens what is to be a layer of an overlay. What the kernel shows of itself is none, for nobody: what is below an overlay is
-/// used with the rights of who has made it (Documentation/filesystems/overlayfs.rst), and without its covers.
+/// Opens a layer of an overlay. The kernel's own filesystems are refused, for admins too: overlayfs uses its layers with the
+/// credentials of its mounter (Documentation/filesystems/overlayfs.rst), and shows them without their covers.
 pub fn open_layer<'a>(
     source: impl Into<HostPath<'a>>,
     step: &'static str,
@@ -128,7 +128,7 @@ pub fn open_layer<'a>(
     let opened = open(source, step, what)?;
     let refused = |errno, hint| failed(step, what, source.path.to_string_lossy(), errno, hint);
     if kernel_fs::holds(&opened).map_err(|errno| refused(errno, hint(errno)))? {
-        return Err(refused(Errno::PERM, "what the kernel shows of itself is no layer"));
+        return Err(refused(Errno::PERM, "the kernel's own filesystems cannot be layers"));
     }
     match source.within.is_some() && leaves_out(&opened, false) {
         true => Err(refused(Errno::PERM, LEFT_OUT)),
